@@ -1,0 +1,206 @@
+"""What a config may say: every field, its kind and its range, checked before anything.
+
+One message names all that is wrong. The files in configs/ say what the fields do.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from radiovae_jax import objectives
+from radiovae_jax.data import splits
+from radiovae_jax.data.pipeline import AUGMENTATIONS
+
+
+class Rule(NamedTuple):
+    """Whether a value is allowed, and what is, in words."""
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def whole(low: int) -> Rule:
+    """A whole number, `low` or more."""
+    return Rule(lambda v: is_whole(v) and v >= low, f"a whole number from {low}")
+
+
+def real(low: int | float, high: int | float = float("inf")) -> Rule:
+    """A number within both ends."""
+
+    def allows(value) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and low <= value <= high and abs(value) != float("inf")
+
+    upper = "" if high == float("inf") else f" to {high:g}"
+    return Rule(allows, f"a number from {low:g}{upper}")
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(lambda v: v in choices, "one of " + ", ".join(map(repr, choices)))
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def sequence(rule: Rule, *, shortest: int) -> Rule:
+    def allows(values) -> bool:
+        right = isinstance(values, list | tuple) and len(values) >= shortest
+        return right and all(map(rule.allows, values))
+
+    return Rule(allows, f"a tuple of {rule.words}")
+
+
+ANY_NUMBER = real(-float("inf"))
+TEXT = Rule(lambda v: isinstance(v, str), "a text")
+YES_NO = Rule(lambda v: isinstance(v, bool), "True or False")
+SIDE = whole(1)
+SIZE = Rule(
+    lambda v: SIDE.allows(v) or (sequence(SIDE, shortest=2).allows(v) and len(v) == 2),
+    "a size or a (height, width)",
+)
+WEIGHTS = Rule(
+    lambda v: sequence(real(0), shortest=3).allows(v) and len(v) == 3,
+    "three numbers from 0: of rec, edge and pinn",
+)
+AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
+
+FIELDS: dict[str, Any] = {
+    "seed": whole(0),
+    "autoencoder": dict(
+        in_channels=whole(1),
+        out_ch=whole(1),
+        ch=whole(1),
+        ch_mult=sequence(whole(1), shortest=1),
+        num_res_blocks=whole(1),
+        attn_resolutions=sequence(SIZE, shortest=0),
+        resolution=SIZE,
+        mid_attention=YES_NO,
+        z_channels=whole(1),
+        embed_dim=whole(1),
+        double_z=YES_NO,
+        dropout=real(0, 0.999),
+    ),
+    "loss": dict(
+        disc_start=whole(0),
+        disc_ramp_steps=whole(0),
+        discriminator_before_start=one_of("off", "released"),
+        disc_factor=real(0),
+        disc_weight=real(0),
+        disc_loss=one_of("hinge", "vanilla"),
+        disc_conditional=YES_NO,
+        disc_in_channels=whole(1),
+        disc_num_layers=whole(1),
+        disc_ndf=whole(1),
+        use_actnorm=YES_NO,
+        fresh_reconstruction=YES_NO,
+        kl_weight=real(0),
+        objective=one_of(*objectives.TERMS),
+        objectives={
+            name: dict(total=WEIGHTS, balance=WEIGHTS, pixel_weights=WEIGHTS)
+            for name in objectives.TERMS
+        },
+        pinn_form=one_of("dimensionless", "released"),
+        input_range=one_of("unit", "released"),
+        mask_range=one_of("unit", "released"),
+        perceptual_weight=real(0),
+        perceptual_weights=TEXT,
+        pixelloss_weight=real(0),
+        pixel_weights=one_of("none", "street"),
+        logvar_init=ANY_NUMBER,
+        loss_scale=real(0),
+    ),
+    "optimizer": dict(
+        learning_rate=real(0),
+        disc_learning_rate=real(0),
+        logvar_learning_rate=real(0),
+        schedule=one_of("cosine", "polynomial", "constant"),
+        end_factor=real(0),
+        warmup_steps=whole(0),
+        beta1=real(0, 0.999999),
+        beta2=real(0, 0.999999),
+        eps=real(0),
+        weight_decay=real(0),
+        clip_norm=real(0),
+    ),
+    "ema": dict(
+        schedule=one_of("warmup", "released"),
+        decay=real(0, 1),
+        of=sequence(AVERAGED, shortest=1),
+    ),
+    "data": dict(
+        source=one_of("radiomapseer", "tfds", "synthetic", "folder", "sionna"),
+        root=TEXT,
+        simulation=TEXT,
+        split_scheme=one_of(*splits.SCHEMES),
+        transmitters=whole(0),
+        train_split=TEXT,
+        val_split=TEXT,
+        image_size=whole(0),
+        crop=whole(0),
+        augment=one_of(*AUGMENTATIONS),
+        threads=whole(1),
+        prefetch=whole(1),
+        synthetic=dict(
+            maps=whole(1), transmitters=whole(1), size=whole(1), seed=whole(0)
+        ),
+    ),
+    "train": dict(
+        steps=whole(1),
+        init_from=TEXT,
+        stop_at=whole(0),
+        batch_size=whole(1),
+        dtype=one_of("auto", "float32", "bfloat16"),
+        log_every=whole(1),
+        validate_every=whole(1),
+        validation_batch_size=whole(1),
+        metrics_size=one_of("stored", "seen"),
+        checkpoint_every=whole(1),
+        keep_checkpoints=whole(1),
+        images=whole(1),
+    ),
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError that names every unknown, missing or impossible field."""
+    problems = list(_problems(config.to_dict(), FIELDS, ""))
+    if not problems and "autoencoder" not in config.ema.of:
+        problems.append("ema.of must hold 'autoencoder': validation judges its average")
+    if not problems and config.data.crop and config.data.image_size:
+        problems.append(
+            "data.crop and data.image_size exclude each other: crops would be seen at "
+            "another scale than the whole maps of the validation; set one of them to 0"
+        )
+    if not problems and config.loss.objective == "dpm2irt4":
+        if config.data.simulation != "IRT4":
+            problems.append(
+                "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
+            )
+    if problems:
+        raise ValueError(
+            "the config does not fit this version:\n  " + "\n  ".join(problems)
+        )
+
+
+def _problems(values: Mapping, fields: Mapping, prefix: str):
+    for name in fields.keys() - values.keys():
+        yield f"{prefix}{name} is missing: {_words(fields[name])}"
+    for name, value in values.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            yield f"{prefix}{name} is no field{hint}"
+        elif isinstance(fields[name], dict):
+            if not isinstance(value, dict):
+                yield f"{prefix}{name}={value!r} must be a section"
+            else:
+                yield from _problems(value, fields[name], f"{prefix}{name}.")
+        elif not fields[name].allows(value):
+            yield f"{prefix}{name}={value!r} must be {fields[name].words}"
+
+
+def _words(field: Any) -> str:
+    return "a section" if isinstance(field, dict) else field.words

@@ -1,0 +1,8 @@
+"""Radio maps from files to batches: units, data sets, and the Grain pipeline.
+
+A *source* is a random-access list of records. Every source has `len(source)`,
+`source[i]`, `source.shape` (the (h, w, c) of the stored images) and
+`source.summary()`. A record is a dict of NumPy arrays: "gray" [h, w, c] (uint8 as
+stored, or float32 already scaled to f in [0, 1]), "name", and whichever other
+images were asked for ("buildings", "antenna", ...).
+"""

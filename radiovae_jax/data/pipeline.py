@@ -1,0 +1,305 @@
+"""Sources to batches, with Grain: shuffled, augmented, sharded, resumable.
+
+The stream of training examples is a function of (seed, position) alone. Global
+batch k holds positions k * batch_size to (k + 1) * batch_size - 1 of it, and process
+p of n holds the p-th of n equal runs of those rows, so that the processes' rows put
+together are the batch one process would have made.
+"""
+
+import functools
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
+
+import grain
+import numpy as np
+
+from radiovae_jax.data import radiomap, splits
+
+Record = dict[str, Any]
+Batch = dict[str, np.ndarray]
+
+AUGMENTATIONS = ("none", "flip", "dihedral")
+
+# Modules are imported when first asked for: TFDS is heavy.
+_SOURCES = {
+    "radiomapseer": ("radiomapseer", "RadioMapSeer"),
+    "tfds": ("radiomapseer_tfds", "TfdsSource"),
+    "synthetic": ("synthetic", "SyntheticCity"),
+    "folder": ("folder", "MapFolder"),
+    "sionna": ("sionna", "SionnaFolder"),
+}
+
+# Examples of an "endless" stream: at a million a second, nine years. Grain's own
+# endless repeat overflows when the batch of a process is a single row.
+_ENDLESS = 2**48
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What every data set here is."""
+
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex) -> Record: ...
+
+    def summary(self) -> str: ...
+
+
+def open_source(kind: str, root: radiomap.Path, *, split: str, **options: Any) -> Any:
+    """Opens a data set by its kind; the options are those of its class.
+
+    Args:
+      kind: "radiomapseer", "tfds", "synthetic", "folder" or "sionna".
+      root: its folder.
+      split: "train", "val", "test" or "all".
+      **options: what else RadioMapSeer, TfdsSource, SyntheticCity, MapFolder or
+        SionnaFolder takes.
+
+    Raises:
+      ValueError: an unknown kind; names the closest one.
+      TypeError: an option that the kind does not have.
+    """
+    splits.check_choice("data.source", kind, tuple(_SOURCES))
+    module, name = _SOURCES[kind]
+    source = getattr(importlib.import_module(f"radiovae_jax.data.{module}"), name)
+    return source(root, split=split, **options)
+
+
+class TrainBatches:
+    """Endless training batches; an iterator that knows where it is.
+
+    Attributes:
+      position: number of the next global batch, however many are prefetched.
+    """
+
+    def __init__(
+        self,
+        batches: grain.MapDataset,
+        *,
+        options: grain.ReadOptions,
+        stamp: Mapping[str, int],
+        start: int,
+    ):
+        """Starts at batch number `start`; see train_batches, which makes them.
+
+        Args:
+          batches: this process's rows of every global batch.
+          options: threads and prefetching.
+          stamp: what a saved position is only good for.
+          start: number of global batches already consumed.
+        """
+        self._batches, self._options, self._stamp = batches, options, dict(stamp)
+        self._iterator = iter(())
+        self._start(start)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self.position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns what set_state needs to go on from here: integers, for JSON."""
+        return {"position": self.position, **self._stamp}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on exactly where another iterator of the same stream stood.
+
+        Raises:
+          ValueError: the state is of another stream.
+        """
+        for key, value in self._stamp.items():
+            if state.get(key) != value:
+                raise ValueError(
+                    f"the saved position counts batches of {key}={state.get(key)}, "
+                    f"this stream has {key}={value}: restore {key}, or start the "
+                    "stream afresh with start=0"
+                )
+        self._start(state["position"])
+
+    def close(self) -> None:
+        """Stops the reading threads."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+    def _start(self, position: int) -> None:
+        if position < 0:
+            raise ValueError(f"start={position}; expected the number of batches done")
+        self.close()
+        rest = self._batches[position:]
+        self._iterator = iter(rest.to_iter_dataset(self._options))
+        self.position = position
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: str,
+    process_index: int = 0,
+    process_count: int = 1,
+    start: int = 0,
+    crop: int = 0,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> TrainBatches:
+    """Returns an endless iterator of batches, reshuffled every epoch.
+
+    Nothing is dropped: batches run across the ends of epochs, and one larger than the
+    data set holds records more than once.
+
+    Args:
+      source: the records.
+      batch_size: examples of a step over all processes.
+      seed: decides the order, the augmentation and the crops.
+      augment: "none", "flip" (left-right, half of the time) or "dihedral" (the eight
+        flips and quarter turns), applied alike to all images of a record.
+      process_index: which of the processes this is.
+      process_count: how many there are; each yields its rows of the global batch.
+      start: number of global batches already consumed.
+      crop: side of a random square window; 0 is the whole map.
+      threads: that read and augment.
+      prefetch: batches kept ready.
+
+    Raises:
+      ValueError: a batch size that is no multiple of process_count, quarter turns of
+        maps that are not square, a crop larger than the map, an unknown augmentation.
+    """
+    rows = local_rows(batch_size, process_index, process_count)
+    transform = augmentation(augment, crop=crop, shape=source.shape)
+    # Grain mixes the epoch into the shuffle and the position into the transform's
+    # generator, so both are functions of (seed, position) and of nothing else.
+    examples = grain.MapDataset.source(source).seed(seed).shuffle()
+    examples = examples.repeat(_ENDLESS // len(source))
+    batches = examples.random_map(transform).batch(rows, batch_fn=stack)
+    return TrainBatches(
+        batches[process_index::process_count],
+        options=_read_options(threads, prefetch),
+        stamp={"seed": seed, "batch_size": batch_size, "records": len(source)},
+        start=start,
+    )
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """Returns every record once, in order, in batches of one size.
+
+    The last batch is filled up with the last record; "mask" [b] is 1 for a record
+    and 0 for filling. Every process yields the same number of batches.
+
+    Raises:
+      ValueError: a batch size that is no multiple of process_count.
+    """
+    rows = local_rows(batch_size, process_index, process_count)
+    total = -(-len(source) // batch_size) * batch_size
+
+    def read(position: int) -> Record:
+        record = source[min(position, len(source) - 1)]
+        return {**record, "mask": np.float32(position < len(source))}
+
+    batches = grain.MapDataset.range(total).map(read).batch(rows, batch_fn=stack)
+    mine = batches[process_index::process_count]
+    return iter(mine.to_iter_dataset(_read_options(threads, prefetch)))
+
+
+def stack(records: Sequence[Record]) -> Batch:
+    """Returns the records' fields with a batch axis in front.
+
+    Raises:
+      ValueError: images of different shapes.
+    """
+    for record in records:
+        for key, value in record.items():
+            if np.shape(value) != np.shape(records[0][key]):
+                raise ValueError(
+                    f"{key!r} of {record['name']} has shape {np.shape(value)} and that "
+                    f"of {records[0]['name']} {np.shape(records[0][key])}; a batch "
+                    "needs one size: resize the maps"
+                )
+    return {key: np.stack([record[key] for record in records]) for key in records[0]}
+
+
+def augmentation(augment: str, *, crop: int, shape: tuple[int, int, int]) -> Any:
+    """Returns a function of (record, generator) that crops and turns the images.
+
+    Raises:
+      ValueError: see train_batches.
+    """
+    splits.check_choice("augment", augment, AUGMENTATIONS)
+    height, width, _ = shape
+    if not 0 <= crop <= min(height, width):
+        raise ValueError(
+            f"crop {crop} does not fit maps of {height}x{width}; 0 takes the whole map"
+        )
+    if augment == "dihedral" and not crop and height != width:
+        raise ValueError(
+            f"quarter turns need square maps and these are {height}x{width}; set "
+            "augment='flip', or a square crop"
+        )
+    return functools.partial(_augment, augment=augment, crop=crop)
+
+
+def _augment(
+    record: Record, generator: np.random.Generator, *, augment: str, crop: int
+) -> Record:
+    # All numbers are drawn whether used or not: the crops of a seed then stay the
+    # same when only the turns are switched off.
+    row, column = generator.random(2)
+    flip, turns = generator.integers(2), generator.integers(4)
+
+    def transform(image: np.ndarray) -> np.ndarray:
+        if crop:
+            top = int(row * (image.shape[0] - crop + 1))
+            left = int(column * (image.shape[1] - crop + 1))
+            image = image[top : top + crop, left : left + crop]
+        if augment != "none" and flip:
+            image = image[:, ::-1]
+        if augment == "dihedral":
+            image = np.rot90(image, turns)
+        return image
+
+    return {
+        key: transform(value) if np.ndim(value) == 3 else value
+        for key, value in record.items()
+    }
+
+
+def local_rows(batch_size: int, process_index: int, process_count: int) -> int:
+    """Returns how many rows of a global batch each process holds.
+
+    Raises:
+      ValueError: the batch does not divide, or there is no such process.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} (over all processes) is not a positive multiple "
+            f"of the {process_count} processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not below {process_count}")
+    return batch_size // process_count
+
+
+def _read_options(threads: int, prefetch: int) -> grain.ReadOptions:
+    if min(threads, prefetch) < 0:
+        raise ValueError(
+            f"threads={threads} and prefetch={prefetch}; expected 0 or more of both"
+        )
+    return grain.ReadOptions(
+        num_threads=threads,
+        prefetch_buffer_size=max(threads, prefetch),
+    )

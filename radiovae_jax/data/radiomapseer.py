@@ -1,0 +1,343 @@
+"""RadioMapSeer: 701 city maps of 256x256 m, 80 transmitters each, as found on disk.
+
+    root/gain/{simulation}/{map}_{tx}.png       path gain, gray
+    root/gain/{simulation}_k2_neg_norm/...      RadioDiff's k^2 mask, of the truth
+    root/png/buildings_complete/{map}.png       255 = building
+    root/png/cars/{map}.png                     255 = car
+    root/png/antennas/{map}_{tx}.png            255 = the transmitter's pixel
+
+Source: Yapar et al. 2022 (arXiv:2212.11777), radiomapseer.github.io.
+"""
+
+import operator
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from radiovae_jax.data import radiomap, splits
+
+SIMULATIONS = ("DPM", "IRT2", "IRT4", "carsDPM", "carsIRT2", "carsIRT4")
+MAPS = 701
+TRANSMITTERS = 80
+# Ray tracing with four interactions is costly: IRT4 is public for two of the 80.
+IRT4_TRANSMITTERS = 2
+
+FIELDS = ("gray", "buildings", "cars", "antenna", "k2_neg_norm", *SIMULATIONS)
+
+WHERE_TO_GET_IT = (
+    "get it from radiomapseer.github.io (IEEE DataPort, doi 10.21227/0gtx-6v30) and "
+    "point data.root at the folder that holds gain/ and png/, or train on a "
+    "procedural city with data.source=synthetic"
+)
+
+Record = dict[str, np.ndarray | np.str_]
+Names = list[tuple[int, int]]
+
+
+class RadioMapSeer:
+    """The images of one simulation and one split, in the order of (map, tx).
+
+    A partial copy works: what counts is what is found. `summary()` says how much of
+    the whole that is.
+
+    Attributes:
+      names: (map, tx) of every record.
+      shape: (h, w, c) of the stored images, from the first one's header.
+    """
+
+    def __init__(
+        self,
+        root: radiomap.Path,
+        *,
+        simulation: str = "DPM",
+        split: str = "train",
+        split_scheme: str = "radiounet",
+        fields: Sequence[str] = ("gray",),
+        transmitters: int = 0,
+    ):
+        """Indexes the files; reads none but the first one's header.
+
+        Args:
+          root: the folder that holds `gain/` and `png/`.
+          simulation: one of SIMULATIONS; what "gray" is.
+          split: "train", "val", "test", or "all" for every map found.
+          split_scheme: "radiounet", or "released" (overlapping, as in RadioDiff).
+          fields: images of each record, of FIELDS. The name of a simulation gives
+            that simulation of the same map and transmitter; records without it are
+            left out, and their number is logged.
+          transmitters: keeps those numbered below it; 0 keeps all there are.
+
+        Raises:
+          FileNotFoundError: root, its simulation's folder, or a field's file missing.
+          ValueError: an unknown name, an empty split, too many transmitters.
+        """
+        splits.check_choice("simulation", simulation, SIMULATIONS)
+        splits.check_choice("split", split, splits.SPLITS)
+        splits.check_choice("split_scheme", split_scheme, tuple(splits.SCHEMES))
+        splits.check_fields(fields, FIELDS)
+        _check_transmitters(simulation, transmitters)
+        if split_scheme == "released" and split != "all":
+            logging.warning(
+                "split_scheme=released leaks: it trains on positions 0-600 of the "
+                "order, validates on 600-650 and tests on 600-699, so one test map is "
+                "trained on and all validation maps are tested on. Compare its numbers "
+                "with RadioDiff's only."
+            )
+        self.root = pathlib.Path(root)
+        self.simulation = simulation
+        self.split = split
+        self.split_scheme = split_scheme
+        self.fields = tuple(fields)
+        self.transmitters = transmitters
+
+        found = _found_images(self.root, simulation)
+        wanted = (
+            {city for city, _ in found}
+            if split == "all"
+            else splits.split_maps(split, split_scheme)
+        )
+        self.names = [
+            (city, tx)
+            for city, tx in found
+            if city in wanted and (tx < transmitters or not transmitters)
+        ]
+        if not self.names:
+            raise ValueError(self._empty_split(found))
+        self._keep_pairs()
+        self._folders = {field: self._folder(field) for field in self.fields}
+        self._check_files()
+        self._first = self.path("gray", 0)
+        self.shape = radiomap.read_shape(self._first)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        """Returns {"name": "11_1", field: [h, w, 1] uint8, ...}.
+
+        Raises:
+          FileNotFoundError: a file has gone since the index was made.
+          ValueError: a damaged file, a wrong size, an inverted building mask.
+        """
+        index = operator.index(index)
+        city, tx = self.names[index]
+        record = {field: self._read(field, index) for field in self.fields}
+        if "buildings" in record:
+            gain = record.get("gray")
+            if gain is None:
+                gain = self._read("gray", index)
+            check_mask(record["buildings"], gain, self.path("buildings", index))
+        return {"name": np.str_(f"{city}_{tx}"), **record}
+
+    def summary(self) -> str:
+        """Returns how many images were found of how many there are, and where."""
+        cities = len({city for city, _ in self.names})
+        all_maps, all_tx = self._whole()
+        expected = all_maps * all_tx
+        share = "complete" if len(self) >= expected else "a partial copy"
+        scheme = "" if self.split == "all" else f" of scheme {self.split_scheme}"
+        return (
+            f"RadioMapSeer {self.simulation}, split {self.split}{scheme}: {len(self)} "
+            f"images of {cities} maps found, of {expected} ({all_maps} maps x {all_tx} "
+            f"transmitters) expected: {share}, in {self.root}"
+        )
+
+    def _whole(self) -> tuple[int, int]:
+        """Returns how many maps and transmitters the whole split has."""
+        every_tx = TRANSMITTERS
+        if self.simulation.endswith("IRT4"):
+            every_tx = IRT4_TRANSMITTERS
+        maps = (
+            MAPS
+            if self.split == "all"
+            else len(splits.split_maps(self.split, self.split_scheme))
+        )
+        return maps, self.transmitters or every_tx
+
+    def _folder(self, field: str) -> pathlib.Path:
+        gain = self.root / "gain"
+        if field == "gray":
+            return gain / self.simulation
+        if field in SIMULATIONS:
+            return gain / field
+        if field == "k2_neg_norm":
+            return _k2_folder(gain, self.simulation)
+        folders = {"buildings": "buildings_complete", "antenna": "antennas"}
+        return self.root / "png" / folders.get(field, field)
+
+    def path(self, field: str, index: int) -> pathlib.Path:
+        """Returns the file of one field of a record."""
+        folder = self._folders.get(field) or self._folder(field)
+        city, tx = self.names[index]
+        per_map = field in ("buildings", "cars")
+        return folder / (f"{city}.png" if per_map else f"{city}_{tx}.png")
+
+    def _read(self, field: str, index: int) -> UInt8[np.ndarray, "h w 1"]:
+        path = self.path(field, index)
+        image = radiomap.read_map(path)
+        radiomap.check_shape(image.shape, self.shape, path, self._first)
+        return image
+
+    def _keep_pairs(self) -> None:
+        """Keeps the records whose other simulations, if asked for, are there too."""
+        for other in set(self.fields) & set(SIMULATIONS) - {self.simulation}:
+            there = set(_found_images(self.root, other))
+            pairs = [name for name in self.names if name in there]
+            if not pairs:
+                raise ValueError(
+                    f"none of the {len(self.names)} {self.simulation} images of split "
+                    f"{self.split} has a {other} image of the same map and transmitter "
+                    f"under {self.root}; copy them from the source, or take another "
+                    "split"
+                )
+            logging.info(
+                "%d of %d %s images have their %s pair",
+                len(pairs),
+                len(self.names),
+                self.simulation,
+                other,
+            )
+            self.names = pairs
+
+    def _check_files(self) -> None:
+        """Fails now, not hours into training, when a field's files are missing."""
+        for field, folder in self._folders.items():
+            if field == "gray":
+                continue
+            there = {entry.name for entry in _scan(folder, f"field {field!r}")}
+            paths = {self.path(field, index) for index in range(len(self))}
+            missing = sorted(path for path in paths if path.name not in there)
+            if missing:
+                raise FileNotFoundError(
+                    f"field {field!r}: {len(missing)} of {len(paths)} files are "
+                    f"missing, the first is {missing[0]}; copy them from the source, "
+                    f"or leave {field!r} out of the fields"
+                )
+
+    def _empty_split(self, found: Names) -> str:
+        folder = self.root / "gain" / self.simulation
+        below = self.transmitters or float("inf")
+        cities = {city for city, tx in found if tx < below}
+        if not cities:
+            there = [tx for _, tx in found]
+            return (
+                f"no image in {folder} has a transmitter below {self.transmitters}: "
+                f"found {min(there)} to {max(there)}; set transmitters=0 for all"
+            )
+        scheme = splits.SCHEMES[self.split_scheme]
+        counts = [
+            f"{len(cities & splits.split_maps(name, self.split_scheme))} maps in {name}"
+            for name in scheme
+        ]
+        first, last = scheme[self.split]
+        some = ", ".join(str(city) for city in splits.order()[first : first + 3])
+        return (
+            f"split {self.split!r} is empty in {folder}: it is the maps at positions "
+            f"{first}-{last} of the order ({some}, ...), and there are "
+            f"{', '.join(counts)}, {len(cities)} in all; copy some of its maps, ask "
+            "for another split, or for split='all'"
+        )
+
+
+def check_mask(
+    buildings: UInt8[np.ndarray, "h w 1"],
+    gain: UInt8[np.ndarray, "h w 1"],
+    path: pathlib.Path,
+) -> None:
+    """Checks that 255 marks the buildings, where the gain is (all but) zero.
+
+    All but: in the real data the outermost pixels of a building carry some gain.
+
+    Raises:
+      ValueError: values between 0 and 255, or more gain inside than outside.
+    """
+    inside = buildings == 255
+    if not np.array_equal(inside, buildings != 0):
+        values = np.unique(buildings)[:4].tolist()
+        raise ValueError(
+            f"{path} holds values such as {values}, expected 0 (street) and 255 "
+            "(building) only; save it with lossless scaling and no smoothing"
+        )
+    count = np.count_nonzero(inside)
+    total = gain.sum(dtype=np.int64)
+    under = gain[inside].sum(dtype=np.int64)
+    mean_inside = under / max(count, 1)
+    mean_outside = (total - under) / max(inside.size - count, 1)
+    if mean_inside > mean_outside:
+        raise ValueError(
+            f"{path} is inverted: the mean gain is {mean_inside:.1f} of 255 under its "
+            f"buildings (255) and {mean_outside:.1f} outside, and it must be near 0 "
+            "under buildings; store 255 - mask"
+        )
+
+
+def _check_transmitters(simulation: str, transmitters: int) -> None:
+    if transmitters < 0:
+        raise ValueError(f"transmitters={transmitters}; expected 0 (all) or more")
+    if simulation.endswith("IRT4") and transmitters > IRT4_TRANSMITTERS:
+        raise ValueError(
+            f"{simulation} has {IRT4_TRANSMITTERS} transmitters a map (0 and 1), but "
+            f"{transmitters} were asked for: four-interaction ray tracing is costly, "
+            f"and RadioMapSeer publishes it for {IRT4_TRANSMITTERS} of its "
+            f"{TRANSMITTERS} transmitters only; set transmitters to 0 or "
+            f"{IRT4_TRANSMITTERS}, or take DPM or IRT2, which have {TRANSMITTERS}"
+        )
+
+
+def _found_images(root: pathlib.Path, simulation: str) -> Names:
+    """Returns the sorted (map, tx) of the images there are."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}: {WHERE_TO_GET_IT}")
+    folder = root / "gain" / simulation
+    if not folder.is_dir():
+        gain = root / "gain"
+        others = sorted(path.name for path in gain.iterdir()) if gain.is_dir() else []
+        there = f"gain/ holds {', '.join(others)}" if others else "there is no gain/"
+        for inner in root.glob("*/gain"):
+            there += f", but {inner}"
+        raise FileNotFoundError(
+            f"no folder {folder} ({there}): choose a simulation that is there, or "
+            f"{WHERE_TO_GET_IT}"
+        )
+    matches = (
+        re.fullmatch(r"(\d+)_(\d+)\.png", entry.name)
+        for entry in _scan(folder, simulation)
+    )
+    found = sorted((int(match[1]), int(match[2])) for match in matches if match)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no file named {{map}}_{{tx}}.png: {WHERE_TO_GET_IT}"
+        )
+    return found
+
+
+def _scan(folder: pathlib.Path, what: str) -> list[os.DirEntry]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder} for {what}; copy it from the source, or do without it"
+        )
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def has_k2(root: radiomap.Path, simulation: str) -> bool:
+    """Says whether the k^2 masks of a simulation are stored under root."""
+    return _k2_folder(pathlib.Path(root) / "gain", simulation).is_dir()
+
+
+def _k2_folder(gain: pathlib.Path, simulation: str) -> pathlib.Path:
+    """Returns the k^2 masks' folder, under either of the names it goes by.
+
+    The released script writes carsDPM_k2_neg_norm; its reader wants DPMCAR_...
+    """
+    folder = gain / f"{simulation}_k2_neg_norm"
+    if simulation.startswith("cars") and not folder.is_dir():
+        other = gain / f"{simulation.removeprefix('cars')}CAR_k2_neg_norm"
+        return other if other.is_dir() else folder
+    return folder

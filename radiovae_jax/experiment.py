@@ -1,0 +1,313 @@
+"""From a config to the functions and arrays of a run.
+
+With train.py and evaluate.py the only reader of the ConfigDict: below, everything is
+arguments.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import PyTree
+
+from radiovae_jax import objectives, optimizers, schedules, sharding, train_step
+from radiovae_jax.data import pipeline, radiomapseer
+from radiovae_jax.data.batch import to_batch
+from radiovae_jax.models import lpips
+from radiovae_jax.models.autoencoder import AutoencoderKL
+from radiovae_jax.models.discriminator import PatchDiscriminator
+from radiovae_jax.train_step import TrainState
+from radiovae_jax.types import PRNGKey
+
+ConfigDict = ml_collections.ConfigDict
+CONDITIONS = 2  # channels that a conditional discriminator sees besides the image
+
+
+class Experiment(NamedTuple):
+    """What a config describes, ready to run."""
+
+    networks: train_step.Networks
+    settings: train_step.LossSettings
+    opt: train_step.Optimizers
+    schedules: train_step.Schedules
+    perceptual_weights: PyTree
+    to_batch: Callable
+    latent_shape: tuple[int, int, int]
+
+
+def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
+    """Makes networks, objective, optimisers and schedules; loads LPIPS's weights.
+
+    Args:
+      stored_shape: (h, w, c) of the maps on disk.
+
+    Raises:
+      ValueError, FileNotFoundError: something in the config cannot be done.
+    """
+    loss = config.loss
+    autoencoder = build_autoencoder(config)
+    side = config.data.image_size
+    height, width = (side, side) if side else stored_shape[:2]
+    distance, weights = build_perceptual(config)
+    networks = train_step.Networks(autoencoder, build_discriminator(config), distance)
+    crop = config.data.crop
+    for seen in ((crop, crop), (height, width)) if crop else ((height, width),):
+        check_networks(
+            networks,
+            weights,
+            (*seen, stored_shape[2]),
+            CONDITIONS * loss.disc_conditional,
+        )
+    return Experiment(
+        networks=networks,
+        settings=train_step.LossSettings(
+            objective=build_objective(config),
+            disc_loss=loss.disc_loss,
+            disc_factor=loss.disc_factor,
+            disc_weight=loss.disc_weight,
+            kl_weight=loss.kl_weight,
+            perceptual_weight=loss.perceptual_weight,
+            pixelloss_weight=loss.pixelloss_weight,
+            loss_scale=loss.loss_scale,
+            fresh_reconstruction=loss.fresh_reconstruction,
+        ),
+        opt=build_optimizers(config),
+        schedules=build_schedules(config),
+        perceptual_weights=weights,
+        to_batch=functools.partial(
+            to_batch,
+            image_size=config.data.image_size,
+            pixel_weights=loss.pixel_weights,
+            conditional=loss.disc_conditional,
+            objective=loss.objective,
+            mask_range=loss.mask_range,
+        ),
+        latent_shape=(
+            height // autoencoder.downsampling,
+            width // autoencoder.downsampling,
+            autoencoder.embed_dim,
+        ),
+    )
+
+
+def check_networks(
+    networks: train_step.Networks,
+    perceptual_weights: PyTree,
+    image_shape: tuple[int, int, int],
+    cond: int,
+) -> None:
+    """Passes shapes, no numbers, through the networks, so that they can object.
+
+    Raises:
+      ValueError: a size, a width or a number of channels that does not go through.
+    """
+    autoencoder, discriminator, perceptual = networks
+    height, width, channels = image_shape
+    factor = autoencoder.downsampling
+    if height % factor or width % factor:
+        raise ValueError(
+            f"image size {height}x{width} is not a multiple of the down-sampling "
+            f"{factor} (autoencoder.ch_mult has {len(autoencoder.ch_mult)} levels); "
+            f"set data.image_size={sharding.nearest(height, factor)} (or the crop), or "
+            "use fewer levels"
+        )
+    key = jax.random.key(0)
+    x = jnp.zeros((1, *image_shape))
+    (recon, _), _ = jax.eval_shape(autoencoder.init_with_output, key, x, key)
+    if recon.shape != x.shape:
+        raise ValueError(
+            f"the reconstruction has {recon.shape[-1]} channels and the maps "
+            f"{channels}; set autoencoder.out_ch={channels}"
+        )
+    shown = jnp.zeros((1, height, width, channels + cond))
+    jax.eval_shape(discriminator.init, key, shown)
+    jax.eval_shape(perceptual, perceptual_weights, x, x)
+
+
+def build_objective(config: ConfigDict) -> objectives.Objective:
+    loss = config.loss
+    numbers = loss.objectives[loss.objective]
+    return objectives.Objective(
+        name=loss.objective,
+        total=objectives.Pixelwise(*numbers.total),
+        balance=objectives.Pixelwise(*numbers.balance),
+        pixel_weights=objectives.Pixelwise(*numbers.pixel_weights),
+        pinn_form=loss.pinn_form,
+        input_range=loss.input_range,
+    )
+
+
+def build_autoencoder(config: ConfigDict) -> AutoencoderKL:
+    fields = config.autoencoder.to_dict()
+    return AutoencoderKL(**fields, dtype=compute_dtype(config.train.dtype))
+
+
+def build_discriminator(config: ConfigDict) -> PatchDiscriminator:
+    loss = config.loss
+    return PatchDiscriminator(
+        in_channels=loss.disc_in_channels + CONDITIONS * loss.disc_conditional,
+        ndf=loss.disc_ndf,
+        num_layers=loss.disc_num_layers,
+        use_actnorm=loss.use_actnorm,
+        dtype=compute_dtype(config.train.dtype),
+    )
+
+
+def compute_dtype(name: str) -> Any:
+    """Returns what to compute in; "auto" is bfloat16 on accelerators only."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"train.dtype={name!r} is not auto, float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def build_perceptual(config: ConfigDict) -> tuple[Callable, PyTree]:
+    """Returns (weights, x, recon) -> distance per image, and its weights.
+
+    Raises:
+      FileNotFoundError, ValueError: a weight above 0 and no LPIPS weights to be had.
+    """
+    if not config.loss.perceptual_weight:
+        return (lambda weights, x, recon: jnp.zeros(x.shape[0])), ()
+    weights = lpips.load_weights(config.loss.perceptual_weights)
+    dtype = compute_dtype(config.train.dtype)
+    return functools.partial(lpips.distance, dtype=dtype), weights
+
+
+def build_optimizers(config: ConfigDict) -> train_step.Optimizers:
+    o = config.optimizer
+    adam = dict(beta1=o.beta1, beta2=o.beta2, eps=o.eps)
+    adamw = optimizers.adamw(**adam, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    return train_step.Optimizers(optimizers.with_logvar(adamw, **adam), adamw)
+
+
+def build_schedules(config: ConfigDict) -> train_step.Schedules:
+    o, steps = config.optimizer, config.train.steps
+
+    def rate(peak: float) -> Callable:
+        end = peak * o.end_factor
+        if o.schedule == "cosine":
+            return lambda step: schedules.cosine(
+                step, peak=peak, end=end, steps=steps, warmup=o.warmup_steps
+            )
+        if o.schedule == "polynomial":
+            return lambda step: schedules.polynomial(
+                step, peak=peak, floor_factor=o.end_factor, steps=steps
+            )
+        return lambda step: peak
+
+    decays = {
+        "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
+        "released": schedules.ema_decay_released,
+    }
+    return train_step.Schedules(
+        learning_rate=rate(o.learning_rate),
+        logvar_rate=lambda step: o.logvar_learning_rate,
+        disc_rate=rate(o.disc_learning_rate),
+        disc_factor=functools.partial(
+            schedules.disc_factor,
+            disc_start=config.loss.disc_start,
+            disc_factor=config.loss.disc_factor,
+            disc_ramp_steps=config.loss.disc_ramp_steps,
+        ),
+        ema_decay=decays[config.ema.schedule],
+    )
+
+
+def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
+    """Returns the state at step 0, a pure function of the key."""
+    ae_key, sample_key, disc_key = jax.random.split(key, 3)
+    autoencoder, discriminator, _ = experiment.networks
+    # Parameters do not depend on the image's size: small ones initialise faster.
+    side = autoencoder.downsampling
+    x = jnp.zeros((1, side, side, autoencoder.in_channels))
+    params = {
+        "autoencoder": autoencoder.init(ae_key, x, sample_key)["params"],
+        "logvar": jnp.asarray(config.loss.logvar_init, jnp.float32),
+    }
+    disc = init_discriminator(discriminator, disc_key)
+    return new_state(config, experiment, params, disc)
+
+
+def new_state(
+    config: ConfigDict, experiment: Experiment, params: PyTree, disc: PyTree
+) -> TrainState:
+    """Returns the state at step 0 of these weights.
+
+    Args:
+      params: {"autoencoder", "logvar"}.
+      disc: the discriminator's {"params", "batch_stats"}.
+    """
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        disc_params=disc["params"],
+        disc_stats=disc["batch_stats"],
+        ema={},
+        opt_state=experiment.opt.autoencoder.init(params),
+        disc_opt_state=experiment.opt.discriminator.init(disc["params"]),
+    )
+    # A copy: the step donates its input, and one buffer cannot be donated twice.
+    average = jax.tree.map(jnp.copy, train_step.averaged(state, config.ema.of))
+    return state._replace(ema=average)
+
+
+def init_discriminator(discriminator: PatchDiscriminator, key: PRNGKey) -> PyTree:
+    """Returns fresh {"params", "batch_stats"}."""
+    side = 8 * 2**discriminator.num_layers
+    return discriminator.init(
+        key, jnp.zeros((1, side, side, discriminator.in_channels))
+    )
+
+
+def open_data(
+    config: ConfigDict, split: str, *, also: tuple[str, ...] = ()
+) -> pipeline.Source:
+    """Opens one split of the configured data set.
+
+    Args:
+      also: fields of each record besides those that the training needs.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, empty, or named wrongly.
+    """
+    data, loss = config.data, config.loss
+    fields = ["gray"]
+    if loss.pixel_weights == "street" or loss.disc_conditional:
+        fields.append("buildings")
+    if loss.disc_conditional:
+        fields.append("antenna")
+    if loss.objective != "base" and data.source in ("radiomapseer", "synthetic"):
+        fields += radio_fields(config)
+    fields += also
+    fields = list(dict.fromkeys(fields))
+    city = dict(simulation=data.simulation, fields=fields)
+    options = {
+        "radiomapseer": dict(
+            city, split_scheme=data.split_scheme, transmitters=data.transmitters
+        ),
+        "tfds": city,
+        "synthetic": dict(
+            city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
+        ),
+    }
+    chosen = options.get(data.source, dict(fields=fields))
+    return pipeline.open_source(data.source, data.root, split=split, **chosen)
+
+
+def radio_fields(config: ConfigDict) -> list[str]:
+    """Returns what a radio objective reads beside the map.
+
+    The k^2 mask where it is stored (tools/write_k2.py); elsewhere it is computed from
+    the map on the device. The transmitter; for dpm2irt4 the DPM map to encode.
+    """
+    fields = ["antenna"]
+    if radiomapseer.has_k2(config.data.root, config.data.simulation):
+        fields.append("k2_neg_norm")
+    if config.loss.objective == "dpm2irt4":
+        fields.append("DPM")
+    return fields

@@ -1,0 +1,272 @@
+"""Every loss term and weight: pure functions of arrays, which know no model.
+
+The base objective is `LPIPSWithDiscriminator` of Esser et al. 2021
+(arXiv:2012.09841) and Rombach et al. 2022 as RadioDiff's `loss.py` released it:
+
+    total = nll + kl_weight * kl + d_weight * disc_factor * g
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from radiovae_jax.types import Array, Image, Latent, Logits, PerImage, Scalar
+
+Step = Int[Array, ""] | int
+
+
+def reconstruction(x: Image, recon: Image) -> Image:
+    """Returns |x - recon| + (x - recon)^2, elementwise.
+
+    Source: RadioDiff, loss.py (latent-diffusion has the absolute value alone).
+    """
+    difference = x - recon
+    return absolute(difference) + difference**2
+
+
+def absolute(x: Image) -> Image:
+    """Returns |x| with PyTorch's gradient 0 at 0; `jnp.abs` has 1 there."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+def add_perceptual(pixels: Image, distance: PerImage, *, weight: float) -> Image:
+    """Adds weight * distance to every pixel of its image.
+
+    After the sum over pixels LPIPS therefore counts h*w*c times, as in the source.
+    """
+    return pixels + weight * distance.reshape(-1, 1, 1, 1)
+
+
+def nll(
+    rec: Image, logvar: Scalar, weights: Float[Array, "b h w k"] | float = 1.0
+) -> Float[Array, ""]:
+    """Returns the mean over images of sum(weights * (rec / exp(logvar) + logvar)).
+
+    Source: Rombach et al. 2022, ldm/modules/losses/contperceptual.py: a Laplace-like
+    likelihood whose log-scale `logvar` can be learned.
+    """
+    likelihood = weights * (rec / jnp.exp(logvar) + logvar)
+    return likelihood.sum() / rec.shape[0]
+
+
+def generator(logits_fake: Logits) -> Float[Array, ""]:
+    """Returns -mean(logits): low where the discriminator takes the fake for real."""
+    return -logits_fake.mean()
+
+
+def discriminator_hinge(logits_real: Logits, logits_fake: Logits) -> Float[Array, ""]:
+    """Returns (mean relu(1 - real) + mean relu(1 + fake)) / 2.
+
+    Source: Lim & Ye 2017 (arXiv:1705.02894); the half is taming-transformers'.
+    """
+    real = jax.nn.relu(1.0 - logits_real).mean()
+    fake = jax.nn.relu(1.0 + logits_fake).mean()
+    return 0.5 * (real + fake)
+
+
+def discriminator_vanilla(logits_real: Logits, logits_fake: Logits) -> Float[Array, ""]:
+    """Returns (mean softplus(-real) + mean softplus(fake)) / 2: cross-entropy.
+
+    Source: Goodfellow et al. 2014 (arXiv:1406.2661); the half is taming-transformers'.
+    """
+    real = jax.nn.softplus(-logits_real).mean()
+    fake = jax.nn.softplus(logits_fake).mean()
+    return 0.5 * (real + fake)
+
+
+DISCRIMINATOR = {"hinge": discriminator_hinge, "vanilla": discriminator_vanilla}
+
+
+def adaptive_weight(
+    nll_grad: Float[Array, "*k"], g_grad: Float[Array, "*k"]
+) -> Float[Array, ""]:
+    """Returns the factor that makes the two last-layer gradients equally long.
+
+    Args:
+      nll_grad: gradient of the reconstruction term at the decoder's output kernel.
+      g_grad: gradient of the unweighted adversarial term there.
+
+    Returns:
+      ||nll_grad|| / (||g_grad|| + 1e-4), clipped to [0, 1e4], without gradient.
+
+    Source: Esser et al. 2021 (arXiv:2012.09841), offset 1e-6 there; 1e-4 and the
+    clip follow taming-transformers, vqperceptual.py at 3ba01b2.
+    """
+    ratio = _length(nll_grad) / (_length(g_grad) + 1e-4)
+    return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
+
+
+def adopt_weight(
+    value: float, step: Step, threshold: int, otherwise: float = 0.0
+) -> Float[Array, ""]:
+    """Returns `otherwise` before step `threshold`, `value` from exactly there on."""
+    return jnp.where(step < threshold, otherwise, value)
+
+
+def _length(gradient: Float[Array, "*k"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.sum(gradient**2))
+
+
+def l1(x: Image, recon: Image) -> Image:
+    """Returns |x - recon|, elementwise: a Laplace likelihood's negative logarithm."""
+    return absolute(x - recon)
+
+
+def mse(x: Image, recon: Image) -> Image:
+    """Returns (x - recon)^2, elementwise: twice a unit Gaussian's, less a constant."""
+    return (x - recon) ** 2
+
+
+def bce(x: Image, logits: Image) -> Image:
+    """Returns the cross-entropy of f = (x + 1) / 2 in [0, 1] with sigmoid(logits).
+
+    From the logits, so that it is exact and finite at any of them. Where f is neither
+    0 nor 1 its minimum is f's own entropy, not 0.
+
+    Args:
+      x: target in the model's range, [-1, 1].
+      logits: what the decoder gives; `image_from_logits` makes an image of it.
+    """
+    f = (x + 1.0) / 2.0
+    return jax.nn.softplus(logits) - f * logits
+
+
+def image_from_logits(logits: Image) -> Image:
+    """Returns 2 sigmoid(logits) - 1, the image in [-1, 1] that `bce` compares."""
+    return jnp.tanh(0.5 * logits)
+
+
+# `bce` takes logits for the reconstruction; the others take an image.
+RECONSTRUCTION = {"bce": bce, "mse": mse, "l1": l1, "l1_mse": reconstruction}
+
+
+def sum_per_image(elementwise: Float[Array, "b *rest"]) -> Float[Array, ""]:
+    """Returns the mean over images of the sum over an image's elements."""
+    return elementwise.sum() / elementwise.shape[0]
+
+
+def mean_per_element(elementwise: Float[Array, "b *rest"]) -> Float[Array, ""]:
+    """Returns the mean over every element: pixels, or latent entries."""
+    return elementwise.mean()
+
+
+REDUCTION = {"sum": sum_per_image, "mean": mean_per_element}
+
+
+def gaussian_kl(mean: Latent, logvar: Latent) -> Latent:
+    """Returns KL(N(mean, exp(logvar)) || N(0, 1)) in nats, of every latent entry.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114), appendix B.
+    """
+    return 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+
+
+def free_bits(kl: Latent, *, minimum: float) -> Float[Array, "1 p q z"]:
+    """Returns max(minimum, mean over the batch of kl), of every latent entry.
+
+    The mean is taken first: an entry may carry nothing about one image if it carries
+    more about another. Below the minimum its gradient is 0. One entry is one of
+    Kingma et al.'s groups here; in their image models a group is a feature map.
+
+    Args:
+      kl: `gaussian_kl`.
+      minimum: nats that each entry may hold for free; 0 changes nothing.
+
+    Returns:
+      one image's worth of entries, for `REDUCTION`.
+
+    Source: Kingma et al. 2016 (arXiv:1606.04934), the free-bits objective.
+    """
+    return jnp.maximum(kl.mean(axis=0, keepdims=True), minimum)
+
+
+def ssim(x: Image, recon: Image) -> PerImage:
+    """Returns 1 - SSIM of f = (x + 1) / 2, with data range 1, per image.
+
+    Window and constants are those of `metrics.ssim`. Images of at least 11x11.
+
+    Source: Wang et al. 2004 (IEEE TIP 13(4)), 11-tap Gaussian; computed by dm-pix.
+    """
+    import dm_pix  # not in the core's dependencies
+
+    f_x, f_recon = (x + 1.0) / 2.0, (recon + 1.0) / 2.0
+    return 1.0 - dm_pix.ssim(f_x, f_recon, filter_size=11, filter_sigma=1.5)
+
+
+def feature_matching(
+    real: Sequence[Float[Array, "b ..."]], fake: Sequence[Float[Array, "b ..."]]
+) -> Float[Array, ""]:
+    """Returns the sum over layers of mean |real - fake|, without gradient to real.
+
+    Args:
+      real: the discriminator's activations of the images, layer by layer.
+      fake: those of the reconstructions.
+
+    Source: Wang et al. 2018 (pix2pixHD, arXiv:1711.11585), feature matching loss.
+    """
+    layers = zip(real, fake, strict=True)
+    return sum(absolute(jax.lax.stop_gradient(r) - f).mean() for r, f in layers)
+
+
+def r1(discriminator: Callable[[Image], Logits], real: Image) -> Float[Array, ""]:
+    """Returns half the mean over images of |d score / d image|^2 at real images.
+
+    An image's score is the mean of its patches' logits, as in `generator`. Where
+    BatchNorm uses the batch's statistics, one image's score depends on the others,
+    and the gradient is that of the sum of all scores.
+
+    Source: Mescheder et al. 2018 (arXiv:1801.04406), R1 with gamma = 1.
+    """
+
+    def scores(images: Image) -> Float[Array, ""]:
+        return discriminator(images).mean(axis=(1, 2, 3)).sum()
+
+    return 0.5 * sum_per_image(jax.grad(scores)(real) ** 2)
+
+
+class LeCamState(NamedTuple):
+    """Moving averages of the mean logits, from 0, and the number of updates."""
+
+    real: Float[Array, ""]
+    fake: Float[Array, ""]
+    count: Int[Array, ""]
+
+    @classmethod
+    def start(cls) -> "LeCamState":
+        return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def lecam_update(
+    state: LeCamState, logits_real: Logits, logits_fake: Logits, *, decay: float
+) -> LeCamState:
+    """Returns the averages moved towards a batch's mean logits; decay 0.99 is usual."""
+    real, fake = (
+        decay * old + (1.0 - decay) * jax.lax.stop_gradient(logits.mean())
+        for old, logits in ((state.real, logits_real), (state.fake, logits_fake))
+    )
+    return LeCamState(real, fake, state.count + 1)
+
+
+def lecam(
+    state: LeCamState, logits_real: Logits, logits_fake: Logits, *, decay: float
+) -> Float[Array, ""]:
+    """Returns mean relu(real - ema_fake)^2 + mean relu(ema_real - fake)^2.
+
+    Keeps the discriminator's two answers near each other. The averages are freed of
+    their start at 0 by 1 - decay^count; before the first update they are 0.
+
+    Args:
+      state: of `lecam_update` with the same decay, this batch included.
+      logits_real: the discriminator's, of images; with gradient.
+      logits_fake: of reconstructions.
+
+    Source: Tseng et al. 2021 (arXiv:2104.03310), R_LC; the relu and the correction
+    are the authors' code (google/lecam-gan, stylegan2/lecam_loss.py at eaf2bd4).
+    """
+    seen = jnp.maximum(1.0 - decay**state.count, 1.0 - decay)
+    above = jax.nn.relu(logits_real - state.fake / seen)
+    below = jax.nn.relu(state.real / seen - logits_fake)
+    return (above**2).mean() + (below**2).mean()

@@ -1,0 +1,1 @@
+"""Networks (Linen). They know no loss."""

@@ -1,0 +1,125 @@
+"""The blocks of the autoencoder, with PyTorch's numerics where Flax's differ.
+
+Source: `encoder_decoder.py` of RadioDiff, after ldm/modules/diffusionmodules/model.py
+of latent-diffusion (Rombach et al. 2022).
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from radiovae_jax.types import Array, DType
+
+Features = Float[Array, "b h w c"]
+
+
+def torch_kernel_init(key, shape, dtype=jnp.float32):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch gives Conv2d and Linear.
+
+    1/3 because variance_scaling's uniform reaches sqrt(3 * scale / fan_in).
+    """
+    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return init(key, shape, dtype)
+
+
+def torch_bias_init(fan_in: int):
+    """The same bound for the bias, whose own shape does not tell the fan-in."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = 1 / math.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv(
+    in_channels: int,
+    features: int,
+    kernel_size: int = 3,
+    *,
+    strides: int = 1,
+    padding=None,
+    use_bias: bool = True,
+    kernel_init=torch_kernel_init,
+    dtype=jnp.float32,
+    name: str | None = None,
+) -> nn.Conv:
+    """Returns a Conv with PyTorch's initialisation; 'same' size unless told."""
+    pad = (kernel_size - 1) // 2 if padding is None else padding
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=(strides, strides),
+        padding=pad,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=torch_bias_init(in_channels * kernel_size**2),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def group_norm(dtype=jnp.float32, name: str | None = None) -> nn.GroupNorm:
+    """32 groups, eps 1e-6; the two-pass variance that PyTorch computes."""
+    return nn.GroupNorm(
+        32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name
+    )
+
+
+class ResnetBlock(nn.Module):
+    """norm, swish, conv, norm, swish, dropout, conv; plus the input."""
+
+    features: int
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Features, train: bool = False
+    ) -> Float[Array, "b h w {self.features}"]:
+        channels = x.shape[-1]
+        h = nn.swish(group_norm(self.dtype, "norm1")(x))
+        h = conv(channels, self.features, dtype=self.dtype, name="conv1")(h)
+        h = nn.swish(group_norm(self.dtype, "norm2")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = conv(self.features, self.features, dtype=self.dtype, name="conv2")(h)
+        if channels != self.features:
+            x = conv(channels, self.features, 1, dtype=self.dtype, name="nin_shortcut")(
+                x
+            )
+        return x + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all pixels; plus the input."""
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        b, h, w, c = x.shape
+        normed = group_norm(self.dtype, "norm")(x)
+        q, k, v = (
+            conv(c, c, 1, dtype=self.dtype, name=name)(normed).reshape(b, h * w, c)
+            for name in ("q", "k", "v")
+        )
+        scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores * c**-0.5, axis=-1).astype(self.dtype)
+        attended = jnp.einsum("bij,bjc->bic", weights, v).reshape(b, h, w, c)
+        return x + conv(c, c, 1, dtype=self.dtype, name="proj_out")(attended)
+
+
+def downsample(channels: int, dtype, name: str) -> nn.Conv:
+    """3x3, stride 2, zeros at the right and bottom only: not Flax's 'SAME'."""
+    padding = ((0, 1), (0, 1))
+    return conv(channels, channels, strides=2, padding=padding, dtype=dtype, name=name)
+
+
+def upsample_nearest(x: Features) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeats every pixel 2x2."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)

@@ -1,0 +1,176 @@
+"""The folder of a run: its config, and the trained model read back from it."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from radiovae_jax import checkpoint, experiment
+from radiovae_jax.models.autoencoder import AutoencoderKL
+
+# Changing these does not change what a step computes: a resumed run may.
+FREE = (
+    "data.root",
+    "data.threads",
+    "data.prefetch",
+    "loss.perceptual_weights",
+    "train.stop_at",
+    "train.log_every",
+    "train.validate_every",
+    "train.validation_batch_size",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.images",
+)
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder for this config, or finds it made for it already.
+
+    Raises:
+      ValueError: it holds a run of another config; nothing is touched.
+      OSError: it cannot be written.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if path.exists():
+        saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
+        differing = [
+            f"{name}: {saved.get(name)} there, {new.get(name)} here"
+            for name in sorted(saved.keys() | new.keys())
+            if saved.get(name) != new.get(name) and name not in FREE
+        ]
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run of another config:\n  "
+                + "\n  ".join(differing)
+                + "\nGive the same config to continue that run, or another --workdir"
+            )
+    elif (pathlib.Path(workdir) / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds checkpoints but no config.json; give another --workdir"
+        )
+    try:
+        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(jsonable(config), indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"{workdir} cannot be made or written as the folder of the run ({error}); "
+            "give another --workdir"
+        ) from error
+
+
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Says whether a run was saved in this folder."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
+    """Returns the config of a run.
+
+    Raises:
+      FileNotFoundError: the folder is not that of a run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder of a run: it has no config.json. Train one "
+            "with python -m radiovae_jax.main --workdir DIR"
+        )
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put the run's config back, or give another "
+            "--workdir"
+        ) from error
+
+
+def load(
+    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
+) -> tuple[AutoencoderKL, Any]:
+    """Returns (model, params) of a run, ready for `encode` and `decode`.
+
+    The model computes in float32 wherever it was trained.
+
+    Args:
+      workdir: folder of the run.
+      weights: "ema" (the average that validation judges) or "live".
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+      ValueError: unknown `weights`.
+    """
+    if weights not in ("ema", "live"):
+        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
+    config = read_config(workdir)
+    model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
+    side = model.downsampling
+    x = jnp.zeros((1, side, side, model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+    part = {"ema": "ema", "live": "params"}[weights]
+    like = {part: {"autoencoder": shapes["params"]}}
+    restored = _restore(workdir, step, like)
+    return model, {"params": restored[part]["autoencoder"]}
+
+
+def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
+    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
+
+    Args:
+      step: as for `load`.
+    """
+    discriminator = experiment.build_discriminator(read_config(workdir))
+    init = functools.partial(experiment.init_discriminator, discriminator)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    like = {
+        "params": {"logvar": jax.ShapeDtypeStruct((), jnp.float32)},
+        "disc_params": shapes["params"],
+        "disc_stats": shapes["batch_stats"],
+    }
+    restored = _restore(workdir, step, like)
+    disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
+    return restored["params"]["logvar"], disc
+
+
+def best_step(workdir: pathlib.Path | str) -> int:
+    """Returns the step of the lowest validation NMSE; the latest without one.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+    """
+    read_config(workdir)
+    return checkpoint.best_step(pathlib.Path(workdir))
+
+
+def _restore(workdir: pathlib.Path | str, step: int, like: Any) -> Any:
+    """Returns the part of a checkpoint that `like` describes, on one device."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+    step = step or checkpoint.best_step(pathlib.Path(workdir))
+    return checkpoint.restore_part(pathlib.Path(workdir), step, like)
+
+
+def jsonable(config: ml_collections.ConfigDict) -> dict:
+    """Returns the config as it reads back from JSON: tuples are lists."""
+    return json.loads(config.to_json())
+
+
+def flat(nested: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.field": value}."""
+    items: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{name}.")
+        else:
+            items[prefix + name] = value
+    return items

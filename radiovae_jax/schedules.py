@@ -1,0 +1,112 @@
+"""Learning rate, loss weights and EMA decay as functions of the global step.
+
+`step` counts (autoencoder, discriminator) pairs and may be traced. No optimiser keeps
+a count of its own for these: the discriminator's would start at `disc_start`.
+"""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float, Int
+
+from radiovae_jax import losses
+from radiovae_jax.types import Array
+
+Step = Int[Array, ""] | int
+Rate = Float[Array, ""] | float
+
+
+def cosine(step: Step, *, peak: float, end: float, steps: int, warmup: int) -> Rate:
+    """Linear from 0 to `peak` over `warmup` steps, half a cosine to `end` at `steps`.
+
+    Source: Loshchilov & Hutter 2017 (arXiv:1608.03983), one period.
+    """
+    if not warmup:
+        return optax.cosine_decay_schedule(1.0, steps)(step) * (peak - end) + end
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=peak,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=end,
+    )
+    return schedule(step + 1)  # the rate 0 of a warm-up's start would be no update
+
+
+def polynomial(step: Step, *, peak: float, floor_factor: float, steps: int) -> Rate:
+    """peak * max((1 - step / steps)^0.95, floor_factor).
+
+    Source: RadioDiff, train_vae.py: its `min_lr` of 5e-7 is a factor, not a rate.
+    """
+    remaining = jnp.clip(1.0 - step / steps, 0.0, 1.0)
+    return peak * jnp.maximum(remaining**0.95, floor_factor)
+
+
+def disc_factor(
+    step: Step, *, disc_start: int, disc_factor: float, disc_ramp_steps: int
+) -> Float[Array, ""]:
+    """0 before `disc_start`, `disc_factor` after; a ramp between where asked for."""
+    factor = losses.adopt_weight(disc_factor, step, disc_start)
+    if disc_ramp_steps:
+        # Reaches its value ramp_steps after the start; the first step counts as 1.
+        factor = factor * jnp.clip((step - disc_start + 1) / disc_ramp_steps, 0.0, 1.0)
+    return factor
+
+
+def ema_decay(step: Step, *, maximum: float) -> Float[Array, ""]:
+    """min(maximum, (1 + n) / (10 + n)) with n updates done: short memory at first.
+
+    Source: the warm-up of TensorFlow's ExponentialMovingAverage(num_updates).
+    """
+    return jnp.minimum(maximum, (1.0 + step) / (10.0 + step))
+
+
+def ema_decay_released(step: Step) -> Float[Array, ""]:
+    """The decay RadioDiff's trainer ends with; 1 where it leaves the average alone.
+
+    Updates every 10 steps; a copy (decay 0) until step 100; then
+    min(0.995, 1 - (1 + n)^(-2/3)), n = calls - 101.
+
+    Source: ema-pytorch's defaults (`update_after_step`, `power` 2/3) as RadioDiff's
+    train_vae.py calls it once after each iteration, so calls = step + 1.
+    """
+    n = jnp.maximum(step + 1 - 101, 0)
+    warm = jnp.minimum(0.995, 1.0 - (1.0 + n) ** (-2.0 / 3.0))
+    decay = jnp.where(step <= 100, 0.0, warm)
+    return jnp.where(step % 10 == 0, decay, 1.0)
+
+
+def kl_constant(step: Step, *, kl_weight: float) -> Float[Array, ""]:
+    """`kl_weight` at every step."""
+    return jnp.full_like(step, kl_weight, dtype=jnp.float32)
+
+
+def kl_linear(step: Step, *, kl_weight: float, warmup: int) -> Float[Array, ""]:
+    """From 0 at step 0 in a line to `kl_weight` at step `warmup`, then constant.
+
+    Without warm-up it is constant.
+
+    Source: Bowman et al. 2016 (arXiv:1511.06349), KL cost annealing, with a line.
+    """
+    if not warmup:
+        return kl_constant(step, kl_weight=kl_weight)
+    return kl_weight * jnp.clip(jnp.asarray(step) / warmup, 0.0, 1.0)
+
+
+def kl_cyclical(
+    step: Step, *, kl_weight: float, steps: int, cycles: int, ratio: float
+) -> Float[Array, ""]:
+    """`cycles` times over `steps`: from 0 in a line to `kl_weight`, then held.
+
+    Args:
+      step: global step; beyond `steps` the cycles go on.
+      kl_weight: what each cycle rises to.
+      steps: length of the training.
+      cycles: number of cycles in it; the last may be cut short by the rounding up.
+      ratio: share of a cycle that it rises for.
+
+    Source: Fu et al. 2019 (arXiv:1903.10145) with a linear ramp, counted from step 0;
+    they take 4 cycles and a ratio of 0.5.
+    """
+    period = -(-steps // cycles)
+    phase = (jnp.asarray(step) % period) / period
+    return kl_weight * jnp.clip(phase / ratio, 0.0, 1.0)

@@ -1,0 +1,40 @@
+"""What all tests share: strict numerics, and the real maps where there are any."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+from radiovae_jax.data import synthetic
+
+# A shape that is broadcast by accident is the commonest silent error in a loss, and
+# parity with torch is judged in true float32.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Compiling dominates: a program that several tests build is compiled once.
+_CACHE = pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+_BESIDE = pathlib.Path(__file__).resolve().parents[2] / "shared" / "realmaps"
+
+
+@pytest.fixture(scope="session")
+def realmaps() -> pathlib.Path:
+    """The RadioMapSeer root of the real maps; they are kept beside the project."""
+    root = pathlib.Path(os.environ.get("RADIOVAE_REALMAPS", _BESIDE))
+    if not (root / "RadioMapSeer" / "gain").is_dir():
+        pytest.skip(f"no real maps in {root}; set RADIOVAE_REALMAPS to their folder")
+    return root / "RadioMapSeer"
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A synthetic city in RadioMapSeer's layout: 10 maps of 64x64, 2 transmitters.
+
+    Shared by all tests, so to be copied before it is harmed.
+    """
+    root = tmp_path_factory.mktemp("data") / "city"
+    return synthetic.write_city(root, maps=10, transmitters=2, size=64, seed=0)

@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import numpy as np
+
+from radiovae_jax.data.batch import resize, resize_back, to_batch
+
+
+def gray(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_batch_is_in_the_model_s_range_and_empty_where_nothing_is_asked():
+    raw = {"gray": np.asarray([[[[0], [255]]]], np.uint8)}
+    batch = to_batch(raw, image_size=0, pixel_weights="none", conditional=False)
+    np.testing.assert_array_equal(batch.image.ravel(), [-1.0, 1.0])
+    assert batch.weights.shape == batch.cond.shape == (1, 1, 2, 0)
+
+
+def test_street_weights_are_zero_on_buildings_and_conditions_are_shown():
+    raw = {
+        "gray": gray(1, 2, 2, 1),
+        "buildings": np.asarray([255, 0, 0, 255], np.uint8).reshape(1, 2, 2, 1),
+        "antenna": np.asarray([0, 255, 0, 0], np.uint8).reshape(1, 2, 2, 1),
+    }
+    batch = to_batch(raw, image_size=0, pixel_weights="street", conditional=True)
+    np.testing.assert_array_equal(batch.weights.ravel(), [0, 1, 1, 0])
+    np.testing.assert_array_equal(batch.cond[0, ..., 0].ravel(), [1, 0, 0, 1])
+    np.testing.assert_array_equal(batch.cond[0, ..., 1].ravel(), [0, 1, 0, 0])
+
+
+def test_resizing_is_bilinear_at_half_pixel_centres():
+    # 2 -> 4 pixels: centres at 0.25, 0.75, 1.25, 1.75 of a pixel, edges held.
+    enlarged = resize(jnp.asarray([0.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1), 4)
+    np.testing.assert_allclose(enlarged[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
+
+
+def test_enlarging_and_coming_back_is_exact():
+    f = jnp.asarray(gray(2, 64, 64, 1) / np.float32(255))
+    back = resize_back(resize(f, 80), 64, 64)
+    np.testing.assert_allclose(back, f, atol=1e-5)
+
+
+def test_coming_back_is_the_least_squares_fit():
+    noise = jnp.asarray(gray(1, 40, 40, 1) / np.float32(255))
+    fit = resize_back(noise, 32, 32)
+    residual = noise - resize(fit, 40)
+    # At the best fit the residual is orthogonal to everything that enlarging gives.
+    direction = resize(jnp.asarray(gray(1, 32, 32, 1) / np.float32(255)), 40)
+    cosine = jnp.sum(residual * direction) / (
+        jnp.linalg.norm(residual) * jnp.linalg.norm(direction)
+    )
+    assert abs(float(cosine)) < 1e-4
+
+
+def test_sizes_that_agree_are_left_alone():
+    f = jnp.asarray(gray(1, 16, 16, 1) / np.float32(255))
+    assert resize(f, 0) is f
+    assert resize(f, 16) is f
+    assert resize_back(f, 16, 16) is f

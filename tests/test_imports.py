@@ -1,0 +1,98 @@
+"""The map of the project: imports point down, and the core needs only the core."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "radiovae_jax"
+
+# From the leaves up; a module imports from its own room and from those above it here.
+ROOMS = [
+    {"types"},
+    {"losses", "physics", "torch_tables", "data.radiomap", "data.splits"},
+    {"torch_structure"},
+    {"schedules", "optimizers", "sharding", "metrics", "models", "data", "plots"},
+    {"baselines", "command_line"},
+    {"objectives"},
+    {"train_step"},
+    {"validate", "checkpoint", "logbook", "torch_weights"},
+    {"diffusers_weights"},
+    {"torch_files"},
+    {"experiment", "config_check"},
+    {"run_folder"},
+    {"warm_start"},
+    {"train"},
+    {"main", "evaluate", "__init__"},
+]
+CORE = (
+    "losses physics objectives schedules optimizers metrics train_step types "
+    "torch_weights diffusers_weights"
+).split()
+ABSENT = (
+    "ml_collections grain tensorflow_datasets lpips_j flaxmodels dm_pix matplotlib "
+    "tensorboardX orbax PIL h5py huggingface_hub tqdm"
+).split()
+
+
+def room(module: str) -> int:
+    names = [module, module.partition(".")[0]]
+    return next(
+        level
+        for name in names
+        for level, members in enumerate(ROOMS)
+        if name in members
+    )
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Returns the project's modules that a file imports at its top."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "radiovae_jax"
+        ):
+            base = node.module.removeprefix("radiovae_jax").removeprefix(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".strip(".")
+                file = PACKAGE / (full.replace(".", "/") + ".py")
+                found.add(full if file.exists() else base or full)
+    return {name for name in found if name}
+
+
+def test_imports_point_down():
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for other in imported(path):
+            assert room(other) <= room(name), f"{name} imports {other}"
+
+
+def test_losses_know_no_model_and_models_know_no_loss():
+    assert not any(
+        name.startswith("models") for name in imported(PACKAGE / "losses.py")
+    )
+    for path in (PACKAGE / "models").glob("*.py"):
+        assert "losses" not in imported(path)
+
+
+def test_only_the_top_knows_the_config():
+    for path in PACKAGE.rglob("*.py"):
+        if path.stem not in (
+            "experiment",
+            "config_check",
+            "run_folder",
+            "train",
+            "main",
+            "evaluate",
+        ):
+            assert "ml_collections" not in path.read_text(), path
+
+
+def test_the_core_imports_on_a_machine_with_jax_flax_and_optax_alone():
+    # A module that is None in sys.modules raises ImportError where it is imported.
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
+        "import radiovae_jax, radiovae_jax.models.lpips; "
+        + "; ".join(f"import radiovae_jax.{name}" for name in CORE)
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,108 @@
+"""The terms against hand arithmetic; the assembled objective against the goldens."""
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published_loss
+import pytest
+import tiny
+
+from radiovae_jax import losses
+
+
+def image(*values):
+    return jnp.asarray(values, jnp.float32).reshape(1, 1, -1, 1)
+
+
+def test_reconstruction_is_l1_plus_l2():
+    # |0.5| + 0.25, |-2| + 4, 0
+    rec = losses.reconstruction(image(1.0, -1.0, 0.0), image(0.5, 1.0, 0.0))
+    np.testing.assert_allclose(rec.ravel(), [0.75, 6.0, 0.0])
+
+
+def test_a_pixel_that_is_exact_has_no_gradient():
+    # PyTorch's |x| has gradient 0 at 0.
+    gradient = jax.grad(lambda y: losses.reconstruction(image(0.5, 0.5), y).sum())
+    np.testing.assert_allclose(gradient(image(0.5, 0.0)).ravel(), [0.0, -2.0])
+
+
+def test_the_perceptual_distance_is_added_to_every_pixel_of_its_image():
+    pixels = jnp.zeros((2, 1, 3, 1))
+    rec = losses.add_perceptual(pixels, jnp.asarray([1.0, 2.0]), weight=0.5)
+    np.testing.assert_allclose(rec[:, 0, :, 0], [[0.5] * 3, [1.0] * 3])
+
+
+def test_nll_sums_pixels_and_averages_images():
+    rec = jnp.ones((2, 1, 3, 1)) * 4.0
+    logvar = jnp.log(2.0)
+    expected = 3 * (4 / 2 + np.log(2))
+    np.testing.assert_allclose(losses.nll(rec, logvar), expected, rtol=1e-6)
+    weights = jnp.asarray([1.0, 0.0, 2.0]).reshape(1, 1, 3, 1).repeat(2, axis=0)
+    np.testing.assert_allclose(losses.nll(rec, logvar, weights), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.nll(rec, logvar, 0 * weights), 0.0)
+
+
+def test_hinge_is_zero_beyond_the_margin_and_one_at_zero_logits():
+    assert losses.discriminator_hinge(image(1.5), image(-1.5)) == 0.0
+    assert losses.discriminator_hinge(image(0.0), image(0.0)) == 1.0
+    # 0.5 * (relu(1 - 0.5) + relu(1 + 0.25))
+    assert losses.discriminator_hinge(image(0.5), image(0.25)) == 0.875
+
+
+def test_vanilla_is_the_cross_entropy_of_a_coin_at_zero_logits():
+    np.testing.assert_allclose(
+        losses.discriminator_vanilla(image(0.0), image(0.0)), np.log(2), rtol=1e-6
+    )
+    assert losses.discriminator_vanilla(image(50.0), image(-50.0)) < 1e-20
+
+
+def test_the_generator_wants_high_logits():
+    assert losses.generator(image(1.0, 3.0)) == -2.0
+
+
+def test_the_adaptive_weight_is_the_ratio_of_lengths_within_its_clip():
+    def weight(nll, g):
+        return losses.adaptive_weight(jnp.asarray(nll), jnp.asarray(g))
+
+    np.testing.assert_allclose(weight([3.0, 4.0], [0.0, 2.0]), 5 / 2.0001, rtol=1e-6)
+    np.testing.assert_allclose(weight([0.3, 0.4], [0.0, 0.0]), 0.5 / 1e-4, rtol=1e-6)
+    assert weight([3.0, 4.0], [0.0, 0.0]) == 1e4
+
+
+def test_the_adaptive_weight_carries_no_gradient():
+    def product(x):
+        return x[0] * losses.adaptive_weight(x, x + 1.0)
+
+    x = jnp.asarray([2.0, 1.0])
+    weight = losses.adaptive_weight(x, x + 1.0)
+    np.testing.assert_allclose(jax.grad(product)(x), [weight, 0.0])
+
+
+def test_a_weight_is_adopted_at_exactly_its_threshold():
+    assert losses.adopt_weight(0.7, 9, 10) == 0.0
+    assert losses.adopt_weight(0.7, 10, 10) == jnp.float32(0.7)
+    assert losses.adopt_weight(0.7, 9, 10, otherwise=0.1) == jnp.float32(0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["hinge", "vanilla_logvar", "weights", "conditional", "noperceptual_nodisc"]
+)
+@pytest.mark.parametrize("step", [9, 10, 11])
+def test_the_base_objective_matches_the_published_loss(name, step):
+    arrays = golden.load(f"loss_base_{name}")
+    grads, logs = published_loss.run(arrays, step, tiny.BASE)
+    expected = golden.below(arrays, f"step{step}/train/")
+    assert set(logs) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(logs[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+    totals = golden.below(arrays, f"step{step}/")
+    np.testing.assert_allclose(logs["total_loss"], totals["g_total"], rtol=1e-4)
+    np.testing.assert_allclose(
+        logs["disc_loss"], totals["d_total"], rtol=1e-4, atol=1e-6
+    )
+    scale = np.abs(totals["g_grad_last"]).max()
+    np.testing.assert_allclose(
+        grads["kernel"], totals["g_grad_last"], rtol=1e-4, atol=1e-5 * scale
+    )
+    np.testing.assert_allclose(grads["logvar"], totals["g_grad_logvar"], rtol=1e-4)

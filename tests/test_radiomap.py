@@ -1,0 +1,164 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from radiovae_jax.data import radiomap
+
+MODULES = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+
+
+@MODULES
+def test_gray_levels_are_the_decibels_the_data_set_states(xp):
+    # RadioMapSeer's paper: -47.84 dB at 255 is rounded; 0 and 255 span 100 dB.
+    gray = xp.array([0, 51, 255], dtype=xp.uint8)
+    f = radiomap.gray_to_f(gray)
+    assert f.dtype == np.float32
+    np.testing.assert_allclose(f, [0.0, 0.2, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(radiomap.f_to_db(f), [-147, -127, -47], rtol=1e-6)
+
+
+@MODULES
+def test_decibels_become_f_and_f_becomes_the_model_range(xp):
+    # By hand: (-97 + 147) / 100 = 0.5, and 2 * 0.5 - 1 = 0.
+    gain_db = xp.array([-147.0, -97.0, -47.0], dtype=xp.float32)
+    f = radiomap.db_to_f(gain_db)
+    np.testing.assert_allclose(f, [0, 0.5, 1], atol=1e-6)
+    np.testing.assert_allclose(radiomap.f_to_model(f), [-1, 0, 1], atol=1e-6)
+    x = xp.array([-1.0, 0.5], dtype=xp.float32)
+    np.testing.assert_allclose(radiomap.model_to_f(x), [0, 0.75], atol=1e-6)
+
+
+@MODULES
+def test_the_threshold_moves_the_noise_floor_to_zero(xp):
+    # By hand, t = 0.2: (0.6 - 0.2) / 0.8 = 0.5.
+    f = xp.array([0.0, 0.1, 0.2, 0.6, 1.0], dtype=xp.float32)
+    expected = [0, 0, 0, 0.5, 1]
+    np.testing.assert_allclose(radiomap.threshold(f, 0.2), expected, atol=1e-6)
+    np.testing.assert_allclose(radiomap.threshold(f, 0.0), f)
+
+
+def test_floats_are_f_already_and_other_integers_have_no_known_scale():
+    f = np.array([0.25], np.float32)
+    assert radiomap.gray_to_f(f) is f
+    with pytest.raises(ValueError, match=r"int32 has no known scale; expected uint8"):
+        radiomap.gray_to_f(np.array([1], np.int32))
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.0])
+def test_an_impossible_threshold_is_refused(t):
+    with pytest.raises(ValueError, match=r"outside \[0, 1\); RadioUNet's is 0.2"):
+        radiomap.threshold(np.zeros(1, np.float32), t)
+
+
+def test_a_png_is_read_as_stored(tmp_path):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    image = radiomap.read_map(tmp_path / "a.png")
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, gray[..., None])
+    assert radiomap.read_shape(tmp_path / "a.png") == (3, 4, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1), (3, 4, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_an_npy_is_gray_or_f_with_any_number_of_channels(tmp_path, shape, dtype):
+    array = np.ones(shape, dtype)
+    np.save(tmp_path / "a.npy", array)
+    image = radiomap.read_map(tmp_path / "a.npy")
+    assert image.shape == (*shape, 1)[:3]
+    assert image.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
+    assert radiomap.read_shape(tmp_path / "a.npy") == image.shape
+
+
+def test_a_written_png_is_read_by_pillow_and_leaves_nothing_else(tmp_path):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    radiomap.write_png(tmp_path / "a.png", gray)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), gray[..., 0])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(ValueError, match=r"b.png: expected \[h, w\] or \[h, w, 1\]"):
+        radiomap.write_png(tmp_path / "b.png", np.zeros((3, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "mode, what, remedy",
+    [
+        ("RGB", "RGB colour", "export the gray values"),
+        ("RGBA", "RGB colour with transparency", "export the gray values"),
+        ("P", "palette", "Colours of a colour map are not gains"),
+        ("I;16", "16-bit gray", "Divide by 257"),
+        ("LA", "gray with transparency", r"convert\('L'\)"),
+        ("1", "1-bit black and white", r"convert\('L'\)"),
+    ],
+)
+def test_a_png_that_is_not_8_bit_gray_is_named_with_what_it_is(
+    tmp_path, mode, what, remedy
+):
+    Image.new(mode, (4, 4)).save(tmp_path / "11_1.png")
+    with pytest.raises(ValueError, match=rf"11_1.png is a {what} PNG .*{remedy}"):
+        radiomap.read_map(tmp_path / "11_1.png")
+
+
+@pytest.mark.parametrize("keep", [0, 20, 60, 0.5, 0.9])
+def test_a_truncated_png_is_named_and_to_be_copied_again(tmp_path, keep):
+    path = tmp_path / "11_1.png"
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
+    with pytest.raises(ValueError, match=r"11_1.png is truncated .* copy it again"):
+        radiomap.read_map(path)
+
+
+def test_a_file_of_another_format_under_the_name_of_a_png_is_refused(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a.png is truncated or not the PNG file"):
+        radiomap.read_map(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("keep", [0, 40, 200])
+def test_a_truncated_npy_is_named_and_to_be_copied_again(tmp_path, keep):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((32, 32), np.float32))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"a.npy is truncated .* copy it again"):
+        radiomap.read_map(path)
+
+
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (np.array([[np.nan, np.inf]]), r"a.npy holds 2 non-finite values"),
+        (np.array([[-90.0, 0.5]]), r"a.npy spans \[-90, 0.5\].*db_to_f"),
+        (np.array([[0.0, 1.5]]), r"a.npy spans \[0, 1.5\], expected f in \[0, 1\]"),
+        (np.array([[0, 255]], np.int64), r"a.npy holds int64, expected uint8"),
+        (np.array([[True]]), r"a.npy holds bool, expected uint8"),
+        (np.zeros((2, 2, 2, 2)), r"a.npy has shape \(2, 2, 2, 2\).*one map a file"),
+        (np.array([None]), r"a.npy is truncated or not the NPY file"),
+    ],
+)
+def test_an_npy_that_is_no_map_is_named_with_what_is_wrong(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=message):
+        radiomap.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+@pytest.mark.parametrize("read", [radiomap.read_map, radiomap.read_shape])
+def test_a_missing_file_is_named(tmp_path, name, read):
+    with pytest.raises(FileNotFoundError, match=rf"{name} does not exist; copy it"):
+        read(tmp_path / name)
+
+
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a.tif: a map is a .png or an .npy file"):
+        radiomap.read_map(tmp_path / "a.tif")
+
+
+def test_a_wrong_size_names_both_files_and_both_sizes():
+    radiomap.check_shape((4, 4, 1), (4, 4, 1), "a.png", "b.png")
+    with pytest.raises(ValueError, match=r"a.png is 3x4x1, expected 4x4x1 like b.png"):
+        radiomap.check_shape((3, 4, 1), (4, 4, 1), "a.png", "b.png")

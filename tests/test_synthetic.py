@@ -1,0 +1,265 @@
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from radiovae_jax.data import city as city_module
+from radiovae_jax.data import dominant_path, radiomap, splits, synthetic
+from radiovae_jax.data.radiomapseer import RadioMapSeer
+
+ALL = ("gray", "buildings", "antenna")
+
+
+def trace(buildings, site, *, corners=(), max_turns=6, through_buildings=False):
+    corners = np.array(corners, np.int64).reshape(-1, 2)
+    sight = dominant_path.corner_sight(buildings, corners)
+    return dominant_path.gain_gray(
+        buildings,
+        sight,
+        np.array(site),
+        max_turns=max_turns,
+        through_buildings=through_buildings,
+    )
+
+
+def tree(root: pathlib.Path) -> dict[str, bytes]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_the_line_of_sight_follows_the_distance_law_of_the_real_maps():
+    # Gray levels at these distances in DPM/410_49 and 483_23, both nearly empty maps.
+    gray = trace(np.zeros((256, 256), bool), (128, 40))
+    distances = [0, 5, 8, 12, 20, 30, 50, 80, 120, 160]
+    expected = [255, 210, 198, 186, 172, 160, 146, 133, 121, 113]
+    np.testing.assert_allclose(gray[128, 40 + np.array(distances)], expected, atol=1.5)
+
+
+def test_a_wall_casts_a_shadow_which_its_corners_light():
+    buildings = np.zeros((64, 64), bool)
+    buildings[20:40, 30:34] = True
+    dark = trace(buildings, (30, 10))
+    assert (dark[buildings] == 0).all()
+    assert dark[30, 36:].max() == 0  # no corner: nothing behind the wall
+    assert dark[5, 50] > 0  # past its end one sees the transmitter
+    corners = [(18, 29), (18, 35), (41, 29), (41, 35)]
+    lit = trace(buildings, (30, 10), corners=corners)
+    assert (lit >= dark).all()
+    assert lit[~buildings].min() > 0
+    # The path by the upper corner, by hand: 22.5 m, a turn of 100 degrees at (18, 35)
+    # or so; what matters is that it is darker than the line of sight and fades inward.
+    assert lit[30, 36] < lit[22, 40] < lit[5, 50]
+    only_one = trace(buildings, (30, 10), corners=corners, max_turns=1)
+    assert (only_one <= lit).all() and (only_one < lit).any()
+
+
+def test_a_turn_costs_what_is_stated():
+    # By hand: an L of two streets, transmitter and pixel 20 m from the corner, one
+    # turn of 90 degrees, 40 m in all.
+    buildings = np.ones((41, 41), bool)
+    buildings[20, :] = buildings[:, 20] = False
+    gray = trace(buildings, (20, 0), corners=[(20, 20)])
+    loss = dominant_path.TURN_DB + dominant_path.TURN_DB_PER_RADIAN * np.pi / 2
+    gain_db = -46.8 - 25.3 * np.log10(40) - loss
+    np.testing.assert_allclose(gray[40, 20], 255 * (gain_db + 147) / 100, atol=1.5)
+
+
+def test_every_turn_is_counted_from_the_direction_before_it():
+    # By hand: down, right and down again, 20 m each, two turns of 90 degrees.
+    buildings = np.ones((41, 41), bool)
+    buildings[:21, 20] = buildings[20, 20:] = buildings[20:, 40] = False
+    corners = [(20, 20), (20, 40)]
+    gray = trace(buildings, (0, 20), corners=corners)
+    loss = dominant_path.TURN_DB + dominant_path.TURN_DB_PER_RADIAN * np.pi / 2
+    gain_db = -46.8 - 25.3 * np.log10(60) - 2 * loss
+    np.testing.assert_allclose(gray[40, 40], 255 * (gain_db + 147) / 100, atol=1.5)
+    assert trace(buildings, (0, 20), corners=corners, max_turns=1)[40, 40] == 0
+
+
+def test_a_path_may_cross_buildings_only_where_told():
+    buildings = np.zeros((41, 41), bool)
+    buildings[10:31, 10:31] = True
+    buildings[15:26, 15:26] = False  # a closed court, walls of 5 m
+    assert trace(buildings, (20, 2))[15:26, 15:26].max() == 0
+    gray = trace(buildings, (20, 2), through_buildings=True)
+    gain_db = -46.8 - 25.3 * np.log10(18) - 5 * dominant_path.BUILDING_DB_PER_METRE
+    np.testing.assert_allclose(gray[20, 20], 255 * (gain_db + 147) / 100, atol=1.5)
+    assert gray[~buildings].min() >= 1
+
+
+def test_a_city_is_drawn_with_streets_houses_and_room_for_transmitters():
+    for seed in range(20):
+        drawn = city_module.draw_city(64, np.random.default_rng(seed))
+        assert not (drawn.roads & drawn.buildings).any()
+        rows, columns = drawn.sites.T
+        assert not drawn.buildings[rows, columns].any()
+        assert len(drawn.sites) >= 80
+    assert 0.05 < drawn.buildings.mean() < 0.6
+
+
+def test_the_street_is_as_bright_as_in_the_real_maps(realmaps):
+    source = RadioMapSeer(realmaps, fields=("gray", "buildings"), split="train")
+    real = [source[i]["gray"][source[i]["buildings"] == 0] for i in range(len(source))]
+    street, share = [], []
+    for seed in range(8):
+        drawn = city_module.draw_city(256, np.random.default_rng(seed))
+        sight = dominant_path.corner_sight(drawn.buildings, drawn.corners)
+        gray = dominant_path.gain_gray(
+            drawn.buildings, sight, drawn.sites[0], max_turns=6, through_buildings=True
+        )
+        street.append(gray[~drawn.buildings])
+        share.append(drawn.buildings.mean())
+    found = np.percentile(np.concatenate(street), [25, 50, 75])
+    wanted = np.percentile(np.concatenate(real), [25, 50, 75])
+    # Gray levels; eight cities scatter by about 10.
+    np.testing.assert_allclose(found, wanted, atol=25)
+    assert 0.1 < np.mean(share) < 0.4  # 0.25 in the real ones
+
+
+def test_the_city_is_read_by_the_reader_of_the_real_data(city):
+    for split, maps in (("train", 8), ("val", 1), ("test", 1)):
+        source = RadioMapSeer(city, split=split, fields=ALL)
+        assert len(source) == 2 * maps
+        for index in range(len(source)):
+            record = source[index]
+            assert (record["gray"][record["buildings"] == 255] == 0).all()
+            assert (record["gray"][record["buildings"] == 0] > 0).all()
+            assert record["gray"][record["antenna"] == 255] == 255
+
+
+def test_the_json_gives_the_transmitters_as_column_and_row_from_the_bottom(city):
+    source = RadioMapSeer(city, split="all", fields=("antenna",))
+    number, tx = source.names[1]
+    x, y = json.loads((city / "antenna" / f"{number}.json").read_text())[tx]
+    assert np.argwhere(source[1]["antenna"]).tolist() == [[64 - 1 - y, x, 0]]
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path):
+    options = dict(maps=3, transmitters=1, size=32)
+    first = synthetic.write_city(tmp_path / "a", seed=1, **options)
+    again = synthetic.write_city(tmp_path / "b", seed=1, **options)
+    other = synthetic.write_city(tmp_path / "c", seed=2, **options)
+    assert tree(first) == tree(again)
+    assert tree(first) != tree(other)
+    # Nor does asking for more change what was there.
+    options.update(transmitters=2)
+    more = tree(synthetic.write_city(tmp_path / "d", seed=1, **options))
+    gains = {name: data for name, data in tree(first).items() if "gain" in name}
+    assert gains.items() <= more.items()
+
+
+@pytest.mark.parametrize(
+    "maps, parts", [(3, (1, 1, 1)), (10, (8, 1, 1)), (100, (80, 10, 10))]
+)
+def test_the_maps_are_dealt_to_the_splits_in_proportion(maps, parts):
+    numbers = synthetic.map_numbers(maps)
+    assert len(set(numbers)) == maps
+    for split, part in zip(("train", "val", "test"), parts, strict=True):
+        assert len(splits.split_maps(split, "radiounet") & set(numbers)) == part
+
+
+def test_700_maps_are_all_there_are():
+    assert sorted(synthetic.map_numbers(700)) == list(range(1, 701))
+
+
+def test_a_city_is_written_once_and_other_numbers_are_refused(tmp_path):
+    options = dict(maps=3, transmitters=1, size=32, seed=0)
+    root = synthetic.write_city(tmp_path / "city", **options)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    synthetic.write_city(root, **options)
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with pytest.raises(
+        ValueError, match=r"another synthetic city \(seed=0 there, 7 asked for\)"
+    ):
+        synthetic.write_city(root, **{**options, "seed": 7})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds no synthetic.json: it is no synthet"):
+        synthetic.write_city(tmp_path, maps=3, transmitters=1, size=32, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_interrupted_city_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    options = dict(maps=3, transmitters=1, size=32, seed=0)
+    root = tmp_path / "city"
+    writes = []
+
+    def fail_later(path, gray):
+        writes.append(path)
+        if len(writes) > 5:
+            raise KeyboardInterrupt
+        write_png(path, gray)
+
+    write_png = radiomap.write_png
+    monkeypatch.setattr(radiomap, "write_png", fail_later)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic.write_city(root, **options)
+    assert not root.exists()
+    monkeypatch.undo()
+    synthetic.write_city(root, **options)
+    assert len(RadioMapSeer(root, split="all")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["city"]
+
+
+def test_of_two_processes_the_slower_takes_the_city_of_the_faster(
+    tmp_path, monkeypatch
+):
+    options = dict(maps=3, transmitters=1, size=32, seed=0)
+    root = tmp_path / "city"
+    rename = pathlib.Path.rename
+
+    def after_the_other(partial, target):
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        synthetic.write_city(root, **options)
+        return rename(partial, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", after_the_other)
+    assert synthetic.write_city(root, **options) == root
+    assert [path.name for path in tmp_path.iterdir()] == ["city"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"maps": 2}, r"maps=2; expected 3 \(one for each split\) to 700"),
+        ({"maps": 701}, r"maps=701; expected 3"),
+        ({"transmitters": 0}, r"transmitters=0; expected at least 1"),
+        ({"size": 8}, r"size=8; expected at least 16 pixels"),
+        ({"simulation": "carsDPM"}, r"unknown simulation 'carsDPM': did you mean 'DPM"),
+        ({"transmitters": 2000}, r"has room for \d+ transmitters, 2000 were asked for"),
+    ],
+)
+def test_impossible_numbers_are_refused(tmp_path, options, message):
+    numbers = {"maps": 3, "transmitters": 1, "size": 32, "seed": 0, **options}
+    with pytest.raises(ValueError, match=message):
+        synthetic.write_city(tmp_path / "city", **numbers)
+    assert not (tmp_path / "city").exists()
+
+
+def test_fewer_turns_reach_less_of_the_street(tmp_path):
+    options = dict(maps=3, transmitters=2, size=64, seed=0)
+    gains = {}
+    for simulation in ("IRT2", "IRT4", "DPM"):
+        source = synthetic.SyntheticCity(
+            tmp_path / simulation, simulation=simulation, split="all", **options
+        )
+        gains[simulation] = np.stack([source[i]["gray"] for i in range(len(source))])
+    assert (gains["IRT2"] <= gains["IRT4"]).all()
+    assert (gains["IRT4"] <= gains["DPM"]).all()
+    assert (gains["IRT2"] < gains["DPM"]).any()
+
+
+def test_the_source_says_that_it_is_synthetic(tmp_path):
+    source = synthetic.SyntheticCity(
+        tmp_path / "city", maps=3, transmitters=2, size=32, seed=0, fields=ALL
+    )
+    assert source.shape == (32, 32, 1)
+    assert len(source) == 2
+    assert source.summary().startswith(
+        "synthetic city DPM, split train: 2 images of 1 maps of 32x32x1, in "
+    )

@@ -1,0 +1,335 @@
+"""The loop on a tiny synthetic city: what a user relies on across runs."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import radiovae_jax
+from radiovae_jax import (
+    config_check,
+    experiment,
+    logbook,
+    run_folder,
+    train,
+    train_step,
+)
+from radiovae_jax.checkpoint import Checkpoints, best_step
+from radiovae_jax.data import radiomap
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    return tmp_path_factory.mktemp("data") / "city"
+
+
+@pytest.fixture(scope="module")
+def unbroken(city, tmp_path_factory):
+    """A run of six steps, three without and three with the discriminator."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    metrics = train.run(tiny.config(city), workdir)
+    return workdir, metrics
+
+
+def saved(workdir, config):
+    """Returns every array of the newest checkpoint, and the data position."""
+    built = experiment.build(config, (32, 32, 1))
+    shapes = jax.eval_shape(
+        lambda key: experiment.init_state(config, built, key), jax.random.key(0)
+    )
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes
+    )
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore_latest(like)
+    checkpoints.close()
+    return restored
+
+
+def without_time(lines):
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in lines
+    ]
+
+
+def test_stopping_and_going_on_equals_one_unbroken_run_bit_for_bit(
+    city, unbroken, tmp_path
+):
+    train.run(tiny.config(city, stop_at=4), tmp_path)
+    assert logbook.read(tmp_path / "metrics.jsonl")[-1]["step"] == 4
+    train.run(tiny.config(city), tmp_path)
+    one, one_data = saved(unbroken[0], tiny.config(city))
+    two, two_data = saved(tmp_path, tiny.config(city))
+    assert int(one.step) == 6
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert one_data == two_data
+    assert one_data["position"] == 6
+    lines = [logbook.read(path / "metrics.jsonl") for path in (unbroken[0], tmp_path)]
+    # The stop itself adds a validation; everything else is the same.
+    lines[1][3] = {k: v for k, v in lines[1][3].items() if not k.startswith("val/")}
+    assert without_time(lines[0]) == without_time(lines[1])
+
+
+def test_each_step_is_logged_once_under_the_agreed_names(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    names = (
+        "total_loss logvar kl_loss nll_loss rec_loss d_weight disc_factor g_loss "
+        "disc_loss logits_real logits_fake"
+    ).split()
+    assert {f"train/{name}" for name in names} <= lines[0].keys()
+    measured = ["psnr", "ssim", "nmse", "rmse_db"]
+    assert {f"val/{name}" for name in names + measured} <= lines[2].keys()
+
+
+def test_adversarial_numbers_are_zero_before_disc_start_and_not_after(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    for name in ("d_weight", "disc_factor", "g_loss", "disc_loss", "logits_real"):
+        assert [line[f"train/{name}"] for line in lines[:3]] == [0, 0, 0]
+        assert all(line[f"train/{name}"] != 0 for line in lines[3:])
+    for name in ("disc_factor", "g_loss", "disc_loss", "logits_real"):
+        assert lines[2][f"val/{name}"] == 0
+        assert lines[5][f"val/{name}"] != 0
+
+
+def test_the_discriminator_does_not_move_before_disc_start(city, unbroken, tmp_path):
+    config = tiny.config(city, stop_at=3)
+    train.run(config, tmp_path)
+    state, _ = saved(tmp_path, config)
+    init_key, _, _ = jax.random.split(jax.random.key(config.seed), 3)
+    built = experiment.build(config, (32, 32, 1))
+    fresh = jax.jit(lambda key: experiment.init_state(config, built, key))(init_key)
+    for part in ("disc_params", "disc_stats", "disc_opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(state, part), getattr(fresh, part)
+        )
+    moved, _ = saved(unbroken[0], config)
+    kernel = moved.disc_params["conv_0"]["kernel"]
+    assert np.abs(kernel - fresh.disc_params["conv_0"]["kernel"]).max() > 0
+
+
+def test_the_released_mode_runs_the_discriminator_from_the_first_step(city, tmp_path):
+    config = tiny.config(city, stop_at=1)
+    released = tiny.read("radio_reference")
+    for section, fields in {
+        "loss": ("discriminator_before_start", "fresh_reconstruction", "loss_scale"),
+        "ema": ("schedule", "decay", "of"),
+    }.items():
+        config[section].update({name: released[section][name] for name in fields})
+    train.run(config, tmp_path)
+    state, _ = saved(tmp_path, config)
+    assert float(np.abs(state.disc_stats["norm_1"]["mean"]).max()) > 0
+    assert set(state.ema) == {"autoencoder", "logvar", "disc_params", "disc_stats"}
+    # A copy until step 100.
+    jax.tree.map(
+        np.testing.assert_array_equal, state.ema["disc_params"], state.disc_params
+    )
+
+
+def test_the_configs_choose_their_moving_average():
+    released = experiment.build_schedules(tiny.read("radio_reference")).ema_decay
+    ours = experiment.build_schedules(tiny.read("radio")).ema_decay
+    # A copy, left alone, and n = 111 - 101 = 10 calls after the warm-up.
+    np.testing.assert_allclose(released(50), 0.0)
+    np.testing.assert_allclose(released(55), 1.0)
+    np.testing.assert_allclose(released(110), 1 - 11 ** (-2 / 3), rtol=1e-6)
+    np.testing.assert_allclose(ours(5), 6 / 15, rtol=1e-6)
+    np.testing.assert_allclose(ours(10**6), 0.999, rtol=1e-6)
+
+
+def test_the_run_leaves_its_files_where_people_look(unbroken):
+    workdir, metrics = unbroken
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["autoencoder"]["ch"] == 32
+    assert (workdir / "images" / "reconstructions_0000006.png").stat().st_size > 10_000
+    assert (workdir / "images" / "samples_0000006.png").exists()
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert metrics["nmse"] > 0
+
+
+def test_load_gives_back_the_average_ready_to_encode_and_decode(city, unbroken):
+    workdir, _ = unbroken
+    model, params = radiovae_jax.load(workdir, step=6)
+    state, _ = saved(workdir, tiny.config(city))
+    jax.tree.map(
+        np.testing.assert_array_equal, params["params"], state.ema["autoencoder"]
+    )
+    gray = radiomap.read_map(next((city / "gain" / "DPM").glob("*.png")))
+    x = radiomap.f_to_model(radiomap.gray_to_f(gray))[None]
+    z = model.apply(params, x, method="encode").mode()
+    recon = model.apply(params, z, method="decode")
+    assert z.shape == (1, 16, 16, 3)
+    assert recon.shape == x.shape
+    error_db = 100 * (radiomap.model_to_f(recon) - radiomap.gray_to_f(gray)[None])
+    assert 0 < np.sqrt(np.mean(error_db**2)) < 100  # six steps are no training
+    live = radiovae_jax.load(workdir, weights="live", step=6)[1]
+    jax.tree.map(
+        np.testing.assert_array_equal, live["params"], state.params["autoencoder"]
+    )
+
+
+def test_another_config_in_the_same_folder_is_refused_and_nothing_changes(
+    city, unbroken
+):
+    workdir, _ = unbroken
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    config = tiny.config(city)
+    config.loss.kl_weight = 1e-3
+    with pytest.raises(ValueError, match=r"loss.kl_weight: 1e-06 there, 0.001 here"):
+        train.run(config, workdir)
+    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    city, tmp_path, caplog
+):
+    config = tiny.config(city, stop_at=6)
+    train.run(config, tmp_path)
+    whole, _ = saved(tmp_path, config)
+    for path in (tmp_path / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train.run(config, tmp_path)
+    assert "checkpoint 6 cannot be read" in caplog.text
+    assert (tmp_path / "damaged_checkpoints" / "6").is_dir()
+    again, _ = saved(tmp_path, config)
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    steps = [line["step"] for line in logbook.read(tmp_path / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_torn_line_of_the_log_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n{"step": 3, "a"')
+    log = logbook.Logbook(tmp_path, step=1)
+    log.write(2, {"a": float("nan")})
+    log.close()
+    assert path.read_text() == '{"step": 1, "a": 1.0}\n{"step": 2, "a": null}\n'
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
+        radiovae_jax.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="holds checkpoints but no config"):
+        run_folder.claim(tmp_path, tiny.read("quickstart"))
+
+
+@pytest.mark.parametrize(
+    "section, field, value, message",
+    [
+        ("data", "image_size", 31, r"31x31 is not a multiple of .*data.image_size=32"),
+        ("data", "crop", 15, r"15x15 is not a multiple"),
+        ("data", "source", "synthethic", "synthetic"),
+        ("data", "val_split", "valid", "val"),
+        ("data", "simulation", "DMP", "DPM"),
+        ("data", "augment", "flips", "flip"),
+        ("loss", "disc_loss", "wgan", "hinge"),
+        ("loss", "pixel_weights", "roads", "street"),
+        ("optimizer", "schedule", "cosinus", "cosine"),
+        ("ema", "schedule", "fast", "warmup"),
+        ("ema", "of", ("logvar",), "must hold 'autoencoder'"),
+        ("train", "dtype", "float16", "bfloat16"),
+        ("train", "log_every", 0, "log_every=0 must be a whole number from 1"),
+        ("train", "steps", 0, "steps=0 must be"),
+        ("train", "images", 0, "images=0 must be"),
+        ("autoencoder", "ch", 48, "multiple of 32"),
+        ("autoencoder", "ch_mult", (1, "a"), "must be a tuple of a whole number"),
+        ("autoencoder", "in_channels", 3, "the image has 1 channels"),
+        ("autoencoder", "out_ch", 3, "set autoencoder.out_ch=1"),
+        ("loss", "disc_in_channels", 2, "given 1 channels"),
+        ("loss", "disc_num_layers", 5, "too small for a discriminator of 5 layers"),
+        ("loss", "kl_weight", float("nan"), "kl_weight=nan must be"),
+    ],
+)
+def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
+    city, tmp_path, section, field, value, message
+):
+    config = tiny.config(city)
+    config[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_and_missing_fields_of_a_config_file_are_named_together(city, tmp_path):
+    config = tiny.config(city)
+    with config.unlocked():
+        config.loss.kl_wieght = 1e-3
+        del config.train.images
+    with pytest.raises(ValueError) as error:
+        train.run(config, tmp_path / "run")
+    assert "loss.kl_wieght is no field; did you mean loss.kl_weight?" in str(
+        error.value
+    )
+    assert "train.images is missing" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config", ["radio", "radio:native", "radio:f8", "radio_reference", "quickstart"]
+)
+def test_the_configs_of_the_project_pass_the_check(config):
+    config_check.check(tiny.read(*config.split(":")))
+
+
+def test_a_run_that_fails_late_has_saved_what_it_had(city, tmp_path):
+    config = tiny.config(city, checkpoint_every=5, validate_every=5)
+    root = tmp_path / "city"
+    shutil.copytree(city, root)
+    config.data.root = str(root)
+    validation = experiment.open_data(config, "val")
+    path = validation.path("gray", 0)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        train.run(config, tmp_path / "run")
+    state, position = saved(tmp_path / "run", config)
+    assert int(state.step) == position["position"] == 5
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(city, tmp_path):
+    train.run(tiny.config(city, stop_at=3), tmp_path)
+    config = tiny.config(city)
+    real = train_step.train_step
+
+    def poisoned(*args, **options):
+        state, logs = real(*args, **options)
+        return state, logs | {"total_loss": logs["total_loss"] * jnp.nan}
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train_step, "train_step", poisoned)
+        with pytest.raises(FloatingPointError, match=r"at step 4; the last .* step 3"):
+            train.run(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3]
+    checkpoints.close()
+
+
+def test_a_nan_in_the_metrics_never_becomes_the_best(city, tmp_path):
+    config = tiny.config(city)
+    built = experiment.build(config, (32, 32, 1))
+    state = experiment.init_state(config, built, jax.random.key(0))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, nmse in enumerate([0.3, 0.1, float("nan"), float("nan")], 1):
+        now = state._replace(step=jnp.asarray(step))
+        checkpoints.save(now, {}, {"nmse": nmse})
+        checkpoints.wait()
+    assert checkpoints.steps() == [2, 4]
+    checkpoints.close()
+    assert best_step(tmp_path) == 2
+
+
+def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(city, tmp_path):
+    config = tiny.config(city)
+    config.loss.update(perceptual_weight=1.0, perceptual_weights=str(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        train.run(config, tmp_path / "run")
+    assert "perceptual_weight=0" in str(error.value)
+    assert "perceptual_weights" in str(error.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,154 @@
+"""Writes the weights of a run for PyTorch.
+
+    python tools/export_torch.py runs/radio radio.pt            # RadioDiff, LDM
+    python tools/export_torch.py runs/radio radio.safetensors   # the same names
+    python tools/export_torch.py runs/radio vae/                # diffusers
+
+A .pt or .ckpt holds {"state_dict": ...}, as both RadioDiff and latent-diffusion read
+it: the autoencoder, loss.discriminator.* and loss.logvar. A folder is what
+diffusers.AutoencoderKL.from_pretrained reads. Needs `pip install radiovae-jax[torch]`.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from radiovae_jax import (
+    command_line,
+    diffusers_weights,
+    run_folder,
+    torch_files,
+    torch_structure,
+    torch_weights,
+)
+
+SUFFIXES = ", ".join(torch_files.SUFFIXES)
+StateDict = dict[str, np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parse(argv)
+    try:
+        with command_line.one_message(debug=args.debug):
+            export(args)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
+    parser.add_argument(
+        "out",
+        type=pathlib.Path,
+        help=f"file ({SUFFIXES}), or a folder (no suffix) for diffusers",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "live"),
+        default="ema",
+        help="the average that validation judges (default), or the live weights",
+    )
+    parser.add_argument(
+        "--step", type=int, default=0, help="which checkpoint (default: the best)"
+    )
+    parser.add_argument(
+        "--latents",
+        type=pathlib.Path,
+        help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
+        "channel, for diffusers' scaling_factor and shift_factor (default: "
+        "WORKDIR/latents/statistics.json where there is one; else the factors that "
+        "the run was imported with)",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError: what is wrong, and what to do about it.
+    """
+    is_file = bool(args.out.suffix)
+    if is_file and args.out.suffix not in torch_files.SUFFIXES:
+        raise ValueError(
+            f"{args.out}: expected a file with one of {SUFFIXES}, or a folder for "
+            "diffusers, whose name has no suffix"
+        )
+    if is_file and args.latents:
+        raise ValueError(
+            f"{args.out} cannot hold the factors of --latents; leave it out, or name a "
+            "folder for diffusers"
+        )
+    free = not is_file and args.out.is_dir() and not any(args.out.iterdir())
+    if args.out.exists() and not free:
+        raise ValueError(f"{args.out} exists already; remove it or name another")
+    step = args.step or run_folder.best_step(args.workdir)
+    _, params = run_folder.load(args.workdir, args.weights, step=step)
+    params = jax.device_get(params)
+    if is_file:
+        logvar, discriminator = jax.device_get(
+            run_folder.load_loss(args.workdir, step=step)
+        )
+        state = radiodiff_state(params, discriminator, logvar)
+        torch_files.write(args.out, state)
+    else:
+        state = diffusers_weights.autoencoder_to_diffusers(params)
+        torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
+    print(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
+
+
+def radiodiff_state(params: dict, discriminator: dict, logvar) -> StateDict:
+    """Returns the tensors under the names of RadioDiff's AutoencoderKL."""
+    patch = torch_weights.discriminator_to_torch(discriminator)
+    return {
+        **torch_weights.autoencoder_to_torch(params),
+        "loss.logvar": np.asarray(logvar),
+        **{f"loss.discriminator.{name}": tensor for name, tensor in patch.items()},
+    }
+
+
+def diffusers_config(args: argparse.Namespace, params: dict) -> dict:
+    """Returns config.json, with the factors where they are known.
+
+    Raises:
+      ValueError, FileNotFoundError: the statistics asked for cannot be used.
+    """
+    config = run_folder.read_config(args.workdir)
+    structure = torch_structure.of_flax(params["params"])
+    factors = latent_factors(args, structure["z_channels"])
+    resolution = config.autoencoder.resolution
+    height = resolution if isinstance(resolution, int) else resolution[0]
+    side = config.data.image_size or height
+    return diffusers_weights.config_json(structure, sample_size=side, **factors)
+
+
+def latent_factors(args: argparse.Namespace, z: int) -> dict[str, float | None]:
+    """Returns the factors as measured; else as imported; else none."""
+    measured = args.latents or args.workdir / "latents" / "statistics.json"
+    imported = args.workdir / torch_files.FACTORS_FILE
+    if args.latents or measured.exists():
+        found = torch_files.read_json(measured)
+        diffusers_weights.check_statistics(found, z, measured)
+        pair = diffusers_weights.latent_factors(found["mean"], found["std"])
+        return dict(zip(("scaling_factor", "shift_factor"), pair, strict=True))
+    if imported.exists():
+        return diffusers_weights.factors_of(torch_files.read_json(imported))
+    return {}
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    sys.exit(main())

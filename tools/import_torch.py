@@ -1,0 +1,314 @@
+"""Makes a run folder of PyTorch weights.
+
+    python tools/import_torch.py model-30.pt --workdir runs/imported
+    python tools/import_torch.py vae.ckpt --workdir runs/imported --with-loss \\
+        --config configs/radio.py:native --config.train.batch_size=4
+    python tools/import_torch.py vae/ --workdir runs/imported
+
+Reads RadioDiff's model-*.pt, latent-diffusion's .ckpt, .safetensors, and the folder of
+a diffusers AutoencoderKL. The network's fields of the config come from the tensors, the
+rest from --config; `python -m radiovae_jax.main` with the same config goes on from
+there, and `radiovae_jax.load` reads it. Needs `pip install radiovae-jax[torch]`.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags, logging
+from ml_collections import config_flags
+
+from radiovae_jax import (
+    command_line,
+    config_check,
+    diffusers_weights,
+    experiment,
+    run_folder,
+    torch_files,
+    torch_structure,
+    torch_tables,
+    torch_weights,
+)
+from radiovae_jax.checkpoint import Checkpoints
+
+# Each copy: discriminator, logvar, perceptual_loss (LPIPS, which we have already).
+LOSSES = ("loss", "loss_pinn", "loss_pinn_dpm2irt4")
+CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "radio.py"
+StateDict = dict[str, np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args, overrides = parse(argv)
+    try:
+        with command_line.one_message(debug=args.debug):
+            import_file(args, overrides)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=pathlib.Path, help="file, or diffusers folder")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, required=True, help="run folder to make"
+    )
+    parser.add_argument(
+        "--config",
+        default=str(CONFIG),
+        help="config file of all that tensors do not say (default: configs/radio.py); "
+        "fields of it as --config.SECTION.FIELD=VALUE",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "ema", "model"),
+        default="auto",
+        help="which weights of a RadioDiff file: auto is its average where it has one",
+    )
+    parser.add_argument(
+        "--with-loss",
+        nargs="?",
+        const="loss",
+        default="",
+        choices=LOSSES,
+        metavar="COPY",
+        help="take discriminator and logvar too, from loss.* or the named copy "
+        f"({', '.join(LOSSES)}); without it both start afresh",
+    )
+    parser.add_argument(
+        "--prefix",
+        default="",
+        help="take only tensors under this prefix, first_stage_model. say; found by "
+        "itself where there is one autoencoder",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="ignore tensors whose names in the file start so; may be repeated",
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        default=0,
+        help="step at which the run goes on (default 0): schedules follow it",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+    args, rest = parser.parse_known_args(argv)
+    for word in rest:
+        if not word.startswith("--config."):
+            parser.error(f"unknown argument {word}")
+    return args, rest
+
+
+def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError: what is wrong, and what to do about it.
+    """
+    if args.workdir.exists() and (
+        not args.workdir.is_dir() or any(args.workdir.iterdir())
+    ):
+        raise ValueError(
+            f"{args.workdir} holds a run already, or other files; give another "
+            "--workdir"
+        )
+    given = read_config(args.config, overrides)
+    config_check.check(given)
+    if not 0 <= args.step < given.train.steps:
+        raise ValueError(
+            f"--step={args.step} is not within 0 and train.steps={given.train.steps}, "
+            "before which the run must go on; give another, or more train.steps"
+        )
+    state, facts = torch_files.read(args.file, args.weights)
+    state = torch_files.under_prefix(without(state, args.ignore), args.prefix)
+    own, loss = divide(state)
+    names = diffusers_weights.names_of(own)
+    if names is not torch_tables.RADIODIFF and not facts:
+        facts = facts_beside(args.file)
+    own = diffusers_weights.with_quant_convs(own, facts)
+    structure = torch_structure.of_torch(own, names)
+    params = torch_weights.autoencoder_from_torch(own, names)["params"]
+
+    config = given.copy_and_resolve_references()
+    fields = torch_structure.model_fields(structure, given.autoencoder.resolution)
+    del fields["resolution"]  # stays as given, a number or a pair
+    with config.ignore_type():
+        config.autoencoder.update(fields)
+    config.loss.disc_in_channels = structure["out_ch"]
+    if args.with_loss:
+        disc, logvar = read_loss(loss, args.with_loss, config)
+    else:
+        disc, logvar = {}, np.float32(config.loss.logvar_init)
+    config_check.check(config)
+    params = {"autoencoder": params, "logvar": logvar}
+    with torch_files.replacing(args.workdir) as folder:
+        write(folder, config, params, disc, args.step)
+        if facts:
+            factors = diffusers_weights.factors_of(facts)
+            (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
+    for name, value in fields.items():
+        if value != given.autoencoder[name]:
+            print(f"autoencoder.{name}={given.autoencoder[name]} became {value}")
+    print(f"wrote {args.workdir} at step {args.step}; its network:")
+    print(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
+    print("go on training from it with (and --config.data.root=... for your maps)")
+    print("  " + command(args, overrides, given, config))
+
+
+def without(state: StateDict, prefixes: Sequence[str]) -> StateDict:
+    """Returns the state without the tensors that are to be ignored."""
+    for prefix in prefixes:
+        if not torch_files.below(state, prefix):
+            print(f"--ignore={prefix}: no tensor is named {prefix}*")
+    return {k: v for k, v in state.items() if not k.startswith(tuple(prefixes))}
+
+
+def facts_beside(file: pathlib.Path) -> dict:
+    """Returns config.json beside a file with the names of diffusers.
+
+    Raises:
+      ValueError: there is none, and the tensors alone do not say enough.
+    """
+    try:
+        return torch_files.read_diffusers_config(file.parent)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file} has the names of diffusers and no config.json beside it, which "
+            "alone says what the shapes do not (norm_num_groups, act_fn); give the "
+            "folder that save_pretrained wrote"
+        ) from error
+
+
+def divide(state: StateDict) -> tuple[StateDict, StateDict]:
+    """Returns the autoencoder's tensors and those of the losses."""
+    if torch_files.below(state, "model_ema."):
+        raise ValueError(
+            "the file holds model_ema.*, latent-diffusion's average, under names that "
+            "say no structure; give --ignore=model_ema. to import the weights beside it"
+        )
+    prefixes = tuple(f"{copy}." for copy in LOSSES)
+    own = {k: v for k, v in state.items() if not k.startswith(prefixes)}
+    return own, {k: v for k, v in state.items() if k.startswith(prefixes)}
+
+
+def read_loss(
+    loss: StateDict, copy: str, config: ml_collections.ConfigDict
+) -> tuple[dict, np.ndarray]:
+    """Returns discriminator and logvar of one copy; fits the config to them.
+
+    Raises:
+      ValueError: the file has no such copy, or another discriminator.
+    """
+    there = [
+        name
+        for name in LOSSES
+        if f"{name}.logvar" in loss
+        and torch_files.below(loss, f"{name}.discriminator.")
+    ]
+    if copy not in there:
+        raise ValueError(
+            f"--with-loss {copy}: no {copy}.discriminator.* and {copy}.logvar in the "
+            f"file; it has {', '.join(there) or 'none of the losses'}"
+        )
+    disc, logvar = torch_weights.loss_from_torch(loss, copy)
+    found = torch_structure.discriminator_of_flax(disc)
+    cond = experiment.CONDITIONS * config.loss.disc_conditional
+    config.loss.update(
+        disc_in_channels=found["in_channels"] - cond,
+        disc_ndf=found["ndf"],
+        disc_num_layers=found["num_layers"],
+        use_actnorm=found["use_actnorm"],
+    )
+    return disc, logvar
+
+
+def read_config(path: str, overrides: list[str]) -> ml_collections.ConfigDict:
+    """Returns the config as main.py would read it.
+
+    Raises:
+      ValueError: there is no such file or field, or the file cannot be run.
+    """
+    values, words = flags.FlagValues(), ["", f"--config={path}", *overrides]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=words
+    )
+    try:
+        values(words)
+        # The copy also raises what the flag kept for later.
+        return holder.value.copy_and_resolve_references()
+    except Exception as error:  # a config file is code: anything may come out of it
+        text = str(error).replace("\\n", "\n").strip("\"' \n")
+        last = text.splitlines()[-1] if text else type(error).__name__
+        raise ValueError(f"config: {last}") from error
+
+
+def write(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    params: dict,
+    disc: dict,
+    step: int,
+) -> None:
+    """Writes config.json and one checkpoint, with fresh optimisers.
+
+    Args:
+      disc: the discriminator; empty for a fresh one.
+
+    Raises:
+      ValueError: the config and the weights do not go together.
+    """
+    # The perceptual weights are not needed here, and may not be at hand.
+    without_lpips = config.copy_and_resolve_references()
+    without_lpips.loss.perceptual_weight = 0.0
+    side = config.autoencoder.resolution
+    size = (side, side) if isinstance(side, int) else side
+    shape = (*size, config.autoencoder.in_channels)
+    built = experiment.build(without_lpips, shape)
+    if not disc:
+        key = jax.random.key(config.seed)
+        disc = experiment.init_discriminator(built.networks.discriminator, key)
+    params, disc = jax.tree.map(jnp.asarray, (params, disc))
+    state = experiment.new_state(config, built, params, disc)
+    run_folder.claim(workdir, config)
+    checkpoints = Checkpoints(workdir)
+    # No position: the data begin with the run that goes on from here.
+    checkpoints.save(state._replace(step=jnp.int32(step)), {}, None)
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def command(args, overrides: list[str], given, config) -> str:
+    """Returns the command that goes on from the imported run."""
+    before, after = (run_folder.flat(c.to_dict()) for c in (given, config))
+    changed = {
+        f"--config.{name}": f"{value}".replace(" ", "")
+        for name, value in after.items()
+        if before[name] != value
+    }
+    # A tuple that is given twice is not replaced but lengthened.
+    kept = [word for word in overrides if word.partition("=")[0] not in changed]
+    words = [f"--config={args.config}", f"--workdir={args.workdir}", *kept]
+    words += [f"{name}={value}" for name, value in changed.items()]
+    return "python -m radiovae_jax.main " + shlex.join(words)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    sys.exit(main())
