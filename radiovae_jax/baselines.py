@@ -18,11 +18,13 @@ class Pca(NamedTuple):
     directions: Float[Array, "z d"]
 
 
-def fit_pca(maps: Iterable[Image], *, patch: int, components: int) -> Pca:
+def fit_pca(
+    maps: Iterable[Float[Array, "_ h w c"]], *, patch: int, components: int
+) -> Pca:
     """Fits on batches of maps f, one pass, in float64.
 
     Args:
-      maps: batches [b, h, w, c], sizes divisible by the patch.
+      maps: batches, the last one smaller or not; sides divisible by the patch.
       patch: side of a patch, the autoencoder's down-sampling for the same latent size.
       components: numbers kept of a patch.
 
