@@ -21,7 +21,7 @@ ROOMS = [
     {"torch_files"},
     {"experiment", "config_check"},
     {"run_folder"},
-    {"warm_start"},
+    {"warm_start", "loop"},
     {"train"},
     {"main", "evaluate", "__init__"},
 ]
@@ -81,6 +81,7 @@ def test_only_the_top_knows_the_config():
             "experiment",
             "config_check",
             "run_folder",
+            "loop",
             "train",
             "main",
             "evaluate",
