@@ -48,5 +48,6 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=10,
         validate_every=100,
         checkpoint_every=100,
+        histogram_every=100,
     )
     return config

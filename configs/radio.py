@@ -39,6 +39,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             embed_dim=3,
             double_z=True,
             dropout=0.0,
+            remat=False,  # True: blocks are computed again on the way back; less memory
+            attention_chunk=0,  # > 0: queries at a time; 0: all scores at once
         )
     )
 
@@ -56,7 +58,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             disc_ndf=64,
             use_actnorm=False,
             fresh_reconstruction=False,  # True: a second forward pass for it
-            kl_weight=1e-6,
+            reconstruction="l1_mse",  # "l1", "mse", "bce" (of logits)
+            reduction="sum",  # over an image, then their mean; "mean": over everything
+            kl_weight=1e-6,  # beta
+            kl_schedule="constant",  # "linear", "cyclical": it rises from 0 to beta
+            kl_warmup_steps=10_000,  # linear
+            kl_cycles=4,  # cyclical: over the whole training
+            kl_ratio=0.5,  # cyclical: share of a cycle that it rises for
+            free_bits=0.0,  # nats that each latent entry may hold for free
             # Radio terms: "edge", "edge_pinn", "dpm2irt4" (docs: README, losses).
             objective="base",
             # For each objective: weights of (rec, edge, pinn) in the total and in the
@@ -90,6 +99,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             perceptual_weights="hub",  # "hub", a folder, or "random" (tests only)
             pixelloss_weight=1.0,
             pixel_weights="none",  # "street": buildings weigh 0
+            # Further terms; 0 is off and costs nothing.
+            ssim_weight=0.0,  # of 1 - SSIM in the total; nll is a sum over pixels
+            ssim_balance=0.0,  # of 1 - SSIM in the balance that d_weight holds
+            feature_matching_weight=0.0,  # in units of the adversarial term's; 10
+            r1_weight=0.0,  # of the discriminator's gradient at real images
+            lecam_weight=0.0,  # of the discriminator's distance from its own past
+            lecam_decay=0.99,
             logvar_init=0.0,
             loss_scale=1.0,  # of both gradients
         )
@@ -108,6 +124,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             eps=1e-8,
             weight_decay=0.01,
             clip_norm=1.0,  # 0: no clipping
+            clip_weights=0.0,  # > 0: both networks' parameters stay within +-this
         )
     )
     config.ema = ml_collections.ConfigDict(
@@ -116,8 +133,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict(
         dict(
-            source="radiomapseer",  # "tfds", "synthetic", "folder", "sionna"
+            # "tfds", "synthetic", "folder", "sionna", "tfds_images"
+            source="radiomapseer",
             root="data/RadioMapSeer",
+            dataset="mnist",  # of tfds_images: any image data set prepared in root
             simulation="DPM",  # IRT2, IRT4, carsDPM, carsIRT2, carsIRT4
             split_scheme="radiounet",
             transmitters=0,  # of each map; 0: all there are
@@ -138,6 +157,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             init_from="",  # folder of a run whose weights this one starts from
             stop_at=0,  # > 0: save and end there; the same command goes on later
             batch_size=8,  # over all devices
+            accumulate_steps=1,  # parts that a batch is gone through in, for memory
+            fsdp=1,  # > 1: groups of so many devices share one copy of the state
             dtype="auto",  # bfloat16 on accelerators, float32 on CPU
             log_every=100,
             validate_every=5_000,
@@ -146,6 +167,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             checkpoint_every=5_000,
             keep_checkpoints=2,  # latest ones, besides the best
             images=4,  # rows of the picture, samples from the prior
+            histogram_every=5_000,  # of weights and latents, in TensorBoard; 0: none
+            max_skipped=10,  # updates in a row that are not finite before it ends
+            rollback=0,  # so often it goes back to the last good checkpoint instead,
+            rollback_factor=0.5,  # with the learning rates times this, from then on
+            # Early ends. 0 switches each off.
+            stop_on_plateau_steps=0,  # without a better validation NMSE
+            stop_on_kl_below=1e-8,  # nats an image: the latents have collapsed
+            stop_on_divergence=0.0,  # times the best validation NMSE; 10, say
         )
     )
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from radiovae_jax import objectives
-from radiovae_jax.data import splits
-from radiovae_jax.data.pipeline import AUGMENTATIONS
+from radiovae_jax import losses, objectives
+from radiovae_jax.data import pipeline, splits
 
 
 class Rule(NamedTuple):
@@ -82,6 +81,8 @@ FIELDS: dict[str, Any] = {
         embed_dim=whole(1),
         double_z=YES_NO,
         dropout=real(0, 0.999),
+        remat=YES_NO,
+        attention_chunk=whole(0),
     ),
     "loss": dict(
         disc_start=whole(0),
@@ -96,7 +97,14 @@ FIELDS: dict[str, Any] = {
         disc_ndf=whole(1),
         use_actnorm=YES_NO,
         fresh_reconstruction=YES_NO,
+        reconstruction=one_of(*losses.RECONSTRUCTION),
+        reduction=one_of(*losses.REDUCTION),
         kl_weight=real(0),
+        kl_schedule=one_of("constant", "linear", "cyclical"),
+        kl_warmup_steps=whole(0),
+        kl_cycles=whole(1),
+        kl_ratio=real(1e-6, 1),
+        free_bits=real(0),
         objective=one_of(*objectives.TERMS),
         objectives={
             name: dict(total=WEIGHTS, balance=WEIGHTS, pixel_weights=WEIGHTS)
@@ -109,6 +117,12 @@ FIELDS: dict[str, Any] = {
         perceptual_weights=TEXT,
         pixelloss_weight=real(0),
         pixel_weights=one_of("none", "street"),
+        ssim_weight=real(0),
+        ssim_balance=real(0),
+        feature_matching_weight=real(0),
+        r1_weight=real(0),
+        lecam_weight=real(0),
+        lecam_decay=real(0, 0.999999),
         logvar_init=ANY_NUMBER,
         loss_scale=real(0),
     ),
@@ -124,6 +138,7 @@ FIELDS: dict[str, Any] = {
         eps=real(0),
         weight_decay=real(0),
         clip_norm=real(0),
+        clip_weights=real(0),
     ),
     "ema": dict(
         schedule=one_of("warmup", "released"),
@@ -131,8 +146,9 @@ FIELDS: dict[str, Any] = {
         of=sequence(AVERAGED, shortest=1),
     ),
     "data": dict(
-        source=one_of("radiomapseer", "tfds", "synthetic", "folder", "sionna"),
+        source=one_of(*pipeline.KINDS),
         root=TEXT,
+        dataset=TEXT,
         simulation=TEXT,
         split_scheme=one_of(*splits.SCHEMES),
         transmitters=whole(0),
@@ -140,7 +156,7 @@ FIELDS: dict[str, Any] = {
         val_split=TEXT,
         image_size=whole(0),
         crop=whole(0),
-        augment=one_of(*AUGMENTATIONS),
+        augment=one_of(*pipeline.AUGMENTATIONS),
         threads=whole(1),
         prefetch=whole(1),
         synthetic=dict(
@@ -152,6 +168,8 @@ FIELDS: dict[str, Any] = {
         init_from=TEXT,
         stop_at=whole(0),
         batch_size=whole(1),
+        accumulate_steps=whole(1),
+        fsdp=whole(1),
         dtype=one_of("auto", "float32", "bfloat16"),
         log_every=whole(1),
         validate_every=whole(1),
@@ -160,6 +178,13 @@ FIELDS: dict[str, Any] = {
         checkpoint_every=whole(1),
         keep_checkpoints=whole(1),
         images=whole(1),
+        histogram_every=whole(0),
+        max_skipped=whole(1),
+        rollback=whole(0),
+        rollback_factor=real(0, 1),
+        stop_on_plateau_steps=whole(0),
+        stop_on_kl_below=real(0),
+        stop_on_divergence=real(0),
     ),
 }
 
@@ -173,6 +198,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         problems.append(
             "data.crop and data.image_size exclude each other: crops would be seen at "
             "another scale than the whole maps of the validation; set one of them to 0"
+        )
+    if not problems and config.train.batch_size % config.train.accumulate_steps:
+        problems.append(
+            f"train.batch_size={config.train.batch_size} does not split into "
+            f"train.accumulate_steps={config.train.accumulate_steps} equal parts"
         )
     if not problems and config.loss.objective == "dpm2irt4":
         if config.data.simulation != "IRT4":

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import PyTree
 
-from radiovae_jax import objectives, optimizers, schedules, sharding, train_step
+from radiovae_jax import (
+    losses,
+    objectives,
+    optimizers,
+    schedules,
+    sharding,
+    train_step,
+)
 from radiovae_jax.data import pipeline, radiomapseer
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.models import lpips
@@ -47,6 +54,7 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
     Raises:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
+    check_parts(config)
     loss = config.loss
     autoencoder = build_autoencoder(config)
     side = config.data.image_size
@@ -73,6 +81,15 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             pixelloss_weight=loss.pixelloss_weight,
             loss_scale=loss.loss_scale,
             fresh_reconstruction=loss.fresh_reconstruction,
+            reduction=loss.reduction,
+            free_bits=loss.free_bits,
+            ssim_weight=loss.ssim_weight,
+            ssim_balance=loss.ssim_balance,
+            feature_matching_weight=loss.feature_matching_weight,
+            r1_weight=loss.r1_weight,
+            lecam_weight=loss.lecam_weight,
+            lecam_decay=loss.lecam_decay,
+            accumulate_steps=config.train.accumulate_steps,
         ),
         opt=build_optimizers(config),
         schedules=build_schedules(config),
@@ -91,6 +108,18 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             autoencoder.embed_dim,
         ),
     )
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Raises a ValueError where the parts of a batch do not spread over the devices."""
+    parts, size = config.train.accumulate_steps, config.train.batch_size
+    devices = jax.device_count()
+    if parts > 1 and size % (parts * devices):
+        raise ValueError(
+            f"train.batch_size {size} in train.accumulate_steps {parts} parts does not "
+            f"spread over {devices} devices; the nearest batch that does: "
+            f"{sharding.nearest(size, parts * devices)}"
+        )
 
 
 def check_networks(
@@ -137,11 +166,14 @@ def build_objective(config: ConfigDict) -> objectives.Objective:
         pixel_weights=objectives.Pixelwise(*numbers.pixel_weights),
         pinn_form=loss.pinn_form,
         input_range=loss.input_range,
+        reconstruction=loss.reconstruction,
     )
 
 
 def build_autoencoder(config: ConfigDict) -> AutoencoderKL:
     fields = config.autoencoder.to_dict()
+    if config.loss.reconstruction == "bce":
+        fields["to_image"] = losses.image_from_logits
     return AutoencoderKL(**fields, dtype=compute_dtype(config.train.dtype))
 
 
@@ -182,7 +214,9 @@ def build_optimizers(config: ConfigDict) -> train_step.Optimizers:
     o = config.optimizer
     adam = dict(beta1=o.beta1, beta2=o.beta2, eps=o.eps)
     adamw = optimizers.adamw(**adam, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
-    return train_step.Optimizers(optimizers.with_logvar(adamw, **adam), adamw)
+    return train_step.Optimizers(
+        optimizers.with_logvar(adamw, **adam), adamw, clip_weights=o.clip_weights
+    )
 
 
 def build_schedules(config: ConfigDict) -> train_step.Schedules:
@@ -214,8 +248,33 @@ def build_schedules(config: ConfigDict) -> train_step.Schedules:
             disc_factor=config.loss.disc_factor,
             disc_ramp_steps=config.loss.disc_ramp_steps,
         ),
+        kl_weight=build_kl_schedule(config),
         ema_decay=decays[config.ema.schedule],
     )
+
+
+def build_kl_schedule(config: ConfigDict) -> Callable:
+    loss = config.loss
+    fields = {
+        "constant": {},
+        "linear": dict(warmup=loss.kl_warmup_steps),
+        "cyclical": dict(
+            steps=config.train.steps, cycles=loss.kl_cycles, ratio=loss.kl_ratio
+        ),
+    }
+    return functools.partial(
+        schedules.KL[loss.kl_schedule],
+        kl_weight=loss.kl_weight,
+        **fields[loss.kl_schedule],
+    )
+
+
+def adversarial(config: ConfigDict, step: int) -> bool:
+    """Whether the step of this number has anything to do for the discriminator."""
+    loss = config.loss
+    if loss.discriminator_before_start == "released":
+        return True
+    return step >= loss.disc_start and loss.disc_factor > 0
 
 
 def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
@@ -250,9 +309,12 @@ def new_state(
         ema={},
         opt_state=experiment.opt.autoencoder.init(params),
         disc_opt_state=experiment.opt.discriminator.init(disc["params"]),
+        lecam=losses.LeCamState.start(),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
     )
     # A copy: the step donates its input, and one buffer cannot be donated twice.
-    average = jax.tree.map(jnp.copy, train_step.averaged(state, config.ema.of))
+    average = jax.tree.map(jnp.copy, train_step.averaged(state, tuple(config.ema.of)))
     return state._replace(ema=average)
 
 
@@ -294,9 +356,18 @@ def open_data(
         "synthetic": dict(
             city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
         ),
+        "tfds_images": dict(name=data.dataset, fields=fields),
     }
     chosen = options.get(data.source, dict(fields=fields))
     return pipeline.open_source(data.source, data.root, split=split, **chosen)
+
+
+def open_outlined(config: ConfigDict, split: str) -> pipeline.Source:
+    """Opens a split with its buildings, for pictures, where the data set has them."""
+    try:
+        return open_data(config, split, also=("buildings",))
+    except (FileNotFoundError, ValueError):
+        return open_data(config, split)
 
 
 def radio_fields(config: ConfigDict) -> list[str]:

@@ -41,15 +41,22 @@ def add_perceptual(pixels: Image, distance: PerImage, *, weight: float) -> Image
 
 
 def nll(
-    rec: Image, logvar: Scalar, weights: Float[Array, "b h w k"] | float = 1.0
+    rec: Image,
+    logvar: Scalar,
+    weights: Float[Array, "b h w k"] | float = 1.0,
+    *,
+    reduction: str = "sum",
 ) -> Float[Array, ""]:
-    """Returns the mean over images of sum(weights * (rec / exp(logvar) + logvar)).
+    """Returns weights * (rec / exp(logvar) + logvar), reduced.
+
+    Args:
+      reduction: of `REDUCTION`; "sum" is over an image's pixels, then the mean over
+        images.
 
     Source: Rombach et al. 2022, ldm/modules/losses/contperceptual.py: a Laplace-like
     likelihood whose log-scale `logvar` can be learned.
     """
-    likelihood = weights * (rec / jnp.exp(logvar) + logvar)
-    return likelihood.sum() / rec.shape[0]
+    return REDUCTION[reduction](weights * (rec / jnp.exp(logvar) + logvar))
 
 
 def generator(logits_fake: Logits) -> Float[Array, ""]:
@@ -159,9 +166,15 @@ REDUCTION = {"sum": sum_per_image, "mean": mean_per_element}
 def gaussian_kl(mean: Latent, logvar: Latent) -> Latent:
     """Returns KL(N(mean, exp(logvar)) || N(0, 1)) in nats, of every latent entry.
 
+    0 for a deterministic one (logvar -inf), as `DiagonalGaussian.kl` has it.
+
     Source: Kingma & Welling 2014 (arXiv:1312.6114), appendix B.
     """
-    return 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+    random = logvar != -jnp.inf
+    # Both `where`s: the gradient through the branch not taken would be NaN.
+    logvar = jnp.where(random, logvar, 0.0)
+    kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+    return jnp.where(random, kl, 0.0)
 
 
 def free_bits(kl: Latent, *, minimum: float) -> Float[Array, "1 p q z"]:

@@ -5,6 +5,7 @@ function of the global step (see schedules.py).
 """
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from radiovae_jax.types import Params, Scalar
@@ -43,6 +44,11 @@ def with_logvar(autoencoder: optax.GradientTransformation, *, beta1, beta2, eps)
     )
 
 
-def descend(params: Params, direction: Params, rate: Scalar) -> Params:
-    """Returns params - rate * direction."""
-    return jax.tree.map(lambda p, d: p - rate * d, params, direction)
+def descend(
+    params: Params, direction: Params, rate: Scalar, *, limit: float = 0.0
+) -> Params:
+    """Returns params - rate * direction, clipped to [-limit, limit]; 0: not clipped."""
+    new = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+    if not limit:
+        return new
+    return jax.tree.map(lambda p: jnp.clip(p, -limit, limit), new)

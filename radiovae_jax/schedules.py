@@ -110,3 +110,6 @@ def kl_cyclical(
     period = -(-steps // cycles)
     phase = (jnp.asarray(step) % period) / period
     return kl_weight * jnp.clip(phase / ratio, 0.0, 1.0)
+
+
+KL = {"constant": kl_constant, "linear": kl_linear, "cyclical": kl_cyclical}

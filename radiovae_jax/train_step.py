@@ -5,11 +5,14 @@
         pull back g, read the last layer                  / balances reconstruction
         pull back the total (1, kl_weight, d_weight * disc_factor)
     -> AdamW -> the discriminator's own step on the same reconstruction -> EMA
+    -> all of it left out where something was not finite
 
 The weights of the terms are the cotangents of the vjp. XLA drops what the first two
 pull-backs do not read, so they cost 3% of a step; three `jax.grad` calls, 37%.
+What is minimised, and a new term, is in objectives.py.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,13 +21,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int, PyTree
 
-from radiovae_jax import losses, objectives, optimizers, physics
-from radiovae_jax.models import discriminator as discriminator_lib
+from radiovae_jax import (
+    adversary,
+    losses,
+    microbatches,
+    monitor,
+    objectives,
+    optimizers,
+)
+from radiovae_jax.adversary import Adversary
 from radiovae_jax.models.autoencoder import AutoencoderKL
 from radiovae_jax.models.discriminator import PatchDiscriminator
-from radiovae_jax.models.posterior import DiagonalGaussian
-from radiovae_jax.objectives import Number, Objective, Pixelwise
-from radiovae_jax.types import Array, Batch, Image, Logits, Params, PerImage, PRNGKey
+from radiovae_jax.objectives import LossSettings, LossTerms, Number, Reconstruction
+from radiovae_jax.types import (
+    Array,
+    Batch,
+    Image,
+    Latent,
+    Params,
+    PerImage,
+    PRNGKey,
+)
 
 Logs = dict[str, Float[Array, ""]]
 
@@ -39,37 +56,9 @@ class TrainState(NamedTuple):
     ema: PyTree
     opt_state: PyTree
     disc_opt_state: PyTree
-
-
-class LossTerms(NamedTuple):
-    """The terms that are pulled back; their weights have the same structure."""
-
-    balance: Pixelwise  # nll of each, without pixel weights: for d_weight and the log
-    total: Pixelwise  # nll of each, with pixel weights
-    kl: Number
-    g: Number
-
-
-class Forward(NamedTuple):
-    """What one forward pass leaves for the discriminator and the logs."""
-
-    recon: Image
-    means: Logs  # per-pixel means: rec_loss, and edge_loss, pinn_loss where used
-    disc_stats: PyTree
-
-
-class LossSettings(NamedTuple):
-    """The numbers of the objective, fixed when the step is compiled."""
-
-    objective: Objective
-    disc_loss: str
-    disc_factor: float
-    disc_weight: float
-    kl_weight: float
-    perceptual_weight: float
-    pixelloss_weight: float
-    loss_scale: float  # multiplies both gradients; the released trainer has 1/2
-    fresh_reconstruction: bool  # the discriminator sees a second forward pass
+    lecam: losses.LeCamState
+    skipped: Int[Array, ""]  # steps whose update was not finite, since the start
+    skipped_in_row: Int[Array, ""]  # of them, the latest without one between
 
 
 class Networks(NamedTuple):
@@ -87,142 +76,167 @@ class Schedules(NamedTuple):
     logvar_rate: Callable
     disc_rate: Callable
     disc_factor: Callable
+    kl_weight: Callable
     ema_decay: Callable
 
 
 class Optimizers(NamedTuple):
     autoencoder: optax.GradientTransformation
     discriminator: optax.GradientTransformation
+    clip_weights: float = 0.0  # bound of both networks' parameters; 0: none
 
 
-def loss_terms(
-    batch: Batch,
-    recon: Image,
-    posterior: DiagonalGaussian,
-    distance: PerImage,
-    logvar: Float[Array, ""],
-    g: Float[Array, ""],
-    settings: LossSettings,
-) -> tuple[LossTerms, Logs]:
-    """Returns the terms, and the per-pixel mean of each pixelwise one for the log."""
-    objective, nothing = settings.objective, Pixelwise(*[jnp.zeros(())] * 3)
-    pixelwise = {
-        name: losses.add_perceptual(
-            settings.pixelloss_weight * term,
-            distance,
-            weight=settings.perceptual_weight,
-        )
-        for name, term in objectives.elementwise(objective, batch, recon).items()
-    }
-    plain = {name: losses.nll(term, logvar) for name, term in pixelwise.items()}
-    # Without pixel weights both are one value, and XLA pulls back through LPIPS once.
-    weighted = plain
-    if batch.weights.shape[-1]:
-        weighted = {
-            name: losses.nll(
-                term,
-                logvar,
-                getattr(objective.pixel_weights, name)
-                * physics.weights_for(term, batch.weights),
-            )
-            for name, term in pixelwise.items()
-        }
-    terms = LossTerms(
-        balance=nothing._replace(**plain),
-        total=nothing._replace(**weighted),
-        kl=posterior.kl().mean(),
-        g=g,
+class Part(NamedTuple):
+    """A micro-batch and what is drawn for it."""
+
+    batch: Batch
+    noise: Latent
+    dropout_key: PRNGKey
+
+
+class Averages(NamedTuple):
+    """What a forward pass leaves, besides terms, that is averaged over the parts."""
+
+    means: Logs  # see objectives.loss_terms
+    disc_stats: PyTree
+
+
+class Kept(NamedTuple):
+    """What a forward pass leaves for every image."""
+
+    recon: Image
+    posterior_logvar: Latent
+
+
+def draw_noise(autoencoder: AutoencoderKL, image: Image, key: PRNGKey) -> Latent:
+    """Returns the posterior's noise, of the whole batch at once.
+
+    So its parts, on whatever devices, get what they would get together.
+    """
+    b, height, width, _ = image.shape
+    factor = autoencoder.downsampling
+    shape = (b, height // factor, width // factor, autoencoder.embed_dim)
+    return jax.random.normal(key, shape)
+
+
+def reconstruct(
+    autoencoder: AutoencoderKL, params: Params, part: Part
+) -> Reconstruction:
+    """Returns what the autoencoder makes of a part, from a sample of the posterior."""
+    variables = {"params": params["autoencoder"]}
+    apply = functools.partial(
+        autoencoder.apply, variables, rngs={"dropout": part.dropout_key}
     )
-    return terms, {f"{name}_loss": term.mean() for name, term in pixelwise.items()}
+    posterior = apply(part.batch.image, True, method="encode")
+    z = posterior.mean + posterior.std * part.noise
+    output = apply(z, True, method="decode_output")
+    return Reconstruction(autoencoder.to_image(output), output, posterior)
 
 
-def weighed(weights: LossTerms, terms: LossTerms) -> Float[Array, ""]:
-    """Returns the sum of weight times term."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.multiply, weights, terms)))
+def reconstruct_all(
+    autoencoder: AutoencoderKL, params: Params, parts: Part
+) -> Float[Array, "n b h w c"]:
+    """Returns the images of all parts."""
+
+    def image_of(part):
+        return (), reconstruct(autoencoder, params, part).image
+
+    return microbatches.accumulate(image_of, parts)[1]
+
+
+def forward(
+    networks: Networks,
+    settings: LossSettings,
+    perceptual_weights: PyTree,
+    disc: Adversary,
+    params: Params,
+    part: Part,
+    *,
+    adversarial: bool,
+) -> tuple[LossTerms, tuple[Averages, Kept]]:
+    """Returns every term of one part, and what else is wanted of the pass."""
+    batch, made = part.batch, reconstruct(networks.autoencoder, params, part)
+    distance = networks.perceptual(perceptual_weights, batch.target, made.image)
+    terms, means = objectives.loss_terms(
+        batch, made, distance, params["logvar"], settings
+    )
+    moved = disc.stats
+    if adversarial:
+        judge = functools.partial(
+            adversary.discriminate, networks.discriminator, disc.params, disc.stats
+        )
+        logits_fake, moved, fake = judge(made.image, batch.cond)
+        terms = terms._replace(g=losses.generator(logits_fake))
+        if settings.feature_matching_weight:
+            _, _, real = judge(batch.target, batch.cond)  # its statistics are dropped
+            matching = losses.feature_matching(real, fake)
+            terms = terms._replace(feature_matching=matching)
+    return terms, (Averages(means, moved), Kept(made.image, made.posterior.logvar))
 
 
 def pull_back(
-    terms_of: Callable[[Params], tuple[LossTerms, Any]],
+    terms_of: Callable[[Params, PyTree], tuple[LossTerms, Any]],
     params: Params,
+    parts: PyTree,
     last_layer: Callable[[Params], Float[Array, "..."]],
-    disc_factor: Float[Array, ""],
     settings: LossSettings,
     *,
+    kl_weight: Number,
+    disc_factor: Number,
     adversarial: bool,
-) -> tuple[Params, LossTerms, Any, Logs]:
+) -> tuple[Params, LossTerms, Any, Any, Logs]:
     """Weighs the terms and returns the gradient of their sum.
 
+    One part is one forward pass. Several are gone through twice, since d_weight is
+    that of the whole batch and must be known before gradients are weighed: first
+    forward and back to the last layer, then forward and back through everything. That
+    is 4/3 of the work in the adversarial phase, and nothing before it; to accumulate
+    g's gradient apart from the rest would pull back twice through everything (5/3) and
+    hold two gradients.
+
     Args:
-      terms_of: params -> (LossTerms, auxiliary).
+      terms_of: (params, part) -> (LossTerms, (what to average, what to keep)).
+      parts: of `microbatches.split`.
       last_layer: picks the decoder's output kernel out of params.
       adversarial: False leaves the adversarial term and its balance out entirely.
 
     Returns:
-      gradient of the total, terms, auxiliary, {"total_loss", "d_weight"}.
+      gradient of the total, terms, averages, kept, {"total_loss", "d_weight"}.
     """
-    terms, pullback, aux = jax.vjp(terms_of, params, has_aux=True)
-    objective = settings.objective
-    none = LossTerms(
-        balance=objectives.NOTHING, total=objectives.NOTHING, kl=0.0, g=0.0
-    )
 
-    def pulled(weights: LossTerms) -> Params:
+    def vjp_of(part):
+        return jax.vjp(lambda params: terms_of(params, part), params, has_aux=True)
+
+    if microbatches.count(parts) == 1:
+        whole = vjp_of(microbatches.first(parts))
+        vjp_of = lambda part: whole  # noqa: E731
+
+    def pulled(pullback, weights: LossTerms) -> Params:
         (grads,) = pullback(jax.tree.map(jnp.asarray, weights))
         return grads
 
+    def last_gradients(part):
+        _, pullback, _ = vjp_of(part)
+        nll_grad = pulled(pullback, objectives.balance_weights(settings))
+        g_grad = pulled(pullback, objectives.NO_TERMS._replace(g=1.0))
+        return (last_layer(nll_grad), last_layer(g_grad)), ()
+
     d_weight = jnp.zeros(())
     if adversarial and settings.disc_factor > 0:
-        nll_grad = pulled(none._replace(balance=objective.balance))
-        g_grad = pulled(none._replace(g=1.0))
-        d_weight = settings.disc_weight * losses.adaptive_weight(
-            last_layer(nll_grad), last_layer(g_grad)
-        )
-    weights = none._replace(
-        total=objective.total, kl=settings.kl_weight, g=d_weight * disc_factor
+        pair, _ = microbatches.accumulate(last_gradients, parts)
+        d_weight = settings.disc_weight * losses.adaptive_weight(*pair)
+    weights = objectives.total_weights(
+        settings, kl_weight=kl_weight, g_weight=d_weight * disc_factor
     )
-    logs = {"total_loss": weighed(weights, terms), "d_weight": d_weight}
-    grads = pulled(jax.tree.map(lambda w: w * settings.loss_scale, weights))
-    return grads, terms, aux, logs
 
+    def gradient(part):
+        terms, pullback, (averages, kept) = vjp_of(part)
+        scaled = jax.tree.map(lambda w: w * settings.loss_scale, weights)
+        return (pulled(pullback, scaled), terms, averages), kept
 
-def discriminate(
-    discriminator: PatchDiscriminator, params, stats, image: Image, cond
-) -> tuple[Logits, PyTree]:
-    """Returns the logits and the moved running statistics."""
-    shown = jnp.concatenate([image, cond], axis=-1)
-    variables = {"params": params, "batch_stats": stats}
-    logits, new = discriminator.apply(
-        variables, shown, train=True, mutable=["batch_stats"]
-    )
-    return logits, new["batch_stats"]
-
-
-def discriminator_gradient(
-    discriminator: PatchDiscriminator,
-    params: Params,
-    stats: PyTree,
-    batch: Batch,
-    recon: Image,
-    disc_factor: Float[Array, ""],
-    settings: LossSettings,
-) -> tuple[Params, PyTree, Logs]:
-    """Returns its gradient, running statistics and logs; real first, then fake.
-
-    Real and fake go through separately: each batch has its own statistics.
-    """
-    recon = jax.lax.stop_gradient(recon)
-
-    def loss_of(params):
-        real, moved = discriminate(
-            discriminator, params, stats, batch.target, batch.cond
-        )
-        fake, moved = discriminate(discriminator, params, moved, recon, batch.cond)
-        loss = disc_factor * losses.DISCRIMINATOR[settings.disc_loss](real, fake)
-        return settings.loss_scale * loss, (loss, real.mean(), fake.mean(), moved)
-
-    grads, (loss, real, fake, moved) = jax.grad(loss_of, has_aux=True)(params)
-    logs = {"disc_loss": loss, "logits_real": real, "logits_fake": fake}
-    return grads, moved, logs
+    (grads, terms, averages), kept = microbatches.accumulate(gradient, parts)
+    logs = {"total_loss": objectives.weighed(weights, terms), "d_weight": d_weight}
+    return grads, terms, averages, kept, logs
 
 
 def train_step(
@@ -245,100 +259,131 @@ def train_step(
     """
     step_key = jax.random.fold_in(key, state.step)
     sample_key, dropout_key, fresh_key = jax.random.split(step_key, 3)
+    split = functools.partial(microbatches.split, parts=settings.accumulate_steps)
+    draw = functools.partial(draw_noise, networks.autoencoder, batch.image)
+    parts = Part(
+        batch=split(batch),
+        noise=split(draw(sample_key)),
+        dropout_key=jax.random.split(dropout_key, settings.accumulate_steps),
+    )
     factor = schedules.disc_factor(state.step) if adversarial else jnp.zeros(())
-    disc_params, disc_stats = state.disc_params, state.disc_stats
-
-    def reconstruct(params, key):
-        apply = networks.autoencoder.apply
-        variables, rngs = {"params": params["autoencoder"]}, {"dropout": dropout_key}
-        posterior = apply(variables, batch.image, True, method="encode", rngs=rngs)
-        z = posterior.sample(key)
-        return apply(variables, z, True, method="decode", rngs=rngs), posterior
-
+    kl_weight = schedules.kl_weight(state.step)
+    disc = Adversary(state.disc_params, state.disc_stats, state.lecam)
     if adversarial and networks.discriminator.use_actnorm:
-        recon, _ = reconstruct(state.params, sample_key)
-        shown = jnp.concatenate([recon, batch.cond], axis=-1)
-        disc_params, disc_stats = discriminator_lib.initialize(
-            networks.discriminator, disc_params, disc_stats, shown
+        part = microbatches.first(parts)
+        recon = reconstruct(networks.autoencoder, state.params, part).image
+        disc = adversary.set_actnorm(
+            networks.discriminator, disc, recon, part.batch.cond
         )
 
-    def terms_of(params):
-        recon, posterior = reconstruct(params, sample_key)
-        distance = networks.perceptual(perceptual_weights, batch.target, recon)
-        g, moved = jnp.zeros(()), disc_stats
-        if adversarial:
-            logits_fake, moved = discriminate(
-                networks.discriminator, disc_params, disc_stats, recon, batch.cond
-            )
-            g = losses.generator(logits_fake)
-        terms, means = loss_terms(
-            batch, recon, posterior, distance, params["logvar"], g, settings
-        )
-        return terms, Forward(recon, means, moved)
-
-    grads, terms, forward, logs = pull_back(
-        terms_of, state.params, last_kernel, factor, settings, adversarial=adversarial
+    terms_of = functools.partial(
+        forward, networks, settings, perceptual_weights, disc, adversarial=adversarial
     )
-    direction, opt_state = opt.autoencoder.update(grads, state.opt_state, state.params)
+    grads, terms, averages, kept, weighing = pull_back(
+        terms_of,
+        state.params,
+        parts,
+        last_kernel,
+        settings,
+        kl_weight=kl_weight,
+        disc_factor=factor,
+        adversarial=adversarial,
+    )
     rates = {
-        "autoencoder": schedules.learning_rate(state.step),
-        "logvar": schedules.logvar_rate(state.step),
+        "autoencoder": (schedules.learning_rate(state.step), opt.clip_weights),
+        "logvar": (schedules.logvar_rate(state.step), 0.0),
     }
+    direction, opt_state = opt.autoencoder.update(grads, state.opt_state, state.params)
     params = {
-        name: optimizers.descend(state.params[name], direction[name], rate)
-        for name, rate in rates.items()
+        name: optimizers.descend(state.params[name], direction[name], rate, limit=limit)
+        for name, (rate, limit) in rates.items()
     }
+    new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
-    disc_opt_state = state.disc_opt_state
-    disc_logs = dict.fromkeys(
-        ("disc_loss", "logits_real", "logits_fake"), jnp.zeros(())
-    )
+    disc_grads, disc_logs = (), adversary.idle_logs(settings)
     if adversarial:
-        recon = forward.recon
+        recons = kept.recon
         if settings.fresh_reconstruction:
-            recon, _ = reconstruct(params, fresh_key)
-        disc_grads, disc_stats, disc_logs = discriminator_gradient(
+            fresh = parts._replace(noise=split(draw(fresh_key)))
+            recons = reconstruct_all(networks.autoencoder, params, fresh)
+        disc_grads, disc, disc_logs = adversary.gradient(
             networks.discriminator,
-            disc_params,
-            forward.disc_stats,
-            batch,
-            recon,
+            disc._replace(stats=averages.disc_stats),
+            parts.batch,
+            recons,
             factor,
             settings,
         )
         direction, disc_opt_state = opt.discriminator.update(
-            disc_grads, state.disc_opt_state, disc_params
+            disc_grads, state.disc_opt_state, disc.params
         )
         rate = schedules.disc_rate(state.step)
-        disc_params = optimizers.descend(disc_params, direction, rate)
+        new = new._replace(
+            disc_params=optimizers.descend(
+                disc.params, direction, rate, limit=opt.clip_weights
+            ),
+            disc_stats=disc.stats,
+            disc_opt_state=disc_opt_state,
+            lecam=disc.lecam,
+        )
 
-    new = TrainState(
-        step=state.step + 1,
-        params=params,
-        disc_params=disc_params,
-        disc_stats=disc_stats,
-        ema=state.ema,
-        opt_state=opt_state,
-        disc_opt_state=disc_opt_state,
-    )
     new = new._replace(ema=moved_average(new, schedules.ema_decay(state.step)))
-    logs |= (
-        forward.means
-        | disc_logs
-        | {
-            "logvar": state.params["logvar"],
-            "kl_loss": terms.kl,
-            "nll_loss": terms.balance.rec,
-            "disc_factor": factor,
-            "g_loss": terms.g,
-        }
-    )
-    return new, logs
+    seen = (weighing["total_loss"], disc_logs["disc_loss"], grads, disc_grads)
+    new = unless_bad(new, state, seen)
+    logs = averages.means | weighing | disc_logs
+    logs |= watched(state, new, grads, disc_grads, kept) | {
+        "logvar": state.params["logvar"],
+        "nll_loss": terms.balance.rec,
+        "g_loss": terms.g,
+        "disc_factor": factor,
+        "kl_weight": kl_weight,
+        "learning_rate": rates["autoencoder"][0],
+    }
+    if settings.feature_matching_weight:
+        logs["feature_matching_loss"] = terms.feature_matching
+    return new, {name: jnp.asarray(n, jnp.float32) for name, n in logs.items()}
 
 
 def last_kernel(params: Params) -> Float[Array, "3 3 i o"]:
     """The decoder's output kernel (not its bias): where the terms are balanced."""
     return params["autoencoder"]["decoder"]["conv_out"]["kernel"]
+
+
+def unless_bad(new: TrainState, old: TrainState, seen: PyTree) -> TrainState:
+    """Returns `new` where all of `seen` is finite, else `old` one step on, counted.
+
+    A number that is not finite says nothing about the direction. With 0 in its place
+    the rest of the gradient would still be that of a batch that overflowed somewhere,
+    Adam's moments and the average would take it in for hundreds of steps, weight decay
+    would act, and nobody would know. Leaving the update out costs one batch, is
+    counted, and the run stops where it does not pass (train.max_skipped).
+
+    Args:
+      seen: losses and gradients; a sum of squares that overflows is not finite either.
+    """
+    good = jnp.isfinite(monitor.length(seen))
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    return kept._replace(
+        step=new.step,
+        skipped=jnp.where(good, old.skipped, old.skipped + 1),
+        skipped_in_row=jnp.where(good, 0, old.skipped_in_row + 1),
+    )
+
+
+def watched(
+    old: TrainState, new: TrainState, grads: Params, disc_grads: Params, kept: Kept
+) -> Logs:
+    """Returns what is logged besides the losses; see monitor.py."""
+    before, after, slope = (p["autoencoder"] for p in (old.params, new.params, grads))
+    logs = (
+        monitor.norms("ae", slope, before, after)
+        | monitor.extremes("recon", kept.recon)
+        | monitor.extremes("posterior_logvar", kept.posterior_logvar)
+        | {"skipped": new.skipped, "skipped_in_row": new.skipped_in_row}
+    )
+    if disc_grads:
+        logs |= monitor.norms("disc", disc_grads, old.disc_params, new.disc_params)
+    return logs
 
 
 def averaged(state: TrainState, names: tuple[str, ...]) -> PyTree:

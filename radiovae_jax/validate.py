@@ -9,14 +9,8 @@ from jaxtyping import Float, PyTree
 from radiovae_jax import losses, metrics, objectives
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import resize_back
-from radiovae_jax.train_step import (
-    LossSettings,
-    LossTerms,
-    Networks,
-    TrainState,
-    loss_terms,
-    weighed,
-)
+from radiovae_jax.objectives import LossSettings, Reconstruction
+from radiovae_jax.train_step import Networks, TrainState
 from radiovae_jax.types import Array, Batch, Image, PRNGKey
 
 Logs = dict[str, Float[Array, ""]]
@@ -58,34 +52,37 @@ def validate_batch(
     """
     variables = {"params": params}
     posterior = networks.autoencoder.apply(variables, batch.image, method="encode")
-    recon = networks.autoencoder.apply(variables, posterior.mode(), method="decode")
+    output = networks.autoencoder.apply(
+        variables, posterior.mode(), method="decode_output"
+    )
+    recon = networks.autoencoder.to_image(output)
+    made = Reconstruction(recon, output, posterior)
     distance = networks.perceptual(perceptual_weights, batch.target, recon)
     logvar = state.params["logvar"]
 
     def of_one(*one) -> Logs:
         one = jax.tree.map(lambda leaf: leaf[None], one)
-        image, recon, *_ = one
+        batch, made, distance = one
         real = fake = jnp.zeros((1, 1, 1, 1))
         if adversarial:
             real, fake = (
                 networks.discriminator.apply(
                     {"params": state.disc_params, "batch_stats": state.disc_stats},
-                    jnp.concatenate([shown, image.cond], axis=-1),
+                    jnp.concatenate([shown, batch.cond], axis=-1),
                     train=False,
                 )
-                for shown in (image.target, recon)
+                for shown in (batch.target, made.image)
             )
-        g = losses.generator(fake)
-        terms, means = loss_terms(*one, logvar, g, settings)
+        terms, means = objectives.loss_terms(batch, made, distance, logvar, settings)
         disc_loss = losses.DISCRIMINATOR[settings.disc_loss](real, fake)
-        weights = LossTerms(
-            objectives.NOTHING, settings.objective.total, settings.kl_weight, 0.0
+        # With beta itself, whatever its schedule: totals then compare between steps.
+        weights = objectives.total_weights(
+            settings, kl_weight=settings.kl_weight, g_weight=0.0
         )
         return means | {
-            "total_loss": weighed(weights, terms),
+            "total_loss": objectives.weighed(weights, terms),
             "nll_loss": terms.balance.rec,
-            "kl_loss": terms.kl,
-            "g_loss": terms.g,
+            "g_loss": losses.generator(fake),
             "disc_loss": disc_factor * disc_loss,
             "logits_real": real.mean(),
             "logits_fake": fake.mean(),
@@ -95,7 +92,7 @@ def validate_batch(
             "d_weight": jnp.zeros(()),
         }
 
-    per_image = jax.vmap(of_one)(batch, recon, posterior, distance)
+    per_image = jax.vmap(of_one)(batch, made, distance)
     sums = {
         name: jnp.sum(jnp.where(mask > 0, values, 0.0))
         for name, values in per_image.items()

@@ -4,7 +4,14 @@ import golden
 import jax
 import jax.numpy as jnp
 
-from radiovae_jax import losses, objectives, torch_weights, train_step
+from radiovae_jax import (
+    adversary,
+    losses,
+    microbatches,
+    objectives,
+    torch_weights,
+    train_step,
+)
 from radiovae_jax.data.batch import bare
 from radiovae_jax.models.discriminator import PatchDiscriminator
 from radiovae_jax.models.posterior import DiagonalGaussian
@@ -40,7 +47,7 @@ def run(arrays: dict, step: int, objective: objectives.Objective):
     )
     factor = losses.adopt_weight(config["disc_factor"], step, config["disc_start"])
 
-    def terms_of(params):
+    def terms_of(params, batch):
         convolved = jax.lax.conv_general_dilated(
             jnp.asarray(arrays["hidden"]),
             params["kernel"],
@@ -52,34 +59,40 @@ def run(arrays: dict, step: int, objective: objectives.Objective):
         recon = x + 0.3 * (convolved + arrays["last_bias"].reshape(1, 1, 1, -1))
         distance = ((x - recon) ** 2 * (1 + jnp.abs(x))).mean(axis=(1, 2, 3))
         posterior = DiagonalGaussian.from_moments(jnp.asarray(arrays["moments"]))
-        logits, moved = train_step.discriminate(
+        logits, moved, _ = adversary.discriminate(
             network, disc["params"], disc["batch_stats"], recon, batch.cond
         )
-        g, logvar = losses.generator(logits), params["logvar"]
-        terms, means = train_step.loss_terms(
-            batch, recon, posterior, distance, logvar, g, settings
+        made = objectives.Reconstruction(recon, recon, posterior)
+        terms, means = objectives.loss_terms(
+            batch, made, distance, params["logvar"], settings
         )
-        return terms, train_step.Forward(recon, means, moved)
+        terms = terms._replace(g=losses.generator(logits))
+        return terms, ((means, moved), recon)
 
     params = {
         "kernel": jnp.asarray(arrays["last_kernel"]),
         "logvar": jnp.asarray(arrays["logvar"]),
     }
-    grads, terms, forward, logs = train_step.pull_back(
-        terms_of, params, lambda p: p["kernel"], factor, settings, adversarial=True
-    )
-    _, _, disc_logs = train_step.discriminator_gradient(
-        network,
-        disc["params"],
-        disc["batch_stats"],
-        batch,
-        forward.recon,
-        factor,
+    parts = microbatches.split(batch, 1)
+    grads, terms, (means, _), recons, logs = train_step.pull_back(
+        terms_of,
+        params,
+        parts,
+        lambda p: p["kernel"],
         settings,
+        kl_weight=settings.kl_weight,
+        disc_factor=factor,
+        adversarial=True,
     )
-    return grads, forward.means | logs | disc_logs | {
+    state = adversary.Adversary(
+        disc["params"], disc["batch_stats"], losses.LeCamState.start()
+    )
+    _, _, disc_logs = adversary.gradient(
+        network, state, parts, recons, factor, settings
+    )
+    assert 0 <= disc_logs.pop("disc_accuracy") <= 1  # the published code has none
+    return grads, means | logs | disc_logs | {
         "logvar": params["logvar"],
-        "kl_loss": terms.kl,
         "nll_loss": terms.balance.rec,
         "disc_factor": factor,
         "g_loss": terms.g,

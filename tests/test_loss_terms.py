@@ -107,6 +107,40 @@ def test_the_elementwise_kl_is_the_posterior_s():
     np.testing.assert_allclose(one.ravel(), [2.0, 0.5 * (3 - np.log(4))], rtol=1e-6)
 
 
+def test_a_deterministic_posterior_costs_nothing_and_its_gradient_is_finite():
+    moments = jax.random.normal(jax.random.key(0), (2, 3, 4, 10))
+    q = DiagonalGaussian.from_moments(moments, deterministic=True)
+    np.testing.assert_array_equal(losses.gaussian_kl(q.mean, q.logvar), 0.0)
+    gradients = jax.grad(
+        lambda mean, logvar: losses.gaussian_kl(mean, logvar).sum(), argnums=(0, 1)
+    )(q.mean, q.logvar)
+    assert all((gradient == 0).all() for gradient in gradients)
+    # A number that is not one is not taken for deterministic.
+    assert np.isnan(losses.gaussian_kl(q.mean, jnp.nan * q.mean)).all()
+
+
+def test_nll_with_the_mean_reduction_is_that_of_one_element():
+    rec, logvar = jnp.arange(12.0).reshape(2, 1, 3, 2), jnp.log(2.0)
+    total, mean = (losses.nll(rec, logvar, reduction=r) for r in ("sum", "mean"))
+    np.testing.assert_allclose(mean, 5.5 / 2 + np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
+
+
+def test_the_model_of_a_bce_run_decodes_to_the_image_of_its_logits():
+    config = tiny.config("unused")
+    config.loss.reconstruction = "bce"
+    model = experiment.build_autoencoder(config)
+    z = 9 * jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+    x = jnp.zeros((1, 8, 8, 1))
+    params = model.init(jax.random.key(1), x, jax.random.key(2))
+    logits = model.apply(params, z, method="decode_output")
+    image = model.apply(params, z, method="decode")
+    np.testing.assert_allclose(image, 2 * jax.nn.sigmoid(logits) - 1, atol=1e-6)
+    config.loss.reconstruction = "mse"
+    plain = experiment.build_autoencoder(config)
+    np.testing.assert_array_equal(plain.apply(params, z, method="decode"), logits)
+
+
 def test_free_bits_hold_each_entry_at_the_floor_after_averaging_the_batch():
     # Three entries of two images; means 0.5, 1 and 3 against a floor of 1.
     kl = jnp.asarray([[0.0, 2.0, 5.0], [1.0, 0.0, 1.0]]).reshape(2, 1, 1, 3)

@@ -291,6 +291,15 @@ def test_the_module_imports_on_a_bare_machine():
     run(BARE)
 
 
+def test_other_numbers_of_channels_are_seen_one_by_one(weights, distance):
+    torch = pytest.importorskip("torch")
+    target, recon = images(2)
+    x, y = (torch.from_numpy(np.array(v)).permute(0, 3, 1, 2) for v in (target, recon))
+    each = [torch_distance(weights, x[:, c, None], y[:, c, None]) for c in range(2)]
+    expected = (each[0] + each[1]) / 2
+    np.testing.assert_allclose(distance(weights, target, recon), expected, rtol=1e-5)
+
+
 def test_images_that_vgg_cannot_see_are_refused(weights):
     with pytest.raises(ValueError, match=r"1 or 3 channels, got 2.*perceptual_weight"):
         lpips.features(weights, jnp.zeros((1, 32, 32, 2)))

@@ -6,55 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import small_step
+from small_step import KEY, build, length, random_batch
 
-from radiovae_jax import experiment, losses, train_step
-from radiovae_jax.data.batch import bare
-
-KEY = jax.random.key(7)
-
-
-def build(perceptual_weight=0.0, **loss):
-    """Returns a step with the goldens' kind of perceptual distance, and its state."""
-    config = tiny.config("unused")
-    config.autoencoder.update(ch_mult=(1,), mid_attention=False)
-    config.loss.update(disc_num_layers=1, **loss)
-    built = experiment.build(config, (16, 16, 1))
-    distance = lambda weights, x, y: jnp.mean((x - y) ** 2, axis=(1, 2, 3))  # noqa: E731
-    built = built._replace(
-        networks=built.networks._replace(perceptual=distance),
-        settings=built.settings._replace(perceptual_weight=perceptual_weight),
-    )
-    state = experiment.init_state(config, built, jax.random.key(0))
-    # Large enough for d_weight to stay below its clamp.
-    state = state._replace(
-        step=jnp.asarray(5),
-        disc_params=jax.tree.map(lambda p: 5 * p, state.disc_params),
-    )
-    return built, state
-
-
-def random_batch(weights=0, cond=0):
-    keys = jax.random.split(jax.random.key(1), 3)
-    shape = (2, 16, 16)
-    return bare(
-        jax.random.uniform(keys[0], (*shape, 1), minval=-1.0),
-        weights=jax.random.uniform(keys[1], (*shape, weights)),
-        cond=jax.random.uniform(keys[2], (*shape, cond)),
-    )
+from radiovae_jax import losses, train_step
 
 
 def one_step(built, state, batch, adversarial=True):
-    step = functools.partial(
-        train_step.train_step,
-        built.networks,
-        built.opt,
-        built.schedules,
-        built.settings,
-        (),
-        adversarial=adversarial,
-    )
-    return jax.jit(step)(state, batch, KEY)
+    return small_step.compiled(built, adversarial=adversarial)(state, batch)
 
 
 def literal(built, state, batch):
@@ -88,10 +47,6 @@ def literal(built, state, batch):
         return recon_of(params)[1].kl().mean()
 
     return nll, g, kl
-
-
-def length(tree):
-    return np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(tree)))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -28,7 +28,9 @@ _SOURCES = {
     "synthetic": ("synthetic", "SyntheticCity"),
     "folder": ("folder", "MapFolder"),
     "sionna": ("sionna", "SionnaFolder"),
+    "tfds_images": ("tfds_images", "TfdsImages"),
 }
+KINDS = tuple(_SOURCES)
 
 # Examples of an "endless" stream: at a million a second, nine years. Grain's own
 # endless repeat overflows when the batch of a process is a single row.
@@ -52,17 +54,17 @@ def open_source(kind: str, root: radiomap.Path, *, split: str, **options: Any) -
     """Opens a data set by its kind; the options are those of its class.
 
     Args:
-      kind: "radiomapseer", "tfds", "synthetic", "folder" or "sionna".
+      kind: of `KINDS`.
       root: its folder.
-      split: "train", "val", "test" or "all".
-      **options: what else RadioMapSeer, TfdsSource, SyntheticCity, MapFolder or
-        SionnaFolder takes.
+      split: "train", "val", "test" or "all"; of TFDS images what the data set has.
+      **options: what else RadioMapSeer, TfdsSource, SyntheticCity, MapFolder,
+        SionnaFolder or TfdsImages takes.
 
     Raises:
       ValueError: an unknown kind; names the closest one.
       TypeError: an option that the kind does not have.
     """
-    splits.check_choice("data.source", kind, tuple(_SOURCES))
+    splits.check_choice("data.source", kind, KINDS)
     module, name = _SOURCES[kind]
     source = getattr(importlib.import_module(f"radiovae_jax.data.{module}"), name)
     return source(root, split=split, **options)

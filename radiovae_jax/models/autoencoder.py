@@ -4,15 +4,14 @@ Source: `encoder_decoder.py` of RadioDiff, after ldm/models/autoencoder.py of
 latent-diffusion (Rombach et al. 2022, arXiv:2112.10752).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from radiovae_jax.models.layers import (
-    AttnBlock,
-    ResnetBlock,
+    Blocks,
     conv,
     downsample,
     group_norm,
@@ -39,24 +38,24 @@ def attention_levels(resolution, attn_resolutions, levels: int) -> tuple[bool, .
     return tuple((height >> i, width >> i) in wanted for i in range(levels))
 
 
+def unchanged(output: Image) -> Image:
+    """The output is the image."""
+    return output
+
+
 class _Mid(nn.Module):
     """ResnetBlock, attention (unless switched off), ResnetBlock."""
 
     features: int
     attention: bool
-    dropout: float
-    dtype: DType
+    blocks: Blocks
 
     @nn.compact
     def __call__(self, h, train: bool):
-        h = ResnetBlock(self.features, self.dropout, self.dtype, name="block_1")(
-            h, train
-        )
+        h = self.blocks.resnet(self.features, "block_1")(h, train)
         if self.attention:
-            h = AttnBlock(self.dtype, name="attn_1")(h)
-        return ResnetBlock(self.features, self.dropout, self.dtype, name="block_2")(
-            h, train
-        )
+            h = self.blocks.attention("attn_1")(h)
+        return self.blocks.resnet(self.features, "block_2")(h, train)
 
 
 class Encoder(nn.Module):
@@ -68,31 +67,22 @@ class Encoder(nn.Module):
     attn: Sequence[bool]
     mid_attention: bool
     out_features: int
-    dropout: float
-    dtype: DType
+    blocks: Blocks
 
     @nn.compact
     def __call__(self, x: Image, train: bool = False) -> Float[Array, "b p q zz"]:
-        h = conv(x.shape[-1], self.ch, dtype=self.dtype, name="conv_in")(x)
+        dtype = self.blocks.dtype
+        h = conv(x.shape[-1], self.ch, dtype=dtype, name="conv_in")(x)
         for i, mult in enumerate(self.ch_mult):
             for j in range(self.num_res_blocks):
-                h = ResnetBlock(
-                    self.ch * mult,
-                    self.dropout,
-                    self.dtype,
-                    name=f"down_{i}_block_{j}",
-                )(h, train)
+                h = self.blocks.resnet(self.ch * mult, f"down_{i}_block_{j}")(h, train)
                 if self.attn[i]:
-                    h = AttnBlock(self.dtype, name=f"down_{i}_attn_{j}")(h)
+                    h = self.blocks.attention(f"down_{i}_attn_{j}")(h)
             if i != len(self.ch_mult) - 1:
-                h = downsample(h.shape[-1], self.dtype, f"down_{i}_downsample")(h)
-        h = _Mid(h.shape[-1], self.mid_attention, self.dropout, self.dtype, name="mid")(
-            h, train
-        )
-        h = nn.swish(group_norm(self.dtype, "norm_out")(h))
-        return conv(h.shape[-1], self.out_features, dtype=self.dtype, name="conv_out")(
-            h
-        )
+                h = downsample(h.shape[-1], dtype, f"down_{i}_downsample")(h)
+        h = _Mid(h.shape[-1], self.mid_attention, self.blocks, name="mid")(h, train)
+        h = nn.swish(group_norm(dtype, "norm_out")(h))
+        return conv(h.shape[-1], self.out_features, dtype=dtype, name="conv_out")(h)
 
 
 class Decoder(nn.Module):
@@ -104,31 +94,25 @@ class Decoder(nn.Module):
     attn: Sequence[bool]
     mid_attention: bool
     out_ch: int
-    dropout: float
-    dtype: DType
+    blocks: Blocks
 
     @nn.compact
     def __call__(self, z: Latent, train: bool = False) -> Image:
+        dtype = self.blocks.dtype
         features = self.ch * self.ch_mult[-1]
-        h = conv(z.shape[-1], features, dtype=self.dtype, name="conv_in")(z)
-        h = _Mid(features, self.mid_attention, self.dropout, self.dtype, name="mid")(
-            h, train
-        )
+        h = conv(z.shape[-1], features, dtype=dtype, name="conv_in")(z)
+        h = _Mid(features, self.mid_attention, self.blocks, name="mid")(h, train)
         for i, mult in reversed(list(enumerate(self.ch_mult))):
             for j in range(self.num_res_blocks + 1):
-                h = ResnetBlock(
-                    self.ch * mult,
-                    self.dropout,
-                    self.dtype,
-                    name=f"up_{i}_block_{j}",
-                )(h, train)
+                h = self.blocks.resnet(self.ch * mult, f"up_{i}_block_{j}")(h, train)
                 if self.attn[i]:
-                    h = AttnBlock(self.dtype, name=f"up_{i}_attn_{j}")(h)
+                    h = self.blocks.attention(f"up_{i}_attn_{j}")(h)
             if i != 0:
-                h = conv(
-                    h.shape[-1], h.shape[-1], dtype=self.dtype, name=f"up_{i}_upsample"
-                )(upsample_nearest(h))
-        h = nn.swish(group_norm(self.dtype, "norm_out")(h))
+                width = h.shape[-1]
+                h = conv(width, width, dtype=dtype, name=f"up_{i}_upsample")(
+                    upsample_nearest(h)
+                )
+        h = nn.swish(group_norm(dtype, "norm_out")(h))
         # In float32: bfloat16 would round the map itself, by up to 0.1 dB.
         return conv(h.shape[-1], self.out_ch, name="conv_out")(h.astype(jnp.float32))
 
@@ -140,7 +124,10 @@ class AutoencoderKL(nn.Module):
     `DiagonalGaussian`, `model.apply(params, z, method="decode")` an image.
     `resolution` only places `attn_resolutions`; any size divisible by
     `downsampling` goes through. Parameters are float32, `dtype` is what is computed
-    in; moments and images come out in float32.
+    in; moments and images come out in float32. Where the decoder's last layer gives
+    something else than the image (logits of it), `to_image` makes the image of it.
+    `remat` and `attention_chunk` trade time for memory and change no number (`Blocks`
+    and `attend` in layers.py).
 
     Raises:
       ValueError: a size that the down-sampling does not divide, a width that 32
@@ -159,6 +146,9 @@ class AutoencoderKL(nn.Module):
     double_z: bool = True
     dropout: float = 0.0
     mid_attention: bool = True
+    to_image: Callable[[Image], Image] = unchanged
+    remat: bool = False
+    attention_chunk: int = 0
     dtype: DType = jnp.float32
 
     @property
@@ -184,8 +174,7 @@ class AutoencoderKL(nn.Module):
                 self.resolution, self.attn_resolutions, len(self.ch_mult)
             ),
             mid_attention=self.mid_attention,
-            dropout=self.dropout,
-            dtype=self.dtype,
+            blocks=Blocks(self.dropout, self.remat, self.attention_chunk, self.dtype),
         )
         z, e = self.z_channels, self.embed_dim
         self.encoder = Encoder(out_features=2 * z, **common)
@@ -212,6 +201,10 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z: Latent, train: bool = False) -> Image:
         """Returns the image, unclipped, of a latent."""
+        return self.to_image(self.decode_output(z, train))
+
+    def decode_output(self, z: Latent, train: bool = False) -> Image:
+        """Returns what the last layer gives, of which `to_image` makes the image."""
         return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)
 
     def __call__(

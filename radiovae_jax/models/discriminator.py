@@ -103,6 +103,7 @@ class PatchDiscriminator(nn.Module):
         norm = ActNorm if self.use_actnorm else BatchNorm
         h = self._conv(x, self.ndf, strides=2, name="conv_0")
         h = nn.leaky_relu(h, 0.2)
+        self.sow("intermediates", "features", h)  # kept where it is asked for
         for n in range(1, self.num_layers + 1):
             features = self.ndf * min(2**n, 8)
             strides = 2 if n < self.num_layers else 1
@@ -110,6 +111,7 @@ class PatchDiscriminator(nn.Module):
                 h, features, strides=strides, bias=self.use_actnorm, name=f"conv_{n}"
             )
             h = nn.leaky_relu(norm(dtype=self.dtype, name=f"norm_{n}")(h, train), 0.2)
+            self.sow("intermediates", "features", h)
         h = self._conv(h, 1, strides=1, name=f"conv_{self.num_layers + 1}")
         return h.astype(jnp.float32)
 

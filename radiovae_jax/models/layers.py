@@ -4,6 +4,7 @@ Source: `encoder_decoder.py` of RadioDiff, after ldm/modules/diffusionmodules/mo
 of latent-diffusion (Rombach et al. 2022).
 """
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -93,9 +94,45 @@ class ResnetBlock(nn.Module):
         return x + h
 
 
+def attend(
+    q: Float[Array, "b n c"],
+    k: Float[Array, "b n c"],
+    v: Float[Array, "b n c"],
+    *,
+    chunk: int,
+) -> Float[Array, "b n c"]:
+    """Returns softmax(q k^T / sqrt(c)) v; scores and softmax are float32.
+
+    Args:
+      chunk: 0 holds all n x n scores at once. Above 0 only those of so many queries,
+        which the way back computes again: the same numbers, every row of the scores
+        being whole, for one more product of q and k.
+    """
+    n, dtype = q.shape[1], v.dtype
+
+    def rows(q, k, v):
+        scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1).astype(dtype)
+        return jnp.einsum("bij,bjc->bic", weights, v)
+
+    if not 0 < chunk < n:
+        return rows(q, k, v)
+    blocks = -(-n // chunk)
+    padded = jnp.pad(q, ((0, 0), (0, blocks * chunk - n), (0, 0)))
+    padded = padded.reshape(q.shape[0], blocks, chunk, q.shape[2]).swapaxes(0, 1)
+    # The way back adds up the gradients of k and v block by block, in their type.
+    k, v = k.astype(jnp.float32), v.astype(jnp.float32)
+    attended = jax.lax.map(
+        jax.checkpoint(lambda block: rows(block, k.astype(dtype), v.astype(dtype))),
+        padded,
+    )
+    return attended.swapaxes(0, 1).reshape(q.shape[0], -1, q.shape[2])[:, :n]
+
+
 class AttnBlock(nn.Module):
     """Single-head self-attention over all pixels; plus the input."""
 
+    chunk: int = 0
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -106,10 +143,33 @@ class AttnBlock(nn.Module):
             conv(c, c, 1, dtype=self.dtype, name=name)(normed).reshape(b, h * w, c)
             for name in ("q", "k", "v")
         )
-        scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
-        weights = nn.softmax(scores * c**-0.5, axis=-1).astype(self.dtype)
-        attended = jnp.einsum("bij,bjc->bic", weights, v).reshape(b, h, w, c)
+        attended = attend(q, k, v, chunk=self.chunk).reshape(b, h, w, c)
         return x + conv(c, c, 1, dtype=self.dtype, name="proj_out")(attended)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Makes the blocks of a network, by what they have in common.
+
+    Attributes:
+      remat: keeps a block's input only and computes the block again on the way back.
+        The parameters' names and values are the same with it and without.
+      attention_chunk: see `attend`.
+    """
+
+    dropout: float
+    remat: bool
+    attention_chunk: int
+    dtype: DType
+
+    def resnet(self, features: int, name: str) -> nn.Module:
+        # `train`, the third argument, decides what is traced and is no array.
+        kind = nn.remat(ResnetBlock, static_argnums=2) if self.remat else ResnetBlock
+        return kind(features, self.dropout, self.dtype, name=name)
+
+    def attention(self, name: str) -> nn.Module:
+        kind = nn.remat(AttnBlock) if self.remat else AttnBlock
+        return kind(self.attention_chunk, self.dtype, name=name)
 
 
 def downsample(channels: int, dtype, name: str) -> nn.Conv:

@@ -143,16 +143,29 @@ def distance(
 
     The target gets no gradient. All after the convolutions is float32.
 
+    VGG sees one channel as gray and three as colours. Of any other number each is seen
+    on its own, as gray, and the distances are averaged: channels times the work.
+
     Args:
       weights: from `load_weights`.
-      target: images in [-1, 1], of 1 or 3 channels.
+      target: images in [-1, 1].
       recon: their reconstructions.
       dtype: what the convolutions compute in.
     """
+    b, _, _, channels = target.shape
+    if channels not in (1, 3):
+        each = distance(weights, _apart(target), _apart(recon), dtype=dtype)
+        return jnp.mean(each.reshape(b, channels), axis=1)
     wanted = features(weights, jax.lax.stop_gradient(target), dtype=dtype)
     found = features(weights, recon, dtype=dtype)
     layers = map(_layer_distance, weights.lin, wanted, found)
     return jnp.sum(jnp.stack(list(layers)), axis=0)
+
+
+def _apart(x: Image) -> Float[Array, "_ h w 1"]:
+    """Returns the channels as images: all of the first image, then the next one's."""
+    b, height, width, channels = x.shape
+    return jnp.moveaxis(x, -1, 1).reshape(b * channels, height, width, 1)
 
 
 def _layer_distance(

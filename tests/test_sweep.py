@@ -1,0 +1,86 @@
+"""tools/sweep.py: its measures by hand, and that what is done is not done again."""
+
+import json
+
+import numpy as np
+import pytest
+import tool
+
+from radiovae_jax import config_check
+
+sweep = tool.load("sweep")
+
+
+def test_a_unit_is_active_if_its_mean_varies_over_the_maps():
+    # Variances 0, 0.0099 (0.0995^2) and 0.0101: Burda et al.'s threshold is 0.01.
+    sides = np.array([[1.0], [-1.0]])
+    means = sides * np.array([0.0, 0.0995, 0.1005])
+    np.testing.assert_allclose(sweep.active_units(means), 1 / 3)
+
+
+def test_the_silhouette_by_hand():
+    # On a line: buildings 1 at 0 and 1, buildings 2 at 4 and 6.
+    # a = 1, 1, 2, 2; b = 5, 4, 3.5, 5.5; (b - a) / max = 0.8, 0.75, 1.5/3.5, 3.5/5.5.
+    means = np.array([[0.0], [1.0], [4.0], [6.0]])
+    label = np.array([1, 1, 2, 2])
+    expected = np.mean([0.8, 0.75, 1.5 / 3.5, 3.5 / 5.5])
+    np.testing.assert_allclose(sweep.silhouette(means, label), expected)
+    # A map alone with its buildings has 0 by Rousseeuw's convention.
+    alone = sweep.silhouette(means[:3], label[:3])
+    np.testing.assert_allclose(alone, (0.75 + (3 - 1) / 3 + 0) / 3)
+
+
+def test_the_correlation_is_one_where_latents_follow_the_transmitter():
+    place = np.array([[0.0, 0], [0, 3], [4, 0], [9, 9], [9, 1], [2, 2]])
+    label = np.array([1, 1, 1, 2, 2, 2])
+    assert sweep.mantel(5 * place, place, label) == pytest.approx(1)
+    # Pairs of other buildings do not count.
+    elsewhere = place + 100.0 * label[:, None]
+    assert sweep.mantel(elsewhere, place, label) == pytest.approx(1)
+    assert sweep.mantel(np.ones((6, 4)), place, label) == 0
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The grid without the training: every run has the same numbers."""
+    trained = []
+    numbers = dict.fromkeys(sweep.COLUMNS, 0.5)
+    monkeypatch.setattr(
+        sweep.train, "run", lambda config, folder: trained.append(folder.name)
+    )
+    monkeypatch.setattr(sweep, "measure", lambda config, folder: dict(numbers))
+    return trained
+
+
+def test_a_finished_run_is_not_run_again(counted, tmp_path):
+    runs = [("bce", 1.0, "linear"), ("mse", 0.1, "cyclical")]
+    sweep.sweep(tmp_path, runs[:1], steps=9, size=32)
+    sweep.sweep(tmp_path, runs, steps=9, size=32)
+    assert counted == ["bce_1_linear", "mse_0.1_cyclical"]
+    with pytest.raises(ValueError, match="another config"):
+        sweep.sweep(tmp_path, runs, steps=10, size=32)
+
+    records = sweep.collect(tmp_path)
+    sweep.write(tmp_path, records)
+    assert [record["beta"] for record in records] == [1.0, 0.1]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == records
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 3
+    assert "| bce | 1 | linear | 0.5 |" in (tmp_path / "sweep.md").read_text()
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_configs_are_the_grids(tmp_path):
+    config = sweep.configure("mse", 4.0, "cyclical", steps=150, size=32, city=tmp_path)
+    assert config.loss.reconstruction == "mse"
+    assert (config.loss.kl_weight, config.loss.kl_schedule) == (4.0, "cyclical")
+    assert config.loss.disc_factor == config.loss.perceptual_weight == 0
+    config_check.check(config)
+
+
+def test_what_cannot_be_is_refused_before_anything_runs(counted, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"train\.steps"):
+        sweep.sweep(tmp_path, [("bce", 1.0, "linear")], steps=-1, size=32)
+    with pytest.raises(SystemExit):
+        sweep.parser().parse_args(["--schedule", "sine"])
+    assert "invalid choice: 'sine'" in capsys.readouterr().err
+    assert not counted and not list(tmp_path.iterdir())

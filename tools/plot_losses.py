@@ -1,0 +1,177 @@
+"""Draws the pictures of docs/losses.md, with the functions that the training calls.
+
+    python tools/plot_losses.py                # into docs/
+    python tools/plot_losses.py --out DIR
+
+Writes losses_discriminator.png (hinge and vanilla against the logit),
+losses_schedules.png (the three weights of the KL term) and losses_physics.png (edge
+mask and the radio terms over a synthetic city and a blurred copy of it). It takes ten
+seconds.
+"""
+
+import argparse
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from radiovae_jax import losses, physics, plots, schedules
+from radiovae_jax.data import radiomap, synthetic
+from radiovae_jax.types import Array
+
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
+# Okabe and Ito's colours, told apart with colour-deficient sight.
+HINGE, VANILLA, GENERATOR = "#0072B2", "#D55E00", "#000000"
+
+
+def discriminator() -> Figure:
+    """Returns the losses of one real and one fake logit, and the generator's."""
+    logits = np.linspace(-3, 3, 241, dtype=np.float32)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    real, fake = figure.subplots(1, 2, sharey=True)
+    # The loss of one side is what it adds where the other side costs nothing.
+    right = np.float32(100)
+
+    def curve(loss: Callable, *, side: str) -> Array:
+        def one(logit):
+            image = logit.reshape(1, 1, 1, 1)
+            other = jnp.full_like(image, right if side == "fake" else -right)
+            return loss(image, other) if side == "real" else loss(other, image)
+
+        return jax.vmap(one)(jnp.asarray(logits))
+
+    for axis, side in ((real, "real"), (fake, "fake")):
+        for name, colour in (("hinge", HINGE), ("vanilla", VANILLA)):
+            values = curve(losses.DISCRIMINATOR[name], side=side)
+            axis.plot(logits, values, color=colour, label=f"discriminator, {name}")
+        axis.set_title(f"of a {side} patch")
+        axis.set_xlabel("logit")
+        axis.axvline(0, color="gray", lw=0.5)
+        axis.grid(alpha=0.3)
+    g = [losses.generator(jnp.full((1, 1, 1, 1), logit)) for logit in logits]
+    fake.plot(logits, g, "--", color=GENERATOR, label="generator")
+    fake.set_ylim(-2.2, 2.2)
+    real.set_ylabel("loss")
+    fake.legend(fontsize=9)
+    return figure
+
+
+def kl_schedules() -> Figure:
+    """Returns the weights of the KL term over a training of 1,000 steps, beta 1."""
+    steps = np.arange(1000)
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    panels = {
+        "constant": ("kl_weight 1", {}),
+        "linear": ("kl_warmup_steps 300", dict(warmup=300)),
+        "cyclical": (
+            "kl_cycles 4, kl_ratio 0.5",
+            dict(steps=1000, cycles=4, ratio=0.5),
+        ),
+    }
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, (name, (told, fields)) in zip(axes, panels.items(), strict=True):
+        weight = functools.partial(schedules.KL[name], kl_weight=1.0, **fields)
+        weights = jax.vmap(weight)(steps)
+        axis.plot(steps, weights, color=HINGE)
+        axis.set_title(f"{name}\n{told}", fontsize=10)
+        axis.set_xlabel("step of 1,000")
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("KL weight")
+    return figure
+
+
+def city(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns f and the transmitter's mask, [1, 80, 80, 1] each, of a drawn city."""
+    root = synthetic.write_city(
+        folder / "city", maps=3, transmitters=1, size=80, seed=3
+    )
+    path = sorted((root / "gain" / "DPM").glob("*.png"))[0]
+    f = radiomap.gray_to_f(radiomap.read_map(path))[None]
+    antenna = radiomap.read_map(root / "png" / "antennas" / path.name)[None]
+    return f, np.asarray(physics.transmitter_mask(antenna, "unit"))
+
+
+def radio_terms(f: np.ndarray, tx: np.ndarray) -> Figure:
+    """Returns a map, its edges, and what the radio terms say of a blurred copy."""
+    blurred = blur(f)
+    x, y = (np.float32(radiomap.f_to_model(image)) for image in (f, blurred))
+    mask = np.asarray(physics.k2_neg_norm(f, tx), np.float32) / 255
+    unit = dict(input_range="unit")
+    panels = [
+        ("map x (dB)", radiomap.f_to_db(f), (-147, -47)),
+        ("blurred map y (dB)", radiomap.f_to_db(blurred), (-147, -47)),
+        ("y − x (dB)", radiomap.DB_SPAN * (blurred - f), (-20, 20)),
+        ("k² of x (per m²)", physics.k2(f, tx), (-4, 4)),
+        ("edge weight", physics.edge_weight(mask), (0, 1)),
+        ("edge", physics.edge(x, y, mask), (0, 0.05)),
+        ("edge_pinn", physics.edge_pinn(x, y, **unit), (0, 0.2)),
+        ("edge_pinn, released", physics.edge_pinn_released(x, y, **unit), (0, 0.2)),
+        ("helmholtz", physics.helmholtz(x, y, tx, **unit), (0, 0.15)),
+        (
+            "helmholtz, released",
+            physics.helmholtz_released(x, y, tx, **unit),
+            (0, 0.15),
+        ),
+    ]
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    axes = figure.subplots(2, 5).ravel()
+    for axis, (name, values, limits) in zip(axes, panels, strict=True):
+        image(axis, name, np.asarray(values)[0, ..., 0], limits)
+    return figure
+
+
+def blur(f: np.ndarray) -> np.ndarray:
+    """Returns it smoothed by (1, 2, 1) / 4 along both sides, the border repeated."""
+    padded = np.pad(f, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
+    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+
+
+def image(axis: Axes, name: str, values: np.ndarray, limits: tuple) -> None:
+    signed = limits[0] == -limits[1]
+    colours = plots.ERROR_COLOURS if signed else plots.MAP_COLOURS
+    shown = axis.imshow(
+        values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest"
+    )
+    axis.set_title(name, fontsize=10)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    bar = axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.03)
+    bar.set_ticks(np.linspace(*limits, 3))
+    bar.ax.tick_params(labelsize=8)
+
+
+def physics_of_a_city() -> Figure:
+    """Returns the radio terms over a drawn city."""
+    with tempfile.TemporaryDirectory() as folder:
+        return radio_terms(*city(pathlib.Path(folder)))
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "losses_discriminator.png": discriminator,
+    "losses_schedules.png": kl_schedules,
+    "losses_physics.png": physics_of_a_city,
+}
+
+
+def main() -> None:
+    summary, _, details = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=DOCS, metavar="DIR")
+    out = parser.parse_args().out
+    for name, picture in PICTURES.items():
+        print(f"written: {plots.save(picture(), out / name)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Compares plain VAEs: kinds of reconstruction, beta, and annealings of the KL term.
+
+    python tools/sweep.py --out runs/sweep                 # 4 x 4 x 3 = 48 runs
+    python tools/sweep.py --out runs/sweep --schedule linear           # 16 of them
+    python tools/sweep.py --out runs/sweep --reconstruction bce        # 12 of them
+
+Trains configs/vae.py on the quickstart's city, once for each combination, and writes
+OUT/sweep.md, .csv, .json and .png: how well held-out maps are reconstructed, the final
+ELBO, and how the latent space is organised. Each run is a folder in OUT; one that is
+finished is not run again, so an interrupted sweep goes on with the same command, and
+the table has every run in OUT.
+
+A run of 150 steps takes about a minute of a core, most of it compilation.
+"""
+
+import argparse
+import csv
+import functools
+import itertools
+import json
+import pathlib
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from radiovae_jax import (
+    config_check,
+    experiment,
+    losses,
+    metrics,
+    plots,
+    run_folder,
+    train,
+)
+from radiovae_jax.data import radiomap
+from radiovae_jax.data.batch import to_batch
+
+CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
+KINDS = ("bce", "mse", "l1", "l1_mse")
+BETAS = (0.1, 1.0, 4.0, 10.0)
+SCHEDULES = ("constant", "linear", "cyclical")
+ACTIVE_VARIANCE = 0.01
+SAMPLES = 8  # of each posterior, for the ELBO
+
+# Name -> heading of the table and label of the panel.
+COLUMNS = {
+    "rmse_db": "RMSE (dB)",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "rec": "reconstruction (nats)",
+    "kl": "KL (nats)",
+    "elbo": "ELBO (nats)",
+    "active": "active units (share)",
+    "silhouette": "silhouette of buildings",
+    "mantel": "correlation with transmitter",
+}
+PANELS = ("rmse_db", "elbo", "kl", "active", "silhouette", "mantel")
+# Okabe and Ito's colours, told apart with colour-deficient sight.
+COLOURS = dict(bce="#0072B2", mse="#D55E00", l1="#009E73", l1_mse="#CC79A7")
+LINES = dict(constant=":", linear="-", cyclical="--")
+
+
+def configure(
+    kind: str, beta: float, schedule: str, *, steps: int, size: int, city: pathlib.Path
+) -> ml_collections.ConfigDict:
+    """Returns the config of one run."""
+    config = runpy.run_path(str(CONFIG))["get_config"](kind)
+    config.autoencoder.update(ch_mult=(1, 1, 2), resolution=(size, size))
+    config.loss.update(
+        kl_weight=beta, kl_schedule=schedule, kl_warmup_steps=max(1, steps // 3)
+    )
+    config.data.update(root=str(city), image_size=size)
+    config.train.update(
+        steps=steps,
+        log_every=max(1, steps // 10),
+        validate_every=steps,
+        checkpoint_every=steps,
+        metrics_size="seen",
+    )
+    return config
+
+
+def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the numbers of a finished run: quality of held-out maps, latents of all.
+
+    rec and kl are sums over an image, means over images; elbo is -(rec + kl), whatever
+    beta the run was trained with. rec is what the run minimises, the negative logarithm
+    of a likelihood up to a constant of its kind: ELBOs compare within a kind.
+    """
+    model, params = run_folder.load(folder)
+    # With the weights as arguments, so that all runs share what is compiled.
+    encode, decode, decode_output = (
+        jax.jit(functools.partial(model.apply, method=method))
+        for method in ("encode", "decode", "decode_output")
+    )
+    held_out = read(config, config.data.val_split)
+    posterior = encode(params, held_out["image"])
+    target = radiomap.model_to_f(held_out["image"])
+    recon = jnp.clip(radiomap.model_to_f(decode(params, posterior.mode())), 0.0, 1.0)
+    rec_of = losses.RECONSTRUCTION[config.loss.reconstruction]
+    recs = [
+        losses.sum_per_image(
+            rec_of(held_out["image"], decode_output(params, posterior.sample(key)))
+        )
+        for key in jax.random.split(jax.random.key(0), SAMPLES)
+    ]
+    rec, kl = float(np.mean(recs)), float(posterior.kl().mean())
+    everything = read(config, "all")
+    means = np.asarray(encode(params, everything["image"]).mode())
+    means = means.reshape(len(means), -1)
+    return dict(
+        rmse_db=float(metrics.rmse_db(target, recon).mean()),
+        psnr=float(metrics.psnr(target, recon).mean()),
+        ssim=float(metrics.ssim(target, recon).mean()),
+        rec=rec,
+        kl=kl,
+        elbo=-(rec + kl),
+        active=active_units(means),
+        silhouette=silhouette(means, everything["buildings"]),
+        mantel=mantel(means, everything["transmitter"], everything["buildings"]),
+    )
+
+
+def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
+    """Returns the images seen, the transmitters' pixels and the buildings' numbers."""
+    source = experiment.open_data(config, split, also=("antenna",))
+    records = [source[i] for i in range(len(source))]
+    raw = {"gray": np.stack([record["gray"] for record in records])}
+    batch = to_batch(
+        raw,
+        image_size=config.data.image_size,
+        pixel_weights="none",
+        conditional=False,
+    )
+    antennas = [record["antenna"][..., 0] for record in records]
+    pixels = [np.unravel_index(a.argmax(), a.shape) for a in antennas]
+    cities = [int(str(record["name"]).partition("_")[0]) for record in records]
+    return dict(
+        image=batch.image,
+        transmitter=np.array(pixels, np.float64),
+        buildings=np.array(cities),
+    )
+
+
+def active_units(means: Float[np.ndarray, "n u"]) -> float:
+    """Returns the share of latent entries whose posterior mean varies over the maps.
+
+    Source: Burda et al. 2016 (arXiv:1509.00519), section 5.2: a unit is active if the
+    variance of its mean is above 0.01.
+    """
+    return float((means.var(axis=0) > ACTIVE_VARIANCE).mean())
+
+
+def silhouette(means: Float[np.ndarray, "n u"], label: Int[np.ndarray, "n"]) -> float:
+    """Returns the mean silhouette of latents labelled by their buildings, in [-1, 1].
+
+    1: maps of the same buildings lie together, far from all others. 0: they do not.
+
+    Source: Rousseeuw 1987, "Silhouettes", Journal of Computational and Applied
+    Mathematics 20, eq. 2; a label of one map alone has 0.
+    """
+    apart = distances(means)
+    labels = np.unique(label)
+    # Mean distance of every map to the maps of every label, itself left out.
+    same = label[:, None] == labels
+    others = same.sum(axis=0) - same
+    sums = apart @ same
+    within = (sums / np.maximum(others, 1))[same]
+    between = np.where(same, np.inf, sums / np.maximum(others, 1)).min(axis=1)
+    largest = np.maximum(np.maximum(within, between), 1e-12)
+    alone = others[same] == 0
+    return float(np.where(alone, 0, (between - within) / largest).mean())
+
+
+def mantel(
+    means: Float[np.ndarray, "n u"],
+    place: Float[np.ndarray, "n 2"],
+    label: Int[np.ndarray, "n"],
+) -> float:
+    """Returns the correlation of latent distance with the transmitters' distance.
+
+    Over the pairs of maps of the same buildings. 0 where latents do not differ.
+
+    Source: Mantel 1967, "The detection of disease clustering", Cancer Research 27: the
+    correlation of two matrices of distances.
+    """
+    pairs = np.triu(label[:, None] == label, k=1)
+    latent, metres = distances(means)[pairs], distances(place)[pairs]
+    if min(latent.std(), metres.std()) < 1e-12:
+        return 0.0
+    return float(np.corrcoef(latent, metres)[0, 1])
+
+
+def distances(points: Float[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
+    points = points.astype(np.float64)
+    return np.linalg.norm(points[:, None] - points, axis=-1)
+
+
+def sweep(
+    out: pathlib.Path, runs: Sequence[tuple[str, float, str]], *, steps: int, size: int
+) -> None:
+    """Trains and measures what is not there yet."""
+    with tqdm(runs, unit="run", file=sys.stdout) as bar:
+        for kind, beta, schedule in bar:
+            folder = out / f"{kind}_{beta:g}_{schedule}"
+            bar.set_postfix_str(folder.name)
+            config = configure(
+                kind, beta, schedule, steps=steps, size=size, city=out / "city"
+            )
+            config_check.check(config)
+            run_folder.claim(folder, config)  # refuses other steps or another size
+            result = folder / "sweep.json"
+            if result.exists():
+                continue
+            train.run(config, folder)
+            record = dict(reconstruction=kind, beta=beta, schedule=schedule)
+            record |= dict(steps=steps, size=size) | measure(config, folder)
+            unfinished = result.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(record, indent=2) + "\n")
+            unfinished.replace(result)
+
+
+def collect(out: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of all finished runs, in the order of the grid."""
+    records = [json.loads(path.read_text()) for path in out.glob("*/sweep.json")]
+    return sorted(
+        records,
+        key=lambda r: (
+            KINDS.index(r["reconstruction"]),
+            r["beta"],
+            SCHEDULES.index(r["schedule"]),
+        ),
+    )
+
+
+def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
+    """Writes the table in three formats, and the figure."""
+    (out / "sweep.json").write_text(json.dumps(records, indent=2) + "\n")
+    with (out / "sweep.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+    (out / "sweep.md").write_text(table(records))
+    plots.save(draw(records), out / "sweep.png")
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    names = ["reconstruction", "beta", "schedule", *COLUMNS]
+    lines = [
+        "| " + " | ".join(COLUMNS.get(name, name) for name in names) + " |",
+        "|---|--:|---" + "|--:" * len(COLUMNS) + "|",
+    ]
+    for record in records:
+        cells = [record[name] for name in names]
+        shown = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(records: list[dict[str, Any]]) -> Figure:
+    """Returns panels of every measure against beta; a line a kind and annealing."""
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    handles = {}
+    for axis, name in zip(axes, PANELS, strict=True):
+        for kind, schedule in itertools.product(KINDS, SCHEDULES):
+            found = [
+                (r["beta"], r[name])
+                for r in records
+                if (r["reconstruction"], r["schedule"]) == (kind, schedule)
+            ]
+            if found:
+                (handles[f"{kind}, {schedule}"],) = axis.plot(
+                    *zip(*found, strict=True),
+                    LINES[schedule],
+                    color=COLOURS[kind],
+                    marker="o",
+                    markersize=4,
+                )
+        axis.set_xscale("log")
+        axis.set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
+        axis.minorticks_off()
+        axis.set_xlabel("beta")
+        axis.set_title(COLUMNS[name], fontsize=11)
+        axis.grid(alpha=0.3)
+    axes[PANELS.index("kl")].set_yscale("log")
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=6, fontsize=9
+    )
+    return figure
+
+
+def parser() -> argparse.ArgumentParser:
+    summary, _, details = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"), metavar="DIR")
+    add("--steps", type=int, default=150, help="of each run, default 150")
+    add("--size", type=int, default=32, help="side of the maps, default 32")
+    add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
+    add("--beta", nargs="+", type=float, default=BETAS, help="default 0.1 1 4 10")
+    add("--schedule", nargs="+", choices=SCHEDULES, default=SCHEDULES)
+    return parser
+
+
+def main() -> None:
+    flags = parser().parse_args()
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_compilation_cache_dir", str(flags.out / "compiled"))
+    runs = list(itertools.product(flags.reconstruction, flags.beta, flags.schedule))
+    try:
+        sweep(flags.out, runs, steps=flags.steps, size=flags.size)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    records = collect(flags.out)
+    write(flags.out, records)
+    print(table(records))
+    print(f"written: {flags.out}/sweep.md, .csv, .json and .png")
+
+
+if __name__ == "__main__":
+    main()
