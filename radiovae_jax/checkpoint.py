@@ -2,20 +2,27 @@
 
 import contextlib
 import json
-import logging as stdlib_logging
 import math
 import pathlib
-import threading
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from radiovae_jax import checksums, orbax_errors
 from radiovae_jax.train_step import TrainState
 
 BEST_METRIC = "nmse"
+CHECKSUMS = "checksums"  # beside the data position; version 0.1 wrote none
+
+
+class NotWrittenError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
 
 
 def best_step(workdir: pathlib.Path) -> int:
@@ -45,17 +52,42 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
 
     Raises:
       FileNotFoundError: there is no such step.
+      ValueError: it cannot be read, or is not as it was saved.
     """
-    path = pathlib.Path(workdir).resolve() / "checkpoints" / str(step) / "state"
-    if not path.is_dir():
+    folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
+    if not (folder / "state").is_dir():
         raise FileNotFoundError(f"{workdir} has no checkpoint of step {step}")
     args = ocp.args.PyTreeRestore(
         item=like,
         restore_args=ocp.checkpoint_utils.construct_restore_args(like),
         partial_restore=True,
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(path, args=args)
+    try:
+        with (
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+            orbax_errors.quiet(),
+        ):
+            part = reader.restore(folder / "state", args=args)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
+        _check(saved.get(CHECKSUMS, {}), part)
+    except Exception as error:  # Orbax raises whatever its readers raise
+        others = sorted(ocp.utils.checkpoint_steps(folder.parent))
+        reason = orbax_errors.first_line(error)
+        raise ValueError(
+            f"checkpoint {step} of {workdir} cannot be read ({reason}); "
+            f"give another step, there are {others}"
+        ) from error
+    return part
+
+
+def _check(saved: checksums.Checksums, state: Any) -> None:
+    """Raises a ValueError where an array is not as it was saved."""
+    differing = checksums.differing(saved, state)
+    if differing:
+        raise ValueError(
+            f"{len(differing)} arrays are not as they were saved, {differing[0]} first"
+        )
 
 
 def _nmse(metrics: dict[str, float]) -> float:
@@ -88,26 +120,39 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._workdir / "checkpoints",
             options=options,
-            item_names=("state", "data"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
+            },
         )
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(orbax_errors.quiet())
 
     def steps(self) -> list[int]:
+        """Returns the steps that are saved, or being saved."""
         return sorted(self._manager.all_steps())
 
     def save(
         self, state: TrainState, data_state: dict, metrics: dict[str, float] | None
     ) -> None:
-        """Starts writing; the write is atomic and goes on while training does."""
+        """Starts writing; the write is atomic and goes on while training does.
+
+        Raises:
+          NotWrittenError: this one, or the one before it, could not be written.
+        """
+        data = data_state | {CHECKSUMS: checksums.of_state(state)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
         )
-        self._manager.save(int(state.step), args=args, metrics=metrics)
+        with self._writing():
+            self._manager.save(int(state.step), args=args, metrics=metrics)
 
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """Returns the newest readable state and data position; None without any.
 
         Where the newest is damaged the one before it is taken, and the damaged ones
-        are moved to `damaged_checkpoints/`.
+        are moved to `damaged_checkpoints/`. Damage is what cannot be read, and what
+        is not as it was saved.
 
         Args:
           like: arrays or shapes with the shardings that the state shall have.
@@ -116,27 +161,20 @@ class Checkpoints:
           ValueError: there are checkpoints and none can be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        )
         found, damaged = self.steps(), []
         for step in reversed(found):
-            try:
-                with _quiet():
-                    restored = self._manager.restore(step, args=args)
-            except Exception as error:  # Orbax raises whatever its readers raise
-                first_line = str(error).strip().partition("\n")[0][:200]
+            restored, problem = self._restore(step, abstract)
+            if restored is None:
                 logging.warning(
-                    "checkpoint %d cannot be read (%s: %s); taking the one before",
+                    "checkpoint %d cannot be read (%s); taking the one before",
                     step,
-                    type(error).__name__,
-                    first_line,
+                    problem,
                 )
                 damaged.append(step)
                 continue
             for step in damaged:
                 self._set_aside(step)
-            return restored["state"], restored["data"]
+            return restored
         if found:
             # Nothing is moved: the cause may be elsewhere (memory, another version).
             raise ValueError(
@@ -146,11 +184,79 @@ class Checkpoints:
             )
         return None
 
+    def _restore(
+        self, step: int, abstract: TrainState
+    ) -> tuple[tuple[TrainState, dict] | None, str]:
+        """Returns a state and its data position, or None and what is wrong."""
+        restored, problem = None, ""
+        try:
+            restored = self._read(step, abstract)
+        except Exception as error:  # Orbax raises whatever its readers raise
+            problem = f"{type(error).__name__}: {orbax_errors.first_line(error)}"
+        # Every process judges what it holds; from here on they go together.
+        if not _all_agree(restored is not None):
+            return None, problem or "another process cannot read it"
+        state, data = restored
+        try:
+            _check(data.pop(CHECKSUMS, {}), state)
+        except ValueError as error:
+            return None, str(error)
+        return (state, data), ""
+
+    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+        """Reads one step. What its version did not count yet begins at 0."""
+        there = self._manager.item_metadata(step)["state"].tree
+        absent = [name for name in abstract._fields if name not in there]
+        parts = {
+            name: part for name, part in abstract._asdict().items() if name in there
+        }
+        new = {name: getattr(abstract, name) for name in absent}
+        if any(leaf.shape for leaf in jax.tree.leaves(new)):
+            raise ValueError(f"it has no {', '.join(absent)}")
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(parts), data=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=args)
+        data = dict(restored["data"])
+        position = data.get("position", step)
+        if position != step:
+            raise ValueError(f"the state is of step {step}, its data of {position}")
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), new
+        )
+        return abstract._replace(**restored["state"], **zeros), data
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints that are newer than a step."""
+        for newer in self.steps():
+            if newer > step:
+                self._manager.delete(newer)
+
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Returns when nothing is being written.
+
+        Raises:
+          NotWrittenError: what was being written could not be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with contextlib.closing(self._quiet):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # Orbax passes on what its writers raise
+            folder = self._workdir / "checkpoints"
+            whole = sorted(ocp.utils.checkpoint_steps(folder))
+            raise NotWrittenError(
+                f"a checkpoint could not be written ({orbax_errors.cause(error)}); the "
+                f"ones of steps {whole} in {folder} are whole. Make room, or the "
+                "folder writable, and the same command goes on"
+            ) from error
 
     def _set_aside(self, step: int) -> None:
         aside = self._workdir / "damaged_checkpoints"
@@ -174,18 +280,8 @@ class Checkpoints:
                     self._set_aside(int(step))
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Keeps the tracebacks of TensorStore's many readers off the console.
-
-    What matters of them is in the exception that `restore` raises.
-    """
-    logger = stdlib_logging.getLogger("asyncio")
-    level, hook = logger.level, threading.excepthook
-    logger.setLevel(stdlib_logging.CRITICAL + 1)
-    threading.excepthook = lambda args: None
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        threading.excepthook = hook
+def _all_agree(mine: bool) -> bool:
+    """Whether all processes say so."""
+    if jax.process_count() == 1:
+        return mine
+    return bool(multihost_utils.process_allgather(np.asarray(mine)).all())

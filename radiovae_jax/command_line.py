@@ -1,11 +1,23 @@
-"""How the commands parse their flags and end: one message, a status, no traceback."""
+"""How the commands parse their flags and end: one message, a status, no traceback.
+
+Statuses: 0 done (an early stop on a plateau too); 1 an error, in one message; 75
+interrupted, saved, the same command goes on; 128 + n ended at once by signal n (130
+Ctrl-C, 143 SIGTERM), the newest checkpoint counts.
+"""
 
 import contextlib
 import logging as stdlib_logging
+import os
 import sys
 from typing import NoReturn
 
 from absl import flags
+
+INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a step that is saved; the message says which."""
 
 
 def fail(message: str) -> NoReturn:
@@ -27,12 +39,15 @@ def parse(argv: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def one_message(*, debug: bool):
-    """Turns what goes wrong inside into one message and status 1 (130: Ctrl-C)."""
+    """Turns what goes wrong inside into one message and the status that it has."""
     try:
         yield
     except KeyboardInterrupt:
         print("\nstopped; a run goes on with the same command", file=sys.stderr)
         sys.exit(130)
+    except Interrupted as error:
+        print(f"\ninterrupted: {error}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
@@ -42,5 +57,10 @@ def one_message(*, debug: bool):
 
 
 def not_chatter(record: stdlib_logging.LogRecord) -> bool:
-    """Leaves out what the libraries say below a warning (Orbax, of every file)."""
+    """Leaves out what the libraries say below a warning (Orbax, of every file).
+
+    And the tracebacks that Orbax logs of what it raises anyway.
+    """
+    if record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"):
+        return False
     return "radiovae_jax" in record.pathname or record.levelno > stdlib_logging.INFO

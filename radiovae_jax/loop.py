@@ -1,215 +1,301 @@
-"""The loop of a run: steps, numbers, pictures, checkpoints."""
+"""The loop of a run: steps, numbers, pictures, checkpoints; and how it ends."""
 
-import math
+import dataclasses
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from radiovae_jax import logbook, plots, sharding, validate
-from radiovae_jax.checkpoint import Checkpoints
-from radiovae_jax.data import pipeline
+from radiovae_jax import (
+    distributed,
+    experiment,
+    judging,
+    logbook,
+    resources,
+    run_folder,
+    sharding,
+    stopping,
+)
+from radiovae_jax.checkpoint import Checkpoints, NotWrittenError
+from radiovae_jax.command_line import Interrupted
+from radiovae_jax.interruption import Interruption
+from radiovae_jax.judging import Compiled
 from radiovae_jax.train_step import TrainState
 
 
-class Compiled(NamedTuple):
-    """The executables of a run."""
+class Due(NamedTuple):
+    """What is to be done after a step."""
 
-    # Each twice: {False: without any discriminator, True: with it}.
-    step: dict[bool, Callable]
-    validate: dict[bool, Callable]
-    sample: Callable
-
-
-class Clock:
-    """Seconds and images since the last lap; validation is not counted."""
-
-    def __init__(self, step: int):
-        self._step, self._time = step, time.monotonic()
-
-    def lap(self, step: int, batch_size: int) -> dict[str, float]:
-        now = time.monotonic()
-        seconds = (now - self._time) / (step - self._step)
-        self._step, self._time = step, now
-        return {
-            "time/step_seconds": seconds,
-            "time/images_per_second": batch_size / seconds,
-        }
+    log: bool
+    judge: bool
+    save: bool
+    histograms: bool
+    end: bool  # a signal came, and all processes agreed on this step
 
 
-class Loop(NamedTuple):
+@dataclasses.dataclass
+class Loop:
     """The long-lived parts of the loop; the state of the training passes through."""
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     mesh: Any
-    compiled: Compiled
+    compile: Callable[[float], Compiled]  # the executables at so many times the rates
     validation: Any
     checkpoints: Checkpoints
-    log: logbook.Logbook
+    log: logbook.Logbook | logbook.Silent
     step_key: Any
     sample_key: Any
+    rollbacks: int  # how often this run went back to an older checkpoint
 
     def run(self, state: TrainState, batches) -> dict[str, float]:
-        """Takes the steps that are left; whatever ends them early, saves first."""
+        """Takes the steps that are left; whatever ends them early, saves first.
+
+        Raises:
+          Interrupted: a signal came; the last step is saved.
+          FloatingPointError: going on is of no use; the message says why.
+          OSError: something cannot be written or read.
+        """
         train = self.config.train
-        start, stop = int(state.step), train.steps
-        if train.stop_at:
-            stop = min(stop, train.stop_at)
-        if start >= stop:
-            logging.info("step %d of %d is done already", start, stop)
-            return logbook.last_validation(self.workdir / "metrics.jsonl")
-        metrics: dict[str, float] = {}
-        clock = Clock(start)
+        start, stop = int(state.step), min(train.steps, train.stop_at or train.steps)
+        numbers = self.workdir / "metrics.jsonl"
+        self.limits, self.metrics = limits(self.config), {}
+        self.validations = stopping.history(logbook.read(numbers), until=start)
+        enough = stopping.enough(self.validations, self.limits)
+        if start >= stop or enough:
+            logging.info(enough or f"step {start} of {stop} is done already")
+            return logbook.last_validation(numbers)
         logging.info("compiling: the first step of each phase takes longer")
-        bar = tqdm(
+        self.bar = tqdm(
             total=train.steps,
             initial=start,
             unit="step",
             dynamic_ncols=True,
+            disable=not distributed.is_first(),
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
-        try:
-            for step in range(start, stop):
-                raw = sharding.to_devices(next(batches), self.mesh)
-                run_step = self.compiled.step[self.adversarial(step)]
-                state, logs = run_step(state, raw, self.step_key)
-                bar.update()
+        with self.bar, Interruption() as self.interruption:
+            while True:
+                try:
+                    return self.steps(state, batches, stop)
+                except stopping.TooManySkippedError as error:
+                    state = self.roll_back(state, batches, error)
+                except OSError as error:
+                    raise run_folder.explained(error, self.workdir) from error
 
-                done = step + 1
-                log, judge, save = (
-                    done % every == 0 or done == stop
-                    for every in (
-                        train.log_every,
-                        train.validate_every,
-                        train.checkpoint_every,
+    def steps(self, state: TrainState, batches, stop: int) -> dict[str, float]:
+        """Steps from this state on; returns the numbers of the last validation."""
+        start = int(state.step)
+        self.compiled = self.compile(self.rate())
+        self.clock, self.ledger = resources.Clock(start), stopping.SkipLedger()
+        try:
+            for done in range(start + 1, stop + 1):
+                with self.clock.spent_on("data", pause=False):
+                    batch = next(batches)
+                raw = sharding.to_devices(batch, self.mesh)
+                run_step = self.compiled.step[self.adversarial(done - 1)]
+                state, logs = run_step(state, raw, self.step_key)
+                self.ledger.add(done, batch["name"], logs["skipped_in_row"])
+                self.bar.update()
+
+                due = self.due(done, stop)
+                values = self.look(state, raw, logs, done, due)
+                end = due.end or self.interruption.noticed()
+                enough = "val/nmse" in values and self.enough()
+                if due.save or end or enough:
+                    self.save(state, batches, judged="val/nmse" in values)
+                if end:
+                    self.checkpoints.wait()
+                    raise Interrupted(
+                        f"saved step {done} of {self.config.train.steps} in "
+                        f"{self.workdir}; the same command goes on from there"
                     )
-                )
-                values: dict[str, float] = {}
-                if log:
-                    values |= named("train", jax.device_get(logs))
-                    values |= clock.lap(done, train.batch_size)
-                    bar.set_postfix_str(postfix(values, metrics))
-                    self.check_finite(done, values["train/total_loss"])
-                judged_now = (judge or save) and self.validation is not None
-                if judged_now:
-                    metrics = self.validate(state, done)
-                    values |= named("val", metrics)
-                    bar.write(summary(done, metrics))
-                    clock = Clock(done)
-                    self.check_finite(done, metrics["nmse"])
-                if values:
-                    self.log.write(done, values)
-                if save:
-                    self.save(state, batches, metrics if judged_now else None)
-        except FloatingPointError:
-            raise  # what is not finite is not worth saving
+                if enough:
+                    break
+            self.checkpoints.wait()
+        except (FloatingPointError, NotWrittenError, Interrupted):
+            raise  # not worth saving, not possible, or done
         except BaseException:
             self.rescue(state, batches)
             raise
-        finally:
-            bar.close()
-        self.checkpoints.wait()
-        return metrics
+        return self.metrics
 
-    def save(self, state: TrainState, batches, metrics: dict[str, float] | None):
+    def enough(self) -> bool:
+        """Whether more steps are not worth it, and says why."""
+        words = stopping.enough(self.validations, self.limits)
+        if words:
+            self.say(words)
+        return bool(words)
+
+    def say(self, words: str) -> None:
+        if distributed.is_first():
+            self.bar.write(words)
+
+    def due(self, done: int, stop: int) -> Due:
+        train = self.config.train
+        end = self.interruption.reached(done)
+        log, judge, save = (
+            done % every == 0 or done == stop
+            for every in (train.log_every, train.validate_every, train.checkpoint_every)
+        )
+        return Due(
+            log=log,
+            judge=(judge or save) and not end and self.validation is not None,
+            save=save or end,
+            histograms=bool(train.histogram_every)
+            and done % train.histogram_every == 0,
+            end=end,
+        )
+
+    def look(
+        self, state: TrainState, raw: dict, logs: dict, done: int, due: Due
+    ) -> dict[str, float]:
+        """Collects, shows and logs the numbers of a step; raises where they end it."""
+        train = self.config.train
+        values: dict[str, float] = {}
+        if due.log or due.save or due.end:
+            self.settle()
+        if due.log:
+            values |= judging.named("train", jax.device_get(logs)) | resources.memory()
+            values |= self.clock.lap(done, train.batch_size)
+            values |= self.clock.told("checkpoint")
+            self.bar.set_postfix_str(judging.postfix(values, self.metrics))
+        if due.histograms:
+            judging.histograms(self.log, self.compiled, state, raw, done)
+        if due.judge:
+            with self.clock.spent_on("validation"):
+                metrics = self.judge().validate(
+                    state,
+                    done,
+                    adversarial=self.adversarial(done - 1),
+                    stopped=self.interruption.noticed,
+                )
+            if metrics:
+                self.metrics = metrics
+                self.validations.append(stopping.judged(done, metrics["nmse"]))
+                self.say(judging.summary(done, metrics))
+                values |= judging.named("val", metrics) | self.clock.told("validation")
+        if values:
+            self.log.write(done, values)
+        problem = stopping.problem(values, self.validations, self.limits)
+        if problem:
+            at = self.told(problem, self.last_good(done - 1))
+            raise stopping.StoppedError(f"step {done}: {at}")
+        return values
+
+    def judge(self) -> judging.Judge:
+        train = self.config.train
+        return judging.Judge(
+            compiled=self.compiled,
+            mesh=self.mesh,
+            validation=self.validation,
+            batch_size=train.validation_batch_size,
+            rows=train.images,
+            workdir=self.workdir,
+            log=self.log,
+            sample_key=self.sample_key,
+        )
+
+    def settle(self) -> None:
+        """Logs the maps of skipped batches.
+
+        Raises:
+          TooManySkippedError: nothing was learned for train.max_skipped steps.
+        """
+        for skipped in self.ledger.settle():
+            self.log.skipped(skipped.step, skipped.names)
+            logging.warning(
+                "step %d skipped: not finite with maps %s",
+                skipped.step,
+                ", ".join(skipped.names),
+            )
+            if skipped.in_row >= self.limits.max_skipped:
+                good = self.last_good(skipped.step - skipped.in_row)
+                message = self.told(stopping.too_many(skipped), good)
+                raise stopping.TooManySkippedError(message, good=good)
+
+    def last_good(self, step: int) -> int:
+        """Returns the newest checkpoint up to a step; 0 for none."""
+        return max((at for at in self.checkpoints.steps() if at <= step), default=0)
+
+    def told(self, problem: stopping.Problem, good: int) -> str:
+        saved = f"the last good checkpoint is step {good}" if good else "nothing saved"
+        return f"{problem.what}; {saved} in {self.workdir}. {problem.remedy}"
+
+    def roll_back(
+        self, state: TrainState, batches, error: stopping.TooManySkippedError
+    ) -> TrainState:
+        """Returns the last good state; lowers the rates. Raises where it may not."""
+        train = self.config.train
+        if not error.good or self.rollbacks >= train.rollback:
+            raise error
+        self.checkpoints.wait()
+        self.checkpoints.drop_after(error.good)
+        restored, position = self.checkpoints.restore_latest(state)
+        batches.set_state(batches.get_state() | {"position": position["position"]})
+        self.rollbacks += 1
+        step = int(restored.step)
+        self.log.rewind(step)
+        self.validations = [one for one in self.validations if one.step <= step]
+        self.bar.n = step
+        logging.warning(
+            "%s\nback at step %d, at %g of the learning rates (%d of %d times)",
+            error,
+            step,
+            self.rate(),
+            self.rollbacks,
+            train.rollback,
+        )
+        return restored
+
+    def rate(self) -> float:
+        """The factor of all learning rates."""
+        return self.config.train.rollback_factor**self.rollbacks
+
+    def save(self, state: TrainState, batches, *, judged: bool) -> None:
         # Each step takes one batch; the iterator may already be one ahead.
-        position = batches.get_state() | {"position": int(state.step)}
-        self.checkpoints.save(state, position, metrics)
+        position = batches.get_state() | {
+            "position": int(state.step),
+            "rollbacks": self.rollbacks,
+        }
+        with self.clock.spent_on("checkpoint"):
+            self.checkpoints.save(state, position, self.metrics if judged else None)
 
     def rescue(self, state: TrainState, batches) -> None:
-        """Saves the last whole state, unless a step was consuming it."""
+        """Saves the last whole state, unless a step was consuming it.
+
+        Of several processes none does: all must write, and an error may be of one.
+        """
+        if jax.process_count() > 1:
+            return
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
             return
-        if int(state.step) not in (0, *self.checkpoints.steps()):
-            self.save(state, batches, None)
+        if int(state.step) in (0, *self.checkpoints.steps()):
+            return
+        try:
+            self.save(state, batches, judged=False)
             self.checkpoints.wait()
             logging.warning("saved step %d before ending", state.step)
-
-    def check_finite(self, step: int, value: float) -> None:
-        """Raises a FloatingPointError that names the last good checkpoint."""
-        if math.isfinite(value):
-            return
-        saved = self.checkpoints.steps()
-        last = f"the last checkpoint is step {saved[-1]}" if saved else "nothing saved"
-        raise FloatingPointError(
-            f"the loss is not finite at step {step}; {last} in {self.workdir}. Lower "
-            "optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
-            "with --config.train.init_from=THIS_FOLDER to start from its weights"
-        )
+        except NotWrittenError as error:
+            logging.warning("step %d is not saved: %s", state.step, error)
 
     def adversarial(self, step: int) -> bool:
-        """Whether the step of this number has anything to do for the discriminator."""
-        loss = self.config.loss
-        if loss.discriminator_before_start == "released":
-            return True
-        return step >= loss.disc_start and loss.disc_factor > 0
-
-    def validate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Judges the average weights on the whole validation set; draws pictures."""
-        batch_size = self.config.train.validation_batch_size
-        judge = self.compiled.validate[self.adversarial(step - 1)]
-        totals, shown = None, []
-        for raw in pipeline.eval_batches(
-            self.validation,
-            batch_size=sharding.nearest(batch_size, self.mesh.size),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
-            batch, *pair = judge(state, sharding.to_devices(raw, self.mesh))
-            totals = batch if totals is None else jax.tree.map(jnp.add, totals, batch)
-            if sum(len(names) for *_, names in shown) < self.config.train.images:
-                real = raw["mask"] > 0
-                target, recon = (sharding.local(image)[real] for image in pair)
-                shown.append((target, recon, raw["name"][real]))
-        samples = sharding.local(
-            self.compiled.sample(state, jax.random.fold_in(self.sample_key, step))
-        )
-        if jax.process_index() == 0:
-            maps, recons, names = map(np.concatenate, zip(*shown, strict=True))
-            rows = self.config.train.images
-            figure = plots.reconstructions(
-                maps[:rows],
-                recons[:rows],
-                names=[str(name) for name in names[:rows]],
-                max_rows=rows,
-            )
-            self.picture(step, "reconstructions", figure)
-            self.picture(step, "samples", plots.samples(samples))
-        return validate.result(jax.device_get(totals))
-
-    def picture(self, step: int, name: str, figure) -> None:
-        path = self.workdir / "images" / f"{name}_{step:07d}.png"
-        plots.save(figure, path)
-        self.log.image(step, name, path)
+        return experiment.adversarial(self.config, step)
 
 
-def named(prefix: str, values) -> dict[str, float]:
-    return {f"{prefix}/{name}": float(value) for name, value in values.items()}
-
-
-def postfix(values: dict[str, float], metrics: dict[str, float]) -> str:
-    """Returns the numbers that the progress bar shows."""
-    shown = {"rec": "rec_loss", "kl": "kl_loss", "logvar": "logvar"}
-    if values["train/disc_factor"]:
-        shown |= {"g": "g_loss", "disc": "disc_loss", "d_weight": "d_weight"}
-    parts = [f"{short} {values[f'train/{name}']:.3g}" for short, name in shown.items()]
-    if metrics:
-        parts.append(f"val {metrics['rmse_db']:.2f} dB")
-    return ", ".join(parts)
-
-
-def summary(step: int, metrics: dict[str, float]) -> str:
-    return (
-        f"step {step}: validation PSNR {metrics['psnr']:.2f} dB, "
-        f"SSIM {metrics['ssim']:.4f}, NMSE {metrics['nmse']:.5f}, "
-        f"RMSE {metrics['rmse_db']:.2f} dB"
+def limits(config: ml_collections.ConfigDict) -> stopping.Limits:
+    """Returns what a run of this config bears."""
+    train, loss = config.train, config.loss
+    phases = 0 < loss.disc_start < train.steps and loss.disc_factor > 0
+    return stopping.Limits(
+        max_skipped=train.max_skipped,
+        plateau_steps=train.stop_on_plateau_steps,
+        plateau_since=loss.disc_start if phases else 0,
+        kl_below=train.stop_on_kl_below,
+        divergence=train.stop_on_divergence,
     )

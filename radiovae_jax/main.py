@@ -21,8 +21,29 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run; runs/NAME_OF_THE_CONFIG by default."
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Several processes that JAX finds: Cloud TPU, Slurm."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Several processes by hand: HOST:PORT of process 0."
+)
+PROCESSES = flags.DEFINE_integer("processes", 0, "With --coordinator: how many.")
+PROCESS = flags.DEFINE_integer(
+    "process", -1, "With --coordinator: which one this is, from 0."
+)
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_s", 60, "Seconds after which a silent process ends the others."
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Print memory, work and rates of the run; train and write nothing.",
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
+
+
+LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
 
 def main(argv: list[str]) -> None:
@@ -31,13 +52,51 @@ def main(argv: list[str]) -> None:
             f"unexpected {argv[1:]}; fields are given as --config.SECTION.FIELD=VALUE"
         )
     # After the flags: --help shall not wait for JAX.
-    from radiovae_jax import train
+    from radiovae_jax import distributed
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(command_line.not_chatter)
+    try:
+        with command_line.one_message(debug=DEBUG.value):
+            run()
+    except SystemExit as end:
+        if end.code != command_line.INTERRUPTED:  # that all processes do together
+            distributed.leave(end.code)
+        raise
+
+
+def run() -> None:
+    """Trains, or says what training would take; the first process reports."""
+    import jax
+
+    from radiovae_jax import distributed, dry_run, showing, train
+
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
-    with command_line.one_message(debug=DEBUG.value):
-        report(workdir, train.run(CONFIG.value, workdir))
+    distributed.start(
+        automatic=DISTRIBUTED.value,
+        coordinator=COORDINATOR.value,
+        processes=PROCESSES.value,
+        process=PROCESS.value,
+        heartbeat_s=HEARTBEAT.value,
+    )
+    if not distributed.is_first():
+        logging.set_verbosity(logging.WARNING)
+    if DRY_RUN.value:
+        page = dry_run.run(CONFIG.value)
+        if distributed.is_first():
+            print(page)
+        return
+    try:
+        metrics = train.run(CONFIG.value, workdir)
+    except FloatingPointError:
+        if distributed.is_first():
+            showing.after_training(workdir, latents=0)  # its warnings say more
+        raise
+    if distributed.is_first():
+        # A checkpoint of several processes is read by all of them or by none.
+        alone = jax.process_count() == 1
+        showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
+        report(workdir, metrics)
 
 
 def default_workdir() -> str:
@@ -58,6 +117,8 @@ def report(workdir: pathlib.Path, metrics: dict[str, float]) -> None:
     pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
     if pictures:
         print(f"picture:    {pictures[-1]}")
+    if (workdir / "report.html").exists():
+        print(f"report:     {workdir / 'report.html'}, and figures/")
     print(f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)")
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: its config, and the trained model read back from it."""
 
+import errno
 import functools
 import json
 import pathlib
@@ -14,10 +15,13 @@ from radiovae_jax.models.autoencoder import AutoencoderKL
 
 # Changing these does not change what a step computes: a resumed run may.
 FREE = (
+    "autoencoder.remat",
+    "autoencoder.attention_chunk",
     "data.root",
     "data.threads",
     "data.prefetch",
     "loss.perceptual_weights",
+    "train.fsdp",
     "train.stop_at",
     "train.log_every",
     "train.validate_every",
@@ -25,7 +29,45 @@ FREE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.images",
+    "train.histogram_every",
+    "train.max_skipped",
+    "train.rollback",
+    "train.stop_on_plateau_steps",
+    "train.stop_on_kl_below",
+    "train.stop_on_divergence",
 )
+# Fields that came after version 0.1, each with the value that does what 0.1 did: runs
+# of that version have none of them in their config.json.
+ADDED = {
+    "autoencoder.attention_chunk": 0,
+    "autoencoder.remat": False,
+    "data.dataset": "mnist",
+    "loss.feature_matching_weight": 0.0,
+    "loss.free_bits": 0.0,
+    "loss.kl_cycles": 4,
+    "loss.kl_ratio": 0.5,
+    "loss.kl_schedule": "constant",
+    "loss.kl_warmup_steps": 10_000,
+    "loss.lecam_decay": 0.99,
+    "loss.lecam_weight": 0.0,
+    "loss.r1_weight": 0.0,
+    "loss.reconstruction": "l1_mse",
+    "loss.reduction": "sum",
+    "loss.ssim_balance": 0.0,
+    "loss.ssim_weight": 0.0,
+    "optimizer.clip_weights": 0.0,
+    "train.accumulate_steps": 1,
+    "train.fsdp": 1,
+    "train.histogram_every": 5_000,
+    "train.max_skipped": 10,
+    "train.rollback": 0,
+    "train.rollback_factor": 0.5,
+    "train.stop_on_divergence": 0.0,
+    "train.stop_on_kl_below": 1e-8,
+    "train.stop_on_plateau_steps": 0,
+}
+# A disk or quota that is full, a file system that turned read-only, a file too large.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -65,6 +107,16 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         ) from error
 
 
+def explained(error: OSError, workdir: pathlib.Path) -> OSError:
+    """Names the folder of the run where writing failed for want of room."""
+    if error.errno not in NO_ROOM:
+        return error
+    return OSError(
+        f"{workdir} takes nothing more ({error.strerror}); its checkpoints are whole. "
+        "Make room, or the folder writable, and the same command goes on"
+    )
+
+
 def has_checkpoints(workdir: pathlib.Path) -> bool:
     """Says whether a run was saved in this folder."""
     folder = pathlib.Path(workdir) / "checkpoints"
@@ -72,7 +124,7 @@ def has_checkpoints(workdir: pathlib.Path) -> bool:
 
 
 def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
-    """Returns the config of a run.
+    """Returns the config of a run; of an older version's with the fields since then.
 
     Raises:
       FileNotFoundError: the folder is not that of a run.
@@ -84,8 +136,12 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
             "with python -m radiovae_jax.main --workdir DIR"
         )
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        values = json.loads(path.read_text())
+        for name, value in ADDED.items():
+            section, field = name.split(".")
+            values[section].setdefault(field, value)
+        return ml_collections.ConfigDict(values)
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); put the run's config back, or give another "
             "--workdir"

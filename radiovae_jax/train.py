@@ -6,7 +6,7 @@ A run is a folder. The same command in the same folder continues it, bit for bit
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from absl import logging
 
 from radiovae_jax import (
     config_check,
+    distributed,
     experiment,
     logbook,
     run_folder,
@@ -32,11 +33,16 @@ from radiovae_jax.train_step import TrainState
 ConfigDict = ml_collections.ConfigDict
 
 
-def compile_all(config: ConfigDict, built: Experiment, mesh) -> Compiled:
+def compile_all(
+    config: ConfigDict, built: Experiment, mesh, state_places: TrainState
+) -> Compiled:
     """Jits the pure functions over the mesh; nothing is compiled before its first call.
 
     LPIPS's weights travel as an argument: as constants they would be folded into
     every executable.
+
+    Args:
+      state_places: sharding of every array of the state.
     """
     whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
@@ -47,7 +53,7 @@ def compile_all(config: ConfigDict, built: Experiment, mesh) -> Compiled:
             built.schedules,
             built.settings,
             weights,
-            state,
+            sharding.gathered(state, mesh, "params", "disc_params"),
             built.to_batch(raw),
             key,
             adversarial=adversarial,
@@ -55,6 +61,7 @@ def compile_all(config: ConfigDict, built: Experiment, mesh) -> Compiled:
 
     def validate_raw(weights, state, raw, *, adversarial):
         batch = built.to_batch(raw)
+        state = sharding.gathered(state, mesh, "ema", "disc_params")
         stored = config.train.metrics_size == "stored"
         seen = radiomap.model_to_f(batch.target)
         target = radiomap.gray_to_f(raw["gray"]) if stored else seen
@@ -76,17 +83,26 @@ def compile_all(config: ConfigDict, built: Experiment, mesh) -> Compiled:
 
     def sample(state, key):
         shape = (config.train.images, *built.latent_shape)
+        state = sharding.gathered(state, mesh, "ema")
         return validate.prior_samples(built.networks, judged(state), key, shape)
 
-    weights = jax.device_put(built.perceptual_weights, whole)
+    def latents(state, raw):
+        state = sharding.gathered(state, mesh, "ema")
+        posterior = built.networks.autoencoder.apply(
+            {"params": judged(state)}, built.to_batch(raw).image, method="encode"
+        )
+        return {"mean": posterior.mean, "logvar": posterior.logvar}
+
+    def together(function, **options) -> distributed.Together:
+        return distributed.Together("a step", jax.jit(function, **options))
 
     def compiled(function, **options) -> dict[bool, Callable]:
         return {
             adversarial: functools.partial(
-                jax.jit(
+                together(
                     functools.partial(function, adversarial=adversarial), **options
                 ),
-                weights,
+                built.perceptual_weights,
             )
             for adversarial in (False, True)
         }
@@ -95,15 +111,20 @@ def compile_all(config: ConfigDict, built: Experiment, mesh) -> Compiled:
         step=compiled(
             step,
             donate_argnums=1,
-            in_shardings=(whole, whole, split, whole),
-            out_shardings=(whole, whole),
+            in_shardings=(whole, state_places, split, whole),
+            out_shardings=(state_places, whole),
         ),
         validate=compiled(
             validate_raw,
-            in_shardings=(whole, whole, split),
+            in_shardings=(whole, state_places, split),
             out_shardings=(whole, split, split),
         ),
-        sample=jax.jit(sample, in_shardings=whole, out_shardings=whole),
+        sample=together(
+            sample, in_shardings=(state_places, whole), out_shardings=whole
+        ),
+        latents=together(
+            latents, in_shardings=(state_places, split), out_shardings=split
+        ),
     )
 
 
@@ -112,23 +133,32 @@ def judged(state: TrainState) -> Any:
     return state.ema["autoencoder"]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
-    """Trains, or goes on training, until train.steps or train.stop_at.
+class Setup(NamedTuple):
+    """All that stands before the first step; none of it is on disk yet."""
 
-    Returns:
-      the numbers of the last validation; empty without validation.
+    mesh: Any
+    train_data: pipeline.Source
+    val_data: pipeline.Source | None
+    batches: pipeline.TrainBatches
+    built: Experiment
+    init: Callable  # key -> the state at step 0
+    fresh: TrainState  # its shapes, and where each array lies
+    compiled: Compiled
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Opens the data and builds what the config describes.
 
     Raises:
-      ValueError, FileNotFoundError, OSError: what the user can mend, in one message.
+      ValueError, FileNotFoundError: something in the config cannot be done.
     """
     config_check.check(config)
-    workdir = pathlib.Path(workdir)
-    mesh = sharding.data_mesh(config.train.batch_size)
+    mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
     train_data = experiment.open_data(config, config.data.train_split)
     val_data = None
     if config.data.val_split:
-        val_data = experiment.open_data(config, config.data.val_split)
-    built = experiment.build(config, train_data.shape)
+        val_data = experiment.open_outlined(config, config.data.val_split)
+    built = on_devices(experiment.build(config, train_data.shape), mesh)
     batches = pipeline.train_batches(
         train_data,
         batch_size=config.train.batch_size,
@@ -140,46 +170,105 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
         threads=config.data.threads,
         prefetch=config.data.prefetch,
     )
-    init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     init = functools.partial(experiment.init_state, config, built)
-    fresh = jax.eval_shape(init, init_key)
+    shapes = jax.eval_shape(init, jax.random.key(config.seed))
+    fresh = sharding.placed(shapes, sharding.of_state(shapes, mesh))
+    return Setup(
+        mesh=mesh,
+        train_data=train_data,
+        val_data=val_data,
+        batches=batches,
+        built=built,
+        init=init,
+        fresh=fresh,
+        compiled=compile_all(config, built, mesh, places(fresh)),
+    )
+
+
+def on_devices(built: Experiment, mesh) -> Experiment:
+    """Puts LPIPS's weights where every step finds them."""
+    weights = jax.device_put(built.perceptual_weights, sharding.replicated(mesh))
+    return built._replace(perceptual_weights=weights)
+
+
+def places(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def slowed_schedules(schedules: train_step.Schedules, factor: float):
+    """Returns the schedules with all learning rates multiplied."""
+
+    def times(rate: Callable) -> Callable:
+        return lambda step: factor * rate(step)
+
+    return schedules._replace(
+        learning_rate=times(schedules.learning_rate),
+        logvar_rate=times(schedules.logvar_rate),
+        disc_rate=times(schedules.disc_rate),
+    )
+
+
+def compiled_at(config: ConfigDict, setup: Setup, factor: float) -> Compiled:
+    """Returns the executables at `factor` times all learning rates."""
+    if factor == 1.0:
+        return setup.compiled
+    slowed = setup.built._replace(
+        schedules=slowed_schedules(setup.built.schedules, factor)
+    )
+    return compile_all(config, slowed, setup.mesh, places(setup.fresh))
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains, or goes on training, until train.steps or train.stop_at.
+
+    Returns:
+      the numbers of the last validation; empty without validation.
+
+    Raises:
+      ValueError, FileNotFoundError, OSError: what the user can mend, in one message.
+      FloatingPointError: the numbers say that going on is of no use.
+      Interrupted: a signal came; what was done is saved.
+    """
+    workdir = pathlib.Path(workdir)
+    setup = set_up(config)
     start_from = None
     if config.train.init_from and not run_folder.has_checkpoints(workdir):
-        start_from = warm_start.read(config.train.init_from, fresh)
-    run_folder.claim(workdir, config)
-    logging.info("training data: %s", train_data.summary())
-    logging.info("validation data: %s", val_data.summary() if val_data else "none")
+        start_from = warm_start.read(config.train.init_from, setup.fresh)
+    if distributed.is_first():
+        run_folder.claim(workdir, config)
+    distributed.wait_for_all("the folder of the run")
+    for name, data in (("training", setup.train_data), ("validation", setup.val_data)):
+        logging.info("%s data: %s", name, data.summary() if data else "none")
 
-    whole = sharding.replicated(mesh)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        fresh,
-    )
+    init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    restored = checkpoints.restore_latest(shapes)
+    # Checkpoints are of whole arrays: any mesh reads what any other wrote.
+    restored, rollbacks = checkpoints.restore_latest(setup.fresh), 0
     if restored is None:
-        state = jax.jit(init, out_shardings=whole)(init_key)
+        state = jax.jit(setup.init, out_shardings=places(setup.fresh))(init_key)
         if start_from is not None:
             state = warm_start.start(state, start_from)
     else:
         state, position = restored
         if position:  # an imported run has none: its data begin with it
-            batches.set_state(position)
+            setup.batches.set_state(position)
+        rollbacks = position.get("rollbacks", 0)
         logging.info("going on from step %d in %s", state.step, workdir)
     loop = Loop(
         config=config,
         workdir=workdir,
-        mesh=mesh,
-        compiled=compile_all(config, built, mesh),
-        validation=val_data,
+        mesh=setup.mesh,
+        compile=functools.partial(compiled_at, config, setup),
+        validation=setup.val_data,
         checkpoints=checkpoints,
-        log=logbook.Logbook(workdir, step=int(state.step)),
+        log=logbook.opened(workdir, step=int(state.step)),
         step_key=step_key,
         sample_key=sample_key,
+        rollbacks=rollbacks,
     )
     try:
-        return loop.run(state, batches)
+        return loop.run(state, setup.batches)
     finally:
-        batches.close()
+        setup.batches.close()
         checkpoints.close()
         loop.log.close()

@@ -23,19 +23,23 @@ def main(*arguments: str, **options):
     return module("main", *arguments, **options)
 
 
-def module(name: str, *arguments: str, devices: int = 1, timeout: int = 300):
-    """Runs a module of the project on so many virtual CPU devices."""
-    environment = os.environ | {
+def environment(devices: int = 1) -> dict[str, str]:
+    """Returns what a process of the tests' kind needs, on virtual CPU devices."""
+    return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_COMPILATION_CACHE_DIR": str(PROJECT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
+
+
+def module(name: str, *arguments: str, devices: int = 1, timeout: int = 300):
+    """Runs a module of the project on so many virtual CPU devices."""
     return subprocess.run(
         [sys.executable, "-m", f"radiovae_jax.{name}", *arguments],
         cwd=PROJECT,
-        env=environment,
+        env=environment(devices),
         capture_output=True,
         text=True,
         timeout=timeout,

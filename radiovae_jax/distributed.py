@@ -1,0 +1,115 @@
+"""Several processes as one run, through JAX's own distributed runtime."""
+
+import os
+import sys
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+# Longer than any two compilations of one step may differ. A dead process ends the wait
+# much sooner: the runtime ends those who wait.
+BARRIER_S = 1800
+
+
+def start(
+    *,
+    automatic: bool = False,
+    coordinator: str = "",
+    processes: int = 0,
+    process: int = -1,
+    heartbeat_s: int = 60,
+) -> None:
+    """Joins this process to the others; with no argument it stays alone.
+
+    Comes before anything that asks JAX for its devices.
+
+    Args:
+      automatic: JAX finds the others itself: Cloud TPU, Slurm (one process a GPU),
+        Open MPI, Kubernetes.
+      coordinator: HOST:PORT of process 0, where that listens.
+      processes: how many there are.
+      process: which one this is, from 0.
+      heartbeat_s: a process not heard of for so long counts as dead, and the runtime
+        ends the others.
+
+    Raises:
+      ValueError: half of the coordinates, or no cluster to be found.
+    """
+    explicit = (bool(coordinator), processes > 0, process >= 0)
+    if automatic and any(explicit):
+        raise ValueError(
+            "--distributed finds the processes by itself; leave out --coordinator, "
+            "--processes and --process, or --distributed"
+        )
+    if automatic:
+        try:
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s)
+        except ValueError as error:
+            raise ValueError(
+                f"--distributed found no cluster ({error}): neither Cloud TPU nor "
+                "Slurm, Open MPI or Kubernetes. Name the processes with "
+                "--coordinator=HOST:PORT --processes=N --process=I"
+            ) from error
+    elif any(explicit):
+        if not all(explicit) or process >= processes or ":" not in coordinator:
+            raise ValueError(
+                f"--coordinator={coordinator} --processes={processes} "
+                f"--process={process} do not name a process: give all three, "
+                "HOST:PORT of process 0, how many there are, and which this is, from "
+                "0 to one less"
+            )
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            # What is said goes, inside a Slurm job too: all devices that are seen.
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=heartbeat_s,
+        )
+
+
+def is_first() -> bool:
+    """Says whether this process writes what is written once: logs and pictures."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(reason: str) -> None:
+    """Returns when every process has come here.
+
+    Through the runtime's own service: a collective of the devices would give up after
+    half a minute on the CPU.
+    """
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    barrier(key=reason, timeout_ms=1000 * BARRIER_S)
+
+
+class Together:
+    """A jitted function that no process runs before all have compiled it.
+
+    The first collective of a program waits for the other processes, but not for as
+    long (30 s on the CPU) as their compilations may take longer than this one's.
+    """
+
+    def __init__(self, name: str, jitted: Any):
+        self.lower = jitted.lower
+        self._name, self._jitted, self._ready = name, jitted, False
+
+    def __call__(self, *arguments):
+        if not self._ready and jax.process_count() > 1:
+            self.lower(*arguments).compile()  # kept for the call below
+            wait_for_all(self._name)
+        self._ready = True
+        return self._jitted(*arguments)
+
+
+def leave(status: int) -> None:
+    """Ends this process at once where an error ends one of several; else returns.
+
+    The way out through Python waits for the others to leave as well, and they may
+    stand in a collective that waits for this one: only its death tells them.
+    """
+    if status and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,153 @@
+"""What a config takes, said before any step: memory, work, parameters, rates.
+
+    python -m radiovae_jax.main --config configs/radio.py --dry_run
+
+Data and weights are opened as for training and both kinds of step are compiled, so
+what would stop the training stops here. Nothing is written.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from jaxtyping import PyTree
+
+from radiovae_jax import experiment, sharding, train
+from radiovae_jax.train import Setup
+
+MB, TERA = 1e6, 1e12
+
+
+class Planned(NamedTuple):
+    """One compiled step: bytes on each device, and operations on all of them.
+
+    XLA counts the body of a loop (`attention_chunk`, accumulated parts) once, so the
+    operations of a step with loops are more than that.
+    """
+
+    arguments: int  # state, batch and the weights of LPIPS
+    outputs: int
+    reused: int  # outputs that lie where the donated state lay
+    temporaries: int
+    code: int
+    flops: float
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.outputs - self.reused + self.temporaries
+
+
+def run(config: ml_collections.ConfigDict) -> str:
+    """Returns the page that --dry_run prints.
+
+    Raises:
+      ValueError, FileNotFoundError: what would stop the training.
+    """
+    setup = train.set_up(config)
+    try:
+        raw = sharding.to_devices(next(setup.batches), setup.mesh)
+    finally:
+        setup.batches.close()
+    kinds = {
+        experiment.adversarial(config, step) for step in (0, config.train.steps - 1)
+    }
+    planned = {
+        kind: plan(setup.compiled.step[kind], setup.fresh, raw, setup.mesh.size)
+        for kind in sorted(kinds)
+    }
+    sections = (
+        devices(config, setup),
+        networks(setup),
+        memory(planned),
+        rates(config, setup),
+    )
+    return "\n\n".join(sections)
+
+
+def plan(step: Any, state: PyTree, raw: PyTree, devices: int) -> Planned:
+    """Compiles one kind of step and asks XLA what it planned.
+
+    Args:
+      step: of `Compiled.step`.
+      state: the state, or its shapes.
+      raw: a batch as the pipeline gives it, or its shapes.
+      devices: how many run the step.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    compiled = step.func.lower(*step.args, state, raw, key).compile()
+    stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return Planned(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        reused=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+        flops=cost["flops"] * devices,
+    )
+
+
+def devices(config: ml_collections.ConfigDict, setup: Setup) -> str:
+    mesh, batch_size = setup.mesh, config.train.batch_size
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    dtype = setup.built.networks.autoencoder.dtype
+    valid = setup.val_data.summary() if setup.val_data else "none"
+    return (
+        f"training    {setup.train_data.summary()}\n"
+        f"validation  {valid}\n"
+        f"devices     {mesh.size} {jax.devices()[0].device_kind} of "
+        f"{jax.process_count()} processes, mesh {axes}\n"
+        f"batch       {batch_size} images, {batch_size // mesh.size} a device, "
+        f"computed in {dtype}"
+    )
+
+
+def networks(setup: Setup) -> str:
+    state = setup.fresh
+    counts = {
+        "autoencoder": count(state.params["autoencoder"]),
+        "discriminator": count(state.disc_params),
+        "LPIPS, fixed": count(setup.built.perceptual_weights),
+    }
+    held = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+    )
+    lines = [f"{name:14}{number:>14,} parameters" for name, number in counts.items()]
+    lines.append(f"{'state':14}{held / MB:>14,.1f} MB a device")
+    return "\n".join(lines)
+
+
+def memory(planned: dict[bool, Planned]) -> str:
+    """Returns a line for each kind of step, in MB a device."""
+    names = {False: "without discriminator", True: "with discriminator"}
+    columns = ("arguments", "outputs", "reused", "temporaries", "code", "peak")
+    head = f"{'step, MB a device':24}" + "".join(f"{name:>13}" for name in columns)
+    lines = [head + f"{'TFLOP':>10}"]
+    for kind, plan in planned.items():
+        numbers = "".join(f"{getattr(plan, name) / MB:>13,.1f}" for name in columns)
+        lines.append(f"{names[kind]:24}{numbers}{plan.flops / TERA:>10.3g}")
+    return "\n".join(lines)
+
+
+def rates(config: ml_collections.ConfigDict, setup: Setup) -> str:
+    """Returns the rates where their schedules have a corner."""
+    schedules, last = setup.built.schedules, config.train.steps - 1
+    corners = {
+        "first": 0,
+        "warm-up done": max(config.optimizer.warmup_steps - 1, 0),
+        "disc_start": config.loss.disc_start,
+        "last": last,
+    }
+    columns = ("learning_rate", "disc_rate", "logvar_rate", "disc_factor")
+    lines = [f"{'step':>24}" + "".join(f"{name:>15}" for name in columns)]
+    for name, step in sorted(corners.items(), key=lambda corner: corner[1]):
+        if step <= last:
+            values = (float(getattr(schedules, column)(step)) for column in columns)
+            numbers = "".join(f"{value:>15.4g}" for value in values)
+            lines.append(f"{name:>14}{step:>10,}{numbers}")
+    return "\n".join(lines)
+
+
+def count(params: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

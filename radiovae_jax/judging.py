@@ -1,0 +1,165 @@
+"""How a state is looked at during training: numbers, pictures, histograms."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, PyTree
+
+from radiovae_jax import distributed, logbook, metrics, plots, sharding, validate
+from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.data.batch import resize
+from radiovae_jax.train_step import TrainState
+
+
+class Compiled(NamedTuple):
+    """The executables of a run."""
+
+    # Each twice: {False: without any discriminator, True: with it}.
+    step: dict[bool, Callable]
+    validate: dict[bool, Callable]
+    sample: Callable
+    latents: Callable  # (state, raw batch) -> mean and deviation of the posterior
+
+
+class Judge(NamedTuple):
+    """Looks at states; knows where to put what it sees."""
+
+    compiled: Compiled
+    mesh: Any
+    validation: pipeline.Source
+    batch_size: int
+    rows: int  # of the picture, and samples from the prior
+    workdir: pathlib.Path
+    log: Any
+    sample_key: Any
+
+    def validate(
+        self,
+        state: TrainState,
+        step: int,
+        *,
+        adversarial: bool,
+        stopped: Callable[[], bool],
+    ) -> dict[str, float]:
+        """Judges the average weights on the whole validation set; draws pictures.
+
+        Args:
+          stopped: asked between the batches; once it says so, nothing is returned.
+        """
+        judge = self.compiled.validate[adversarial]
+        totals, shown = None, []
+        for raw in pipeline.eval_batches(
+            self.validation,
+            batch_size=sharding.nearest(self.batch_size, self.mesh.size),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ):
+            if stopped():
+                return {}
+            batch, *pair = judge(state, sharding.to_devices(raw, self.mesh))
+            totals = batch if totals is None else jax.tree.map(jnp.add, totals, batch)
+            if sum(len(target) for target, *_ in shown) < self.rows:
+                real = raw["mask"] > 0
+                target, recon = (sharding.local(image)[real] for image in pair)
+                roofs = outlines(raw, target.shape[1])[real]
+                shown.append((target, recon, raw["name"][real], roofs))
+        samples = sharding.local(
+            self.compiled.sample(state, jax.random.fold_in(self.sample_key, step))
+        )
+        if distributed.is_first():
+            self._draw(step, shown, samples)
+        result = validate.result(jax.device_get(totals))
+        if self.rows > 1:
+            diversity = jax.jit(metrics.diversity_db)(samples)
+            result["sample_diversity"] = float(diversity)
+        return result
+
+    def _draw(self, step: int, shown: list, samples: np.ndarray) -> None:
+        maps, recons, names, roofs = map(np.concatenate, zip(*shown, strict=True))
+        figure = plots.reconstructions(
+            maps[: self.rows],
+            recons[: self.rows],
+            names=[str(name) for name in names[: self.rows]],
+            buildings=roofs[: self.rows],
+            max_rows=self.rows,
+        )
+        self._picture(step, "reconstructions", figure)
+        self._picture(step, "samples", plots.samples(samples))
+
+    def _picture(self, step: int, name: str, figure) -> None:
+        path = self.workdir / "images" / f"{name}_{step:07d}.png"
+        plots.save(figure, path)
+        self.log.image(step, name, path)
+
+
+def outlines(raw: dict[str, np.ndarray], height: int) -> Bool[np.ndarray, "b _ _ 1"]:
+    """Returns where buildings are, in pictures of this height; nowhere if unknown."""
+    if "buildings" not in raw:
+        return np.zeros((*raw["gray"].shape[:3], 1), bool)
+    seen = radiomap.gray_to_f(raw["buildings"])
+    stored = raw["buildings"].shape[1] == height
+    return np.asarray(seen if stored else resize(seen, height)) >= 0.5
+
+
+def histograms(
+    log: logbook.Logbook | logbook.Silent,
+    compiled: Compiled,
+    state: TrainState,
+    raw: dict[str, jax.Array],
+    step: int,
+) -> None:
+    """Writes how the weights are spread, by part of the networks, and the latents.
+
+    Args:
+      raw: the batch whose latents are shown.
+    """
+    latents = compiled.latents(state, raw)
+    if not distributed.is_first():
+        return
+    parts = state.params["autoencoder"] | {"discriminator": state.disc_params}
+    for name, part in parts.items():
+        log.histogram(step, f"weights/{name}", held(part))
+    for name, values in latents.items():
+        log.histogram(step, f"latents/{name}", sharding.local(values))
+
+
+def held(part: PyTree) -> np.ndarray:
+    """Returns the numbers of some arrays in one row, as far as this process has them.
+
+    All of them, unless the state is split over processes.
+    """
+    return np.concatenate(
+        [
+            np.ravel(shard.data)
+            for leaf in jax.tree.leaves(part)
+            for shard in leaf.addressable_shards
+            if shard.replica_id == 0
+        ]
+    )
+
+
+def named(prefix: str, values) -> dict[str, float]:
+    return {f"{prefix}/{name}": float(value) for name, value in values.items()}
+
+
+def postfix(values: dict[str, float], metrics: dict[str, float]) -> str:
+    """Returns the numbers that the progress bar shows."""
+    shown = {"rec": "rec_loss", "kl": "kl_loss", "logvar": "logvar"}
+    if values["train/disc_factor"]:
+        shown |= {"g": "g_loss", "disc": "disc_loss", "d_weight": "d_weight"}
+    parts = [f"{short} {values[f'train/{name}']:.3g}" for short, name in shown.items()]
+    if metrics:
+        parts.append(f"val {metrics['rmse_db']:.2f} dB")
+    return ", ".join(parts)
+
+
+def summary(step: int, metrics: dict[str, float]) -> str:
+    return (
+        f"step {step}: validation PSNR {metrics['psnr']:.2f} dB, "
+        f"SSIM {metrics['ssim']:.4f}, NMSE {metrics['nmse']:.5f}, "
+        f"RMSE {metrics['rmse_db']:.2f} dB"
+    )

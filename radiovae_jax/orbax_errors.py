@@ -1,0 +1,46 @@
+"""What Orbax says when something goes wrong, cut down to what a person can use."""
+
+import contextlib
+import logging
+import sys
+import threading
+import traceback
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of a message, not all of it where it is long."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def cause(error: BaseException) -> str:
+    """Returns the reason, with which TensorStore's long lines end."""
+    line = str(error).strip().partition("\n")[0]
+    return line.rpartition(": ")[2].partition(" [os_error_code")[0]
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps the tracebacks of Orbax's many readers and writers off the console.
+
+    What matters of them is in the exception that its methods raise.
+    """
+    logger = logging.getLogger("asyncio")
+    level, of_threads, of_calls = logger.level, threading.excepthook, sys.unraisablehook
+
+    def in_thread(args) -> None:
+        frames = traceback.extract_tb(args.exc_traceback)
+        if not any("orbax" in frame.filename for frame in frames):
+            of_threads(args)
+
+    def in_call(args) -> None:
+        # TensorStore reports to a loop that ended with the first of many errors.
+        if str(args.exc_value) != "Event loop is closed":
+            of_calls(args)
+
+    logger.setLevel(logging.CRITICAL + 1)
+    threading.excepthook, sys.unraisablehook = in_thread, in_call
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        threading.excepthook, sys.unraisablehook = of_threads, of_calls

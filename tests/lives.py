@@ -1,0 +1,78 @@
+"""Runs of the training command in processes that may be killed, without their start.
+
+A process is forked from one that has imported everything and computed nothing, so a
+life of a run costs what it does and not what it imports.
+"""
+
+import logging
+import multiprocessing
+import os
+import pathlib
+import resource
+import sys
+
+import jax
+import stub
+from absl import app
+
+from radiovae_jax import command_line, main, train
+
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int = 0):
+    """Starts `python -m radiovae_jax.main` of a tiny quickstart under `folder`.
+
+    Args:
+      arguments: further ones.
+      real: train a network; otherwise the steps are those of stub.py.
+      limit: bytes that a file may have, as on a disk that is full; 0 is without.
+
+    Returns:
+      the process; what it says is in `folder`/said.txt.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lives"])
+    process = context.Process(target=live, args=(folder, arguments, real, limit))
+    process.start()
+    return process
+
+
+def live(folder, arguments, real: bool, limit: int) -> None:
+    said = os.open(folder / "said.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(said, descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_compilation_cache_dir", str(PROJECT / ".jax_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if not real:
+        train.compile_all = stub.compiled()
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    # The flags of a config look into sys.argv themselves.
+    sys.argv = [
+        "main",
+        "--config=configs/quickstart.py",
+        f"--workdir={folder / 'run'}",
+        f"--config.data.root={folder / 'city'}",
+        "--config.autoencoder.ch_mult=(1,1)",
+        "--config.loss.disc_ndf=8",
+        "--config.data.synthetic.maps=10",
+        "--config.data.synthetic.transmitters=2",
+        "--config.data.synthetic.size=32",
+        "--config.train.log_every=1",
+        "--config.train.images=1",
+        *arguments,
+    ]
+    os.chdir(PROJECT)
+    logging.root.handlers.clear()  # of the process that this one is forked from
+    app.run(main.main, sys.argv, flags_parser=command_line.parse)
+
+
+def ended(process, folder: pathlib.Path) -> tuple[int, str]:
+    """Waits; returns the status and what was said."""
+    process.join(1200)
+    process.kill()  # what hangs shall not outlive the test
+    return process.exitcode, (folder / "said.txt").read_text()

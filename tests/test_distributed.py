@@ -1,0 +1,209 @@
+"""Two processes of two devices each, through JAX's distributed runtime: one run."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import command
+import jax
+import pytest
+
+from radiovae_jax import distributed, logbook, run_folder, train
+
+STEPS, STOP = 5, 3
+RUN = [
+    "--config=configs/quickstart.py",
+    # Five compilations: as small as can be. Given twice, a tuple's entries add up.
+    *[flag for flag in command.TINY if "ch_mult" not in flag],
+    "--config.autoencoder.ch_mult=(1,)",
+    "--config.loss.disc_num_layers=1",
+    "--config.loss.disc_start=0",
+    "--config.loss.pixelloss_weight=0.1",  # d_weight below its clamp
+    "--config.optimizer.learning_rate=1e-4",  # see test_devices.py
+    "--config.optimizer.disc_learning_rate=1e-4",
+    # Seven images in batches of four: the last is filled up, on process 1 alone.
+    "--config.data.synthetic.transmitters=7",
+    "--config.train.validation_batch_size=4",
+    f"--config.train.validate_every={STOP}",
+]
+
+
+def explicit(process: int, port: int) -> tuple[list[str], dict[str, str]]:
+    """Returns flags and environment that name the processes by hand."""
+    coordinator = f"--coordinator=localhost:{port}"
+    return [coordinator, "--processes=2", f"--process={process}"], {}
+
+
+def slurm(process: int, port: int) -> tuple[list[str], dict[str, str]]:
+    """Returns what a Slurm step of two tasks would give; JAX finds the rest."""
+    return ["--distributed"], {
+        "SLURM_JOB_ID": str(port - 61440),  # JAX's port: 61440 + id % 4096
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+    }
+
+
+def free_port() -> int:
+    """Returns a port that Slurm's rule can name."""
+    for port in range(61440, 65536):
+        with socket.socket() as probe:
+            if probe.connect_ex(("localhost", port)):
+                return port
+    raise OSError("no free port")
+
+
+def start_two(folder, *arguments, named=explicit) -> list[subprocess.Popen]:
+    """Starts both processes of a run in `folder`."""
+    python = [sys.executable, "-m", "radiovae_jax.main"]
+    port, processes = free_port(), []
+    folders = [f"--workdir={folder / 'run'}", f"--config.data.root={folder}/city"]
+    for process in range(2):
+        flags, environment = named(process, port)
+        processes.append(
+            subprocess.Popen(
+                [*python, *RUN, *flags, *folders, *arguments],
+                cwd=command.PROJECT,
+                env=command.environment(devices=2) | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A run of two processes, stopped after three steps of five; what each printed."""
+    folder = tmp_path_factory.mktemp("pair")
+    processes = start_two(
+        folder, f"--config.train.steps={STEPS}", f"--config.train.stop_at={STOP}"
+    )
+    printed = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    return folder / "run", printed
+
+
+@pytest.fixture(scope="module")
+def alone(pair, tmp_path_factory):
+    """Returns the log of the same run, unbroken, in one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    config = run_folder.read_config(pair[0])
+    config.train.stop_at = 0
+    train.run(config, workdir)
+    return logbook.read(workdir / "metrics.jsonl")
+
+
+def check_equal(lines: list[dict], expected: list[dict]) -> None:
+    for line, other in zip(lines, expected, strict=True):
+        names = {n for n in line | other if n.startswith(("train/", "val/", "step"))}
+        assert len(names) > 10
+        for name in names:
+            close = pytest.approx(other[name], rel=1e-5, abs=1e-6)
+            assert line[name] == close, (line["step"], name)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_metrics_of_one(pair, alone):
+    lines = logbook.read(pair[0] / "metrics.jsonl")
+    assert "val/nmse" in lines[-1]
+    assert 0 < lines[-1]["train/d_weight"] < 5000  # not at its clamp
+    check_equal(lines, alone[:STOP])
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_writes_and_reports(pair):
+    workdir, ((first, _), (second, second_log)) = pair
+    assert "run folder" in first
+    assert "run folder" not in second
+    assert "step/s" not in second_log  # no progress bar
+    assert "validation PSNR" not in second_log
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
+    assert jax.device_count() == 1
+    shutil.copytree(pair[0], tmp_path / "run")
+    config = run_folder.read_config(pair[0])
+    config.train.stop_at = 0
+    train.run(config, tmp_path / "run")
+    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "run")
+    root = run_folder.read_config(pair[0]).data.root
+    done = command.main(
+        *RUN,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.root={root}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.fsdp=2",
+        devices=4,
+    )
+    assert done.returncode == 0, done.stderr
+    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim, named", [(0, explicit), (1, slurm)])
+def test_when_one_process_is_killed_the_other_ends_with_an_error(
+    tmp_path, victim, named
+):
+    endless = ("--config.train.steps=100000", "--config.data.val_split=")
+    processes = start_two(tmp_path, *endless, "--heartbeat_s=10", named=named)
+    try:
+        wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes)
+        processes[victim].send_signal(signal.SIGKILL)
+        # A heartbeat late, and the time it takes to say so.
+        _, log = processes[1 - victim].communicate(timeout=60)
+        assert processes[1 - victim].returncode not in (0, None)
+        assert "error" in log.lower()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def wait_for_steps(path, processes: list[subprocess.Popen]) -> None:
+    """Returns once the run has logged two steps."""
+    for _ in range(500):
+        if path.exists() and len(logbook.read(path)) >= 2:
+            return
+        assert all(process.poll() is None for process in processes)
+        time.sleep(1)
+    raise TimeoutError(path)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"coordinator": "host:1"}, "--processes=0"),
+        ({"coordinator": "host", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "to one less"),
+        ({"automatic": True, "process": 1}, "leave out"),
+        ({"automatic": True}, "found no cluster .*--coordinator=HOST:PORT"),
+    ],
+)
+def test_half_of_the_coordinates_end_in_one_message(monkeypatch, options, words):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    # Not what is tested: that the tests' own JAX is up already.
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    with pytest.raises(ValueError, match=words):
+        distributed.start(**options)
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_process_alone_starts_nothing_and_waits_for_nobody():
+    distributed.start()
+    distributed.wait_for_all("nobody")
+    distributed.leave(1)
+    assert distributed.is_first()
+    assert not jax.distributed.is_initialized()

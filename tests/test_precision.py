@@ -1,0 +1,97 @@
+"""Under bfloat16: what is summed, divided and exponentiated forward is float32."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from radiovae_jax import experiment
+from radiovae_jax.models import layers, lpips
+
+# Reductions and what losses, normalisations and softmax are made of.
+SENSITIVE = {"reduce_sum", "reduce_max", "exp", "log", "rsqrt", "sqrt", "div"}
+
+
+def equations(jaxpr):
+    """Yields every equation of a program, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else (value,):
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+                elif hasattr(inner, "jaxpr"):
+                    yield from equations(inner.jaxpr)
+
+
+def types(function, *arguments, of: set[str]) -> set[str]:
+    """Returns in which types the primitives of these names compute."""
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return {
+        str(equation.invars[0].aval.dtype)
+        for equation in equations(program)
+        if equation.primitive.name in of
+        and jnp.issubdtype(equation.invars[0].aval.dtype, jnp.floating)
+    }
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    config = tiny.config(tmp_path_factory.mktemp("data") / "city")
+    config.train.dtype = "bfloat16"
+    built = experiment.build(config, (32, 32, 1))
+    return built, experiment.init_state(config, built, jax.random.key(0))
+
+
+X = jnp.zeros((2, 32, 32, 1))
+
+
+def autoencode(networks):
+    built, state = networks
+    model, params = built.networks.autoencoder, state.params["autoencoder"]
+    return lambda x: model.apply({"params": params}, x, jax.random.key(0))
+
+
+def discriminate(networks):
+    built, state = networks
+    variables = {"params": state.disc_params, "batch_stats": state.disc_stats}
+    model = built.networks.discriminator
+    return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("network", [autoencode, discriminate])
+def test_statistics_and_softmax_are_float32_beside_bfloat16_convolutions(
+    networks, network
+):
+    forward = network(networks)
+    assert "bfloat16" in types(forward, X, of={"conv_general_dilated"})
+    assert types(forward, X, of=SENSITIVE) == {"float32"}
+
+
+def test_parameters_state_and_what_comes_out_are_float32(networks):
+    _, state = networks
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(state)}
+    assert jnp.dtype(jnp.bfloat16) not in kinds
+    recon, posterior = jax.eval_shape(autoencode(networks), X)
+    logits, stats = jax.eval_shape(discriminate(networks), X)
+    out = jax.tree.leaves((recon, posterior, logits, stats))
+    assert {leaf.dtype for leaf in out} == {jnp.dtype(jnp.float32)}
+
+
+def test_lpips_reduces_in_float32_after_bfloat16_convolutions():
+    weights = lpips.random_weights(0)
+
+    def distance(x):
+        return lpips.distance(weights, x, x + 0.1, dtype=jnp.bfloat16)
+
+    assert types(distance, X, of={"conv_general_dilated"}) == {"bfloat16"}
+    assert types(distance, X, of=SENSITIVE) == {"float32"}
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_scores_and_softmax_are_float32_in_chunks_too(chunk):
+    def attended(q):
+        return layers.attend(q, q, q, chunk=chunk)
+
+    q = jnp.zeros((2, 64, 32), jnp.bfloat16)
+    assert types(attended, q, of=SENSITIVE) == {"float32"}

@@ -1,0 +1,243 @@
+"""How a run ends before its last step: by itself, or because nothing is learned."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stub
+import tiny
+from runs import saved, without_time
+
+from radiovae_jax import experiment, logbook, stopping, train
+from radiovae_jax.checkpoint import Checkpoints
+from radiovae_jax.data import pipeline
+from radiovae_jax.stopping import Judged
+
+LIMITS = stopping.Limits(
+    max_skipped=10, plateau_steps=20, plateau_since=0, kl_below=1e-8, divergence=10.0
+)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    return tmp_path_factory.mktemp("data") / "city"
+
+
+def judged(*nmse: float) -> list[Judged]:
+    """Returns validations every ten steps."""
+    return [stopping.judged(10 * i, value) for i, value in enumerate(nmse, 1)]
+
+
+@pytest.mark.parametrize(
+    "nmse, since, ended",
+    [
+        ((0.5, 0.4, 0.3), 0, False),
+        ((0.5, 0.3, 0.4), 0, False),  # 10 steps without a better one
+        ((0.5, 0.3, 0.4, 0.31), 0, True),  # 20
+        ((0.5, 0.3, 0.3, 0.3), 0, True),  # as good is not better
+        ((0.5, 0.3, math.nan, 0.4), 0, True),
+        ((0.1, 0.3, 0.4, 0.5), 10, True),  # the first phase does not count
+        ((0.1, 0.1, 0.1, 0.5), 30, False),
+        ((), 0, False),
+    ],
+)
+def test_a_plateau_is_so_many_steps_without_a_better_validation(nmse, since, ended):
+    limits = LIMITS._replace(plateau_since=since)
+    assert bool(stopping.enough(judged(*nmse), limits)) == ended
+    assert not stopping.enough(judged(*nmse), limits._replace(plateau_steps=0))
+
+
+def test_the_plateau_names_the_best_step():
+    words = stopping.enough(judged(0.5, 0.3, 0.4, 0.31), LIMITS)
+    assert "step 40" in words
+    assert "since step 20" in words
+
+
+@pytest.mark.parametrize(
+    "values, nmse, words",
+    [
+        ({"train/kl_loss": 0.9e-8}, (), "KL collapse"),
+        ({"val/kl_loss": 0.0, "val/nmse": 0.1}, (0.1,), "free_bits"),
+        ({"train/kl_loss": 1e-8}, (0.1, 9.0), ""),  # the validation was earlier
+        ({"train/kl_loss": math.nan}, (), ""),  # that is a skipped step
+        ({"val/nmse": 1.01}, (0.1, 1.01), "more than 10 times the best one, 0.1"),
+        ({"val/nmse": 1.0}, (0.1, 1.0), ""),
+        ({"val/nmse": math.nan}, (0.1, math.nan), "not finite"),
+        ({"val/nmse": math.inf}, (math.inf,), "not finite"),
+    ],
+)
+def test_collapse_and_divergence_are_told_apart_from_a_bad_day(values, nmse, words):
+    problem = stopping.problem(values, judged(*nmse), LIMITS)
+    assert (problem is not None) == bool(words)
+    if problem:
+        assert words in f"{problem.what} {problem.remedy}"
+
+
+def test_zero_switches_collapse_and_divergence_off():
+    limits = LIMITS._replace(kl_below=0.0, divergence=0.0)
+    values = {"train/kl_loss": 0.0, "val/kl_loss": 0.0, "val/nmse": 9.0}
+    assert stopping.problem(values, judged(0.1, 9.0), limits) is None
+
+
+def test_the_history_is_read_from_the_log_up_to_a_step():
+    lines = [
+        {"step": 1, "train/nll_loss": 3.0},
+        {"step": 2, "val/nmse": 0.5},
+        {"step": 4, "val/nmse": None},
+        {"step": 6, "val/nmse": 0.1},
+    ]
+    assert stopping.history(lines, until=4) == [Judged(2, 0.5), Judged(4, math.inf)]
+
+
+def test_the_ledger_names_the_maps_of_the_skipped_batches_alone():
+    ledger = stopping.SkipLedger()
+    for step, in_row in enumerate([0, 1, 2, 0, 1], 1):
+        ledger.add(step, np.asarray([f"a{step}", f"b{step}"]), jnp.asarray(in_row))
+    assert [tuple(skipped) for skipped in ledger.settle()] == [
+        (2, ["a2", "b2"], 1),
+        (3, ["a3", "b3"], 2),
+        (5, ["a5", "b5"], 1),
+    ]
+    assert ledger.settle() == []
+
+
+def run(config, workdir, **numbers):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "compile_all", stub.compiled(**numbers))
+        return train.run(config, workdir)
+
+
+def last(workdir) -> dict:
+    return logbook.read(workdir / "metrics.jsonl")[-1]
+
+
+def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
+    city, tmp_path
+):
+    config = tiny.config(
+        city, steps=20, validate_every=2, checkpoint_every=20, images=1
+    )
+    config.loss.disc_start = 0
+    config.train.stop_on_plateau_steps = 4
+    values = {2: 0.5, 4: 0.25, 6: 0.5, 8: 0.375}
+    assert run(config, tmp_path, nmse=values.get)["nmse"] == 0.375
+    assert last(tmp_path)["step"] == 8
+    assert int(saved(tmp_path, config)[0].step) == 8
+    assert run(config, tmp_path)["nmse"] == 0.375
+    assert last(tmp_path)["step"] == 8
+    config.train.update(stop_on_plateau_steps=0, stop_at=9)
+    run(config, tmp_path)
+    assert last(tmp_path)["step"] == 9
+
+
+def test_a_plateau_is_recognised_across_a_resume(city, tmp_path):
+    config = tiny.config(city, steps=20, validate_every=2, checkpoint_every=2, images=1)
+    config.loss.disc_start = 0
+    config.train.update(stop_on_plateau_steps=4, stop_at=6)
+    values = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}
+    run(config, tmp_path, nmse=values.get)
+    config.train.stop_at = 0
+    run(config, tmp_path, nmse=values.get)
+    assert last(tmp_path)["step"] == 8
+
+
+def test_a_collapse_ends_in_a_message_with_the_remedy(city, tmp_path):
+    config = tiny.config(city, steps=9, checkpoint_every=2)
+    config.data.val_split = ""
+    with pytest.raises(FloatingPointError, match=r"step 5: KL collapse.* step 4 in"):
+        run(config, tmp_path, kl=lambda step: 100.0 if step < 5 else 1e-9)
+    assert last(tmp_path)["step"] == 5
+    assert int(saved(tmp_path, config)[0].step) == 4
+
+
+def test_a_divergence_ends_in_a_message_and_keeps_the_best(city, tmp_path):
+    config = tiny.config(city, steps=9, validate_every=2, checkpoint_every=2, images=1)
+    config.train.stop_on_divergence = 10.0
+    values = {2: 0.1, 4: 0.05, 6: 0.6}
+    with pytest.raises(FloatingPointError, match=r"step 6: .*0\.6, more .* step 4 in"):
+        run(config, tmp_path, nmse=values.get)
+    assert int(saved(tmp_path, config)[0].step) == 4
+
+
+def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_path):
+    config = tiny.config(city, steps=9, checkpoint_every=2, log_every=9)
+    config.data.val_split = ""
+    config.train.max_skipped = 3
+    bad = (2, 3, 5, 6, 7, 8)  # two in a row are borne
+    with pytest.raises(
+        FloatingPointError, match=r"3 updates .* up to step 7 .* step 4 in .*rollback"
+    ):
+        run(config, tmp_path, bad=lambda step, rate: step in bad)
+    lines = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines] == [2, 3, 5, 6, 7]
+
+
+def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
+    config = tiny.config(city, steps=10, checkpoint_every=4)
+    config.data.val_split = ""
+    config.optimizer.update(schedule="constant", learning_rate=1.0)
+    config.train.update(max_skipped=2, rollback=2, rollback_factor=0.25)
+
+    def bad(step: int, rate: float) -> bool:
+        # Lowered once is not enough, twice is. The checkpoint of step 8 is of a
+        # skipped step: it goes back to step 4, and step 8 is saved again.
+        return step >= 8 and rate > 0.1
+
+    run(config, tmp_path / "one", bad=bad)
+    lines = logbook.read(tmp_path / "one" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    rates = [line["train/learning_rate"] for line in lines]
+    np.testing.assert_allclose(rates, [1.0] * 4 + [1 / 16] * 6)
+    assert lines[-1]["train/skipped"] == 0
+    assert (tmp_path / "one" / "skipped.jsonl").read_text() == ""
+    one, position = saved(tmp_path / "one", config)
+    assert position["rollbacks"] == 2
+    config.train.stop_at = 9
+    run(config, tmp_path / "two", bad=bad)
+    config.train.stop_at = 0
+    run(config, tmp_path / "two", bad=bad)
+    two, _ = saved(tmp_path / "two", config)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    again = logbook.read(tmp_path / "two" / "metrics.jsonl")
+    assert without_time(lines) == without_time(again)
+    config.train.rollback = 1
+    with pytest.raises(FloatingPointError, match=r"2 updates .* up to step 9"):
+        run(config, tmp_path / "less", bad=bad)
+
+
+def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_path):
+    """The real step: the images of the batches of steps 3 and 4 are NaN."""
+    config = tiny.config(city, steps=6, log_every=6)
+    config.loss.disc_start = 100
+    config.data.val_split = ""
+    real = train.train_step.train_step
+
+    def planted(*arguments, **options):
+        *before, state, batch, key = arguments
+        bad = (state.step == 2) | (state.step == 3)
+        image = jnp.where(bad, jnp.nan, batch.image)
+        return real(*before, state, batch._replace(image=image), key, **options)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train.train_step, "train_step", planted)
+        train.run(config, tmp_path)
+    state, position = saved(tmp_path, config)
+    assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
+    assert int(state.step) == position["position"] == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    source = experiment.open_data(config, "train")
+    batches = pipeline.train_batches(
+        source, batch_size=4, seed=config.seed, augment=config.data.augment, start=2
+    )
+    names = [[str(name) for name in next(batches)["name"]] for _ in range(2)]
+    lines = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert list(lines) == [
+        {"step": 3, "maps": names[0]},
+        {"step": 4, "maps": names[1]},
+    ]
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3, 6]
+    checkpoints.close()
