@@ -20,6 +20,17 @@ _DOWN = {False: "DownEncoderBlock2D", True: "AttnDownEncoderBlock2D"}
 _UP = {False: "UpDecoderBlock2D", True: "AttnUpDecoderBlock2D"}
 # What config.json may say that no tensor's shape tells.
 _FIXED = {"_class_name": "AutoencoderKL", "act_fn": "silu", "norm_num_groups": 32}
+# What the shapes tell as well.
+_OF_THE_SHAPES = (
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "down_block_types",
+    "up_block_types",
+    "layers_per_block",
+    "latent_channels",
+    "mid_block_add_attention",
+)
 # Source: diffusers, AutoencoderKL.__init__; old files do not state it.
 _DEFAULT_SCALING = 0.18215
 
@@ -57,8 +68,38 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError("config.json is not of diffusers: it has no _class_name")
 
 
-def factors_of(config: Mapping[str, Any]) -> dict[str, float | None]:
+def check_structure(config: Mapping[str, Any], structure: Mapping[str, Any]) -> None:
+    """Checks that config.json describes the network that the tensors are of.
+
+    Raises:
+      ValueError: they are of two networks, two versions of a folder say; names all
+        fields that differ. What an old config.json does not state is not compared.
+    """
+    wanted = config_json(structure, sample_size=0)
+    stated = {
+        name: list(config[name]) if isinstance(config[name], tuple) else config[name]
+        for name in _OF_THE_SHAPES
+        if name in config
+    }
+    differing = [
+        f"{name}: {value} in config.json, {wanted[name]} in the tensors"
+        for name, value in stated.items()
+        if value != wanted[name]
+    ]
+    if differing:
+        raise ValueError(
+            "config.json is not of these weights:\n  "
+            + "\n  ".join(differing)
+            + "\nPut the two files of one save_pretrained beside each other"
+        )
+
+
+def factors_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the factors of its latents that a config.json states.
+
+    Returns:
+      scaling_factor, shift_factor, and where it states them latents_mean and
+      latents_std, one number for each latent channel.
 
     Raises:
       ValueError: they are no numbers that latents can be scaled with.
@@ -69,7 +110,21 @@ def factors_of(config: Mapping[str, Any]) -> dict[str, float | None]:
         raise ValueError(f"scaling_factor={scaling!r} is not a finite number above 0")
     if shift is not None and not is_finite(shift):
         raise ValueError(f"shift_factor={shift!r} is not a finite number or null")
-    return dict(scaling_factor=scaling, shift_factor=shift)
+    factors = dict(scaling_factor=scaling, shift_factor=shift)
+    for name in ("latents_mean", "latents_std"):
+        values = config.get(name)
+        if values is None:
+            continue
+        lowest = 0 if name == "latents_std" else -math.inf
+        if not isinstance(values, list) or not all(
+            is_finite(value) and value > lowest for value in values
+        ):
+            above = " above 0" if name == "latents_std" else ""
+            raise ValueError(
+                f"{name}={values!r} is not a list of finite numbers{above}, or null"
+            )
+        factors[name] = values
+    return factors
 
 
 def is_finite(value: Any) -> bool:
@@ -124,8 +179,16 @@ def config_json(
     sample_size: int,
     scaling_factor: float = 1.0,
     shift_factor: float | None = None,
+    **per_channel: list[float],
 ) -> dict[str, Any]:
-    """Returns the config.json that `from_pretrained` reads beside the weights."""
+    """Returns the config.json that `from_pretrained` reads beside the weights.
+
+    Args:
+      sample_size: side of the images.
+      scaling_factor: latents are multiplied with it,
+      shift_factor: after this is taken off.
+      **per_channel: latents_mean and latents_std, where they came with the weights.
+    """
     check_expressible(structure)
     attn = structure["attn_levels"]
     return _FIXED | dict(
@@ -140,6 +203,7 @@ def config_json(
         sample_size=sample_size,
         scaling_factor=scaling_factor,
         shift_factor=shift_factor,
+        **per_channel,
     )
 
 

@@ -3,55 +3,60 @@
     python -m radiovae_jax.evaluate --workdir runs/radio
     python -m radiovae_jax.evaluate --workdir runs/radio --split test --baseline pca
 
-The reconstruction is that of the posterior's mode, clipped to [0, 1]. Published tables
-mix two scales, f itself and f thresholded at 0.2; both are given, each by its name.
+Rows: the autoencoder from the posterior's mode, the same from one sample of it (a
+generator's latents are no modes), and a linear coder. Reconstructions are clipped to
+[0, 1]. Published tables mix two scales, f itself and f thresholded at 0.2; both are
+given, each by its name.
 """
 
-import csv
-import functools
-import json
-import math
 import pathlib
-import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
-from jaxtyping import PyTree
 from tqdm import tqdm
 
 from radiovae_jax import (
     baselines,
     checkpoint,
     command_line,
+    comparison,
     config_check,
     experiment,
-    metrics,
+    latents,
+    plots,
+    provenance,
+    record,
     run_folder,
 )
+from radiovae_jax.comparison import SCALES
 from radiovae_jax.data import pipeline, radiomap
-from radiovae_jax.data.batch import resize, resize_back, to_batch
-
-# Name -> (threshold on f, dB of the whole scale).
-SCALES = {"raw": (0.0, 100.0), "thresholded_0.2": (0.2, 80.0)}
-COLUMNS = ("nmse", "rmse_db", "mae_db", "psnr", "ssim")
+from radiovae_jax.data.batch import resize
+from radiovae_jax.measure import Measured, measure
+from radiovae_jax.models import lpips
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "Data, if not where the config says.")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
 STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Maps at a time.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 8, "Maps at a time over all devices.", lower_bound=1
+)
 BASELINE = flags.DEFINE_enum(
     "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
 )
+PERCEPTUAL = flags.DEFINE_string(
+    "perceptual_weights",
+    "",
+    "LPIPS's: hub, a folder, random, or none; the config's if not given.",
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
-Measured = dict[str, dict[str, dict[str, float]]]
+SAMPLE_SEED = 0
+SHOWN = 3  # of the best and of the worst maps
 
 
 def evaluate(
@@ -63,6 +68,7 @@ def evaluate(
     step: int = 0,
     batch_size: int = 8,
     baseline: str = "none",
+    perceptual_weights: str = "",
 ) -> dict[str, Any]:
     """Returns the record that is written to `evaluation/{split}.json`.
 
@@ -73,23 +79,33 @@ def evaluate(
     config_check.check(config)
     if data_root:
         config.data.root = data_root
-    source, regions = open_with_regions(config, split)
+    notes: list[str] = []
+    source, regions = open_with_regions(config, split, notes)
     step = step or checkpoint.best_step(workdir)
     model, params = run_folder.load(workdir, weights, step=step)
-
-    def autoencode(params: PyTree, f):
-        posterior = model.apply(params, radiomap.f_to_model(f), method="encode")
-        recon = model.apply(params, posterior.mode(), method="decode")
-        return radiomap.model_to_f(recon)
-
-    rows: dict[str, Measured] = {}
-    judge = functools.partial(
-        measure, source=source, config=config, regions=regions, batch_size=batch_size
+    wanted = perceptual_weights or config.loss.perceptual_weights
+    lpips_weights = perceptual(wanted, seen_shape(config, source.shape), notes)
+    trustworthy = lpips_weights != () and wanted != "random"
+    rows = ("autoencoder", "autoencoder_sample", "pca")
+    judge = comparison.Judge(
+        rows=rows if baseline == "pca" else rows[:2],
+        regions=regions,
+        image_size=config.data.image_size,
+        stored=config.train.metrics_size == "stored",
+        perceptual=lpips_weights != (),
+        features="vgg16_relu5_3" if trustworthy else "pixels_8x8",
     )
-    rows["autoencoder"], maps = judge(autoencode, params)
-    if baseline == "pca":
-        rows["pca"], _ = judge(baselines.reconstruct, fit_pca(config, model))
-    record = {
+    pca = fit_pca(config, model) if baseline == "pca" else ()
+    measured = measure(
+        coder(model),
+        (params, pca),
+        source,
+        judge,
+        batch_size=batch_size,
+        lpips_weights=lpips_weights,
+        show=SHOWN,
+    )
+    found = {
         "workdir": str(workdir),
         "step": step,
         "weights": weights,
@@ -97,24 +113,45 @@ def evaluate(
         "split": split,
         "images": len(source),
         "size": list(seen_shape(config, source.shape)),
-        "metrics_size": config.train.metrics_size,
-        "data_range": 1.0,
-        "commit": commit(),
-        "rows": rows,
+        "commit": provenance.commit(),
+        "notes": notes,
+        **terms(config, judge),
+        **record.numbers(measured, judge, wanted),
         "config": run_folder.jsonable(config),
     }
-    write(pathlib.Path(workdir) / "evaluation", split, record, maps)
-    return record
+    folder = pathlib.Path(workdir) / "evaluation"
+    record.write(folder, split, found, measured.maps)
+    figure = picture(measured, with_buildings="building" in regions)
+    plots.save(figure, folder / f"{split}_best_worst.png")
+    return found
 
 
-def open_with_regions(config: ml_collections.ConfigDict, split: str):
+def terms(config: ml_collections.ConfigDict, judge: comparison.Judge) -> dict[str, Any]:
+    """Returns what the numbers mean, for the record."""
+    return {
+        "metrics_size": config.train.metrics_size,
+        "scales": {
+            name: {"threshold": threshold, "db_per_unit": db}
+            for name, (threshold, db) in SCALES.items()
+        },
+        "regions": list(judge.regions),
+        "data_range": 1.0,
+        "clipped_to": [0.0, 1.0],
+        "sample_seed": SAMPLE_SEED,
+    }
+
+
+def open_with_regions(
+    config: ml_collections.ConfigDict, split: str, notes: list[str]
+) -> tuple[pipeline.Source, tuple[str, ...]]:
     """Opens a split with its buildings where the data set has them."""
     try:
         source = experiment.open_data(config, split, also=("buildings",))
-        return source, ("all", "street", "building")
+        return source, comparison.REGIONS
     except (FileNotFoundError, ValueError) as error:
-        logging.info("no regions, for want of buildings: %s", error)
-        return experiment.open_data(config, split), ("all",)
+        source = experiment.open_data(config, split)
+        notes.append(f"no regions, for want of buildings: {error}")
+        return source, ("all",)
 
 
 def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int]:
@@ -122,71 +159,48 @@ def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int
     return (side, side, stored[2]) if side else tuple(stored)
 
 
-def measure(
-    reconstruct: Callable,
-    weights: PyTree,
-    *,
-    source: pipeline.Source,
-    config: ml_collections.ConfigDict,
-    regions: tuple[str, ...],
-    batch_size: int,
-) -> tuple[Measured, list[dict[str, Any]]]:
-    """Returns metrics by scale and region, and a row for every map (raw, all).
-
-    Args:
-      reconstruct: (weights, f) -> f, at the size that the networks see.
-    """
-    stored = config.train.metrics_size == "stored"
-    image_size = config.data.image_size
-
-    @jax.jit
-    def measure_batch(weights, raw):
-        batch = to_batch(
-            raw, image_size=image_size, pixel_weights="none", conditional=False
+def perceptual(
+    source: str, shape: tuple[int, int, int], notes: list[str]
+) -> lpips.LpipsWeights | tuple[()]:
+    """Returns LPIPS's weights where they are there and fit the maps; else ()."""
+    if source == "none":
+        notes.append("no LPIPS: not asked for")
+        return ()
+    if shape[2] not in (1, 3) or min(shape[:2]) < lpips.SMALLEST:
+        notes.append(
+            f"no LPIPS: maps of shape {shape}, and it takes 1 or 3 channels of at "
+            f"least {lpips.SMALLEST}x{lpips.SMALLEST}"
         )
-        recon = reconstruct(weights, radiomap.model_to_f(batch.image))
-        seen = radiomap.model_to_f(batch.target)
-        target = radiomap.gray_to_f(raw["gray"]) if stored else seen
-        recon = jnp.clip(resize_back(recon, *target.shape[1:3]), 0, 1)
-        masks = {"all": jnp.ones((*target.shape[:3], 1))}
-        if "buildings" in raw:
-            there = resize(
-                radiomap.gray_to_f(raw["buildings"]), 0 if stored else image_size
-            )
-            masks["building"] = (there >= 0.5).astype(jnp.float32)
-            masks["street"] = 1.0 - masks["building"]
-        sums = {
-            scale: {
-                region: metrics.update(
-                    metrics.init(),
-                    radiomap.threshold(target, t),
-                    radiomap.threshold(recon, t),
-                    raw["mask"] > 0,
-                    masks[region],
-                )
-                for region in regions
-            }
-            for scale, (t, _) in SCALES.items()
-        }
-        each = {name: getattr(metrics, name)(target, recon) for name in COLUMNS}
-        return sums, each
+        return ()
+    try:
+        weights = lpips.load_weights(source)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).partition(". ")[0].removeprefix("LPIPS weights: ")
+        notes.append(f"no LPIPS (--perceptual_weights says where from): {reason}")
+        return ()
+    if source == "random":
+        notes.append("LPIPS is on random weights: its value means nothing")
+    return weights
 
-    totals, maps = None, []
-    batches = pipeline.eval_batches(source, batch_size=batch_size)
-    for raw in tqdm(batches, total=-(-len(source) // batch_size), unit="batch"):
-        arrays = {name: value for name, value in raw.items() if name != "name"}
-        sums, each = jax.device_get(measure_batch(weights, arrays))
-        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-        for i in np.flatnonzero(raw["mask"]):
-            numbers = {name: float(values[i]) for name, values in each.items()}
-            maps.append({"name": str(raw["name"][i]), **numbers})
-    return {
-        scale: {
-            region: metrics.result(totals[scale][region], db_per_unit=db)
-            for region in regions
+
+def coder(model) -> comparison.Code:
+    """Returns what codes a batch: ((params, pca or ()), image, index) -> Coded."""
+
+    def code(weights, image, index):
+        params, pca = weights
+        posterior = model.apply(params, image, method="encode")
+        key = jax.random.key(SAMPLE_SEED)
+        z = latents.sample_each(key, index, posterior.mean, posterior.std)
+        recons = {
+            "autoencoder": model.apply(params, posterior.mode(), method="decode"),
+            "autoencoder_sample": model.apply(params, z, method="decode"),
         }
-        for scale, (_, db) in SCALES.items()
-    }, maps
+        if pca:
+            f = baselines.reconstruct(pca, radiomap.model_to_f(image))
+            recons["pca"] = radiomap.f_to_model(f)
+        return comparison.Coded(recons, posterior)
+
+    return code
 
 
 def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
@@ -199,57 +213,30 @@ def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
     return baselines.fit_pca(maps, patch=model.downsampling, components=model.embed_dim)
 
 
-def write(folder: pathlib.Path, split: str, record: dict, maps: list[dict]) -> None:
-    """Writes `split`.json (what is not finite as null) and `split`.csv."""
-    folder.mkdir(exist_ok=True)
-    finite = jax.tree.map(
-        lambda v: None if isinstance(v, float) and not math.isfinite(v) else v, record
-    )
-    (folder / f"{split}.json").write_text(json.dumps(finite, indent=2) + "\n")
-    with (folder / f"{split}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("name", *COLUMNS))
-        writer.writeheader()
-        writer.writerows(maps)
-
-
-def commit() -> str:
-    """Returns the commit of the code, or "unknown" outside a checkout."""
-    here = pathlib.Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
-def table(record: dict[str, Any]) -> str:
-    """Returns the numbers as text; means over images of per-image numbers."""
-    height, width, _ = record["size"]
-    lines = [
-        record["data"],
-        f"step {record['step']}, {record['weights']} weights, seen at "
-        f"{height}x{width}, metrics at the {record['metrics_size']} size, commit "
-        f"{record['commit']}",
-        f"{'row':<12}{'scale':<17}{'region':<10}"
-        + "".join(f"{name:>10}" for name in (*COLUMNS, "nmse pool")),
+def picture(measured: Measured, *, with_buildings: bool):
+    """Returns the best maps, then the worst, with their reconstructions."""
+    named = [
+        (f"{kind}: {one.name}, NMSE {one.nmse:.3g}", one)
+        for kind, ones in (("best", measured.best), ("worst", measured.worst))
+        for one in ones
     ]
-    for row, by_scale in record["rows"].items():
-        for scale, by_region in by_scale.items():
-            for region, numbers in by_region.items():
-                cells = [numbers[name] for name in (*COLUMNS, "nmse_pooled")]
-                lines.append(
-                    f"{row:<12}{scale:<17}{region:<10}"
-                    + "".join(f"{value:>10.4g}" for value in cells)
-                )
-    return "\n".join(lines)
+    names, shown = zip(*named, strict=True)
+    return plots.reconstructions(
+        np.stack([one.target for one in shown]),
+        np.stack([one.recon for one in shown]),
+        names=list(names),
+        buildings=np.stack([one.buildings > 0 for one in shown])
+        if with_buildings
+        else None,
+        max_rows=len(shown),
+    )
 
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # what is worth saying is in the notes
     with command_line.one_message(debug=DEBUG.value):
-        record = evaluate(
+        found = evaluate(
             pathlib.Path(WORKDIR.value),
             split=SPLIT.value,
             data_root=DATA_ROOT.value,
@@ -257,9 +244,11 @@ def main(argv: list[str]) -> None:
             step=STEP.value,
             batch_size=BATCH_SIZE.value,
             baseline=BASELINE.value,
+            perceptual_weights=PERCEPTUAL.value,
         )
-        print(table(record))
-        print(f"written: {WORKDIR.value}/evaluation/{SPLIT.value}.json and .csv")
+        print(record.table(found))
+        place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
+        print(f"written: {place}.json, .csv and _best_worst.png")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,17 @@ def ssim(target: Image, recon: Image, region: Region = ALL) -> PerImage:
     return _mean(values, _window_centres(region))
 
 
+def diversity_db(
+    samples: Image, *, db_per_unit: float = DB_PER_UNIT
+) -> Float[Array, ""]:
+    """Returns the mean over all pairs of samples of their RMSE, in dB.
+
+    0 means that all are one image. NaN for a single sample.
+    """
+    one, other = jnp.triu_indices(samples.shape[0], k=1)
+    return rmse_db(samples[one], samples[other], db_per_unit=db_per_unit).mean()
+
+
 def init() -> Sums:
     """Returns the sums of the empty set."""
     return Sums(*(jnp.zeros((), jnp.float32) for _ in Sums._fields))
@@ -200,6 +211,37 @@ def result(sums: Sums, *, db_per_unit: float = DB_PER_UNIT) -> dict[str, float]:
             "ssim": total.ssim / total.ssim_images,
         }
     return {name: float(value) for name, value in metrics.items()}
+
+
+def frechet(
+    mean: Float[np.ndarray, "d"],
+    covariance: Float[np.ndarray, "d d"],
+    other_mean: Float[np.ndarray, "d"],
+    other_covariance: Float[np.ndarray, "d d"],
+) -> float:
+    """Returns the squared Fréchet distance of two Gaussians, in float64.
+
+    |m - n|^2 + tr(C + D - 2 (C D)^(1/2)); the last trace is the sum of the singular
+    values of C^(1/2) D^(1/2), which is symmetric in C and D and stays accurate where
+    they are singular, as those of fewer images than features are. NaN for covariances
+    that are not finite.
+
+    Source: Dowson and Landau 1982 (J. Multivariate Analysis 12), eq. 4; Heusel et al.
+    2017 (arXiv:1706.08500) for features of images.
+    """
+    covariances = [np.float64(covariance), np.float64(other_covariance)]
+    if not all(np.isfinite(values).all() for values in covariances):
+        return float("nan")
+    one, other = map(_root, covariances)
+    shared = np.linalg.svd(one @ other, compute_uv=False).sum()
+    spread = sum(map(np.trace, covariances)) - 2 * shared
+    apart = np.sum(np.square(np.float64(mean) - np.float64(other_mean)))
+    return float(max(apart + spread, 0))  # equal sets: 0, not -1e-16
+
+
+def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _float32(x: Image) -> Image:

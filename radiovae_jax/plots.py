@@ -3,7 +3,8 @@
 Functions take maps f = gray/255 in [0, 1] and return a `Figure` that no global state
 of matplotlib knows of, so that they are safe in a thread and without a display. The
 scale of the maps is always the whole range of f, and the scale of the error one of a
-few round numbers: pictures of different steps compare at a glance.
+few round numbers: pictures of different steps compare at a glance. Maps of more than
+one channel are shown in colours (colours.py says which).
 """
 
 import math
@@ -17,9 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 
+from radiovae_jax import colours
 from radiovae_jax.data import radiomap
 
 Numbers = np.ndarray | jax.Array
@@ -27,11 +29,11 @@ Numbers = np.ndarray | jax.Array
 # Both scales read the same with colour-deficient sight. Magenta is in neither.
 MAP_COLOURS = mpl.colormaps["viridis"].with_extremes(bad="magenta")
 ERROR_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="magenta")
-BUILDING_COLOUR = (0.75, 0.75, 0.75)
+SIZE_COLOURS = mpl.colormaps["YlOrBr"].with_extremes(bad="magenta")
 
 MAP_RANGE_DB = Normalize(radiomap.DB_FLOOR, radiomap.DB_FLOOR + radiomap.DB_SPAN)
 ERROR_LIMITS_DB = (0.5, 1, 2, 5, 10, 20, 50, 100)
-TITLE_LETTERS = 44
+TITLE_LETTERS = 40
 
 
 def reconstructions(
@@ -51,8 +53,7 @@ def reconstructions(
       target_f: the maps.
       recon_f: their reconstructions, unclipped.
       names: one per image; none: the images are numbered.
-      buildings: True inside; drawn gray in map and reconstruction, not in the error,
-        where what the model puts under a roof should show.
+      buildings: True inside; outlined, so that what the model puts under a roof shows.
       max_rows: the first so many images are shown.
 
     Raises:
@@ -61,32 +62,33 @@ def reconstructions(
     names = names or [f"map {i}" for i in range(len(target_f))]
     if len(names) != len(target_f):
         raise ValueError(f"{len(target_f)} images need as many names, got {len(names)}")
-    target_db = _first_channel_db(target_f[:max_rows])
-    recon_db = _first_channel_db(recon_f[:max_rows])
-    error_range = _error_range(recon_db - target_db)
-    if buildings is None:
-        roofs = np.zeros(target_db.shape, bool)
-    else:
+    target, recon = (_finite_type(f[:max_rows]) for f in (target_f, recon_f))
+    roofs = np.zeros(target.shape[:3], bool)
+    if buildings is not None:
         roofs = np.asarray(buildings[:max_rows, :, :, 0])
+    error_db, words = _error(target, recon)
+    error_range = _error_range(error_db, signed=target.shape[-1] == 1)
 
-    count, height, width = target_db.shape
+    count, height, width, _ = target.shape
     figure = Figure(
         figsize=(9, count * (2.45 * _bounded(height / width) + 0.65)),
         layout="constrained",
     )
     rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
-    for row, name, x, y, roof in zip(
-        rows, names[:max_rows], target_db, recon_db, roofs, strict=True
+    for row, name, x, y, error, roof in zip(
+        rows, names[:max_rows], target, recon, error_db, roofs, strict=True
     ):
-        row.suptitle(_row_title(name, x, y, target_f.shape[-1]), fontsize=10.5)
+        row.suptitle(_row_title(name, x, y), fontsize=10.5)
         left, middle, right = row.subplots(1, 3)
-        shown = _image(left, x, "map", MAP_COLOURS, MAP_RANGE_DB)
-        _image(middle, y, "reconstruction", MAP_COLOURS, MAP_RANGE_DB)
-        _cover(left, roof)
-        _cover(middle, roof)
-        _colour_bar(row, shown, [left, middle], "path gain (dB)", y)
-        error = _image(right, y - x, "reconstruction − map", ERROR_COLOURS, error_range)
-        _colour_bar(row, error, [right], "error (dB)", y - x)
+        show_map(left, x, "map", reference=target)
+        shown = show_map(middle, y, "reconstruction", reference=target)
+        if x.shape[-1] == 1:
+            colour_bar(row, shown, [left, middle], "path gain (dB)", _db(y))
+        scheme = ERROR_COLOURS if x.shape[-1] == 1 else SIZE_COLOURS
+        shown = image(right, error, words, scheme, error_range)
+        colour_bar(row, shown, [right], "error (dB)", error)
+        for axis, colour in ((left, "white"), (middle, "white"), (right, "black")):
+            _outline(axis, roof, colour)
     return figure
 
 
@@ -101,8 +103,8 @@ def samples(
     Raises:
       ValueError: no image.
     """
-    maps_db = _first_channel_db(f[:max_images])
-    count, height, width = maps_db.shape
+    maps = _finite_type(f[:max_images])
+    count, height, width, channels = maps.shape
     columns = min(count, max(2, math.ceil(math.sqrt(count))))
     rows = math.ceil(count / columns)
     panel = 7.2 / max(columns, 2)
@@ -110,14 +112,15 @@ def samples(
         figsize=(panel * columns + 1.4, panel * rows * _bounded(height / width) + 0.6),
         layout="constrained",
     )
-    notes = [title, _channel_note(f.shape[-1]), _finite_note(maps_db)]
+    notes = [title, colours.words(channels), _finite_note(maps)]
     figure.suptitle(_join(notes), fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
-    for axis, map_db in zip(axes.flat[:count], maps_db, strict=True):
-        shown = _image(axis, map_db, "", MAP_COLOURS, MAP_RANGE_DB)
-    _colour_bar(figure, shown, axes, "path gain (dB)", maps_db)
+    for axis, one in zip(axes.flat[:count], maps, strict=True):
+        shown = show_map(axis, one, "", reference=maps)
+    if channels == 1:
+        colour_bar(figure, shown, axes, "path gain (dB)", _db(maps))
     return figure
 
 
@@ -143,38 +146,38 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def _first_channel_db(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w"]:
-    if not len(f):
-        raise ValueError("a picture needs at least one image, got none")
-    return radiomap.f_to_db(np.asarray(f)[..., 0].astype(np.float64))
+def show_map(
+    axis: Axes,
+    f: Float[np.ndarray, "h w c"],
+    title: str,
+    *,
+    reference: Float[np.ndarray, "_ _ _ c"],
+) -> ScalarMappable:
+    """Draws one map: a single channel in dB, several in colours.
+
+    Args:
+      reference: the maps that are shown together; see `colours.to_rgb`.
+    """
+    if f.shape[-1] == 1:
+        return image(axis, _db(f)[..., 0], title, MAP_COLOURS, MAP_RANGE_DB)
+    return image(axis, colours.to_rgb(f[None], reference)[0], title)
 
 
-def _error_range(error_db: Float[np.ndarray, "b h w"]) -> Normalize:
-    """Returns the smallest symmetric scale that holds 99% of the finite errors."""
-    finite = np.abs(error_db[np.isfinite(error_db)])
-    wanted = np.quantile(finite, 0.99) if finite.size else 0
-    limit = next((x for x in ERROR_LIMITS_DB if x >= wanted), ERROR_LIMITS_DB[-1])
-    return Normalize(-limit, limit)
-
-
-def _bounded(ratio: float) -> float:
-    return min(max(ratio, 0.4), 2.5)
-
-
-def _image(axis: Axes, values, title: str, colours, scale: Normalize) -> ScalarMappable:
+def image(
+    axis: Axes,
+    values: Float[np.ndarray, "h w *rgb"],
+    title: str,
+    scheme: Colormap = MAP_COLOURS,
+    scale: Normalize = MAP_RANGE_DB,
+) -> ScalarMappable:
+    """Draws an image without ticks, what is not finite in magenta."""
     axis.set_title(title, fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
-    return axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=scale)
+    return axis.imshow(np.ma.masked_invalid(values), cmap=scheme, norm=scale)
 
 
-def _cover(axis: Axes, where: Bool[np.ndarray, "h w"]) -> None:
-    colour = np.broadcast_to((*BUILDING_COLOUR, 1.0), (*where.shape, 4)).copy()
-    colour[..., 3] = where
-    axis.imshow(colour)
-
-
-def _colour_bar(
+def colour_bar(
     figure: Figure | SubFigure, shown: ScalarMappable, axes, label: str, values
 ) -> None:
     """Adds a colour bar; its ends are pointed where values lie beyond them."""
@@ -187,20 +190,53 @@ def _colour_bar(
     bar.ax.tick_params(labelsize=9)
 
 
-def _row_title(name: str, target_db, recon_db, channels: int) -> str:
+def _finite_type(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
+    if not len(f):
+        raise ValueError("a picture needs at least one image, got none")
+    return np.asarray(f).astype(np.float64)
+
+
+def _db(f: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return radiomap.f_to_db(f)
+
+
+def _error(
+    target: Float[np.ndarray, "b h w c"], recon: Float[np.ndarray, "b h w c"]
+) -> tuple[Float[np.ndarray, "b h w"], str]:
+    """Returns each pixel's error in dB (over several channels rms) and its name."""
+    error_db = radiomap.DB_SPAN * (recon - target)
+    if target.shape[-1] == 1:
+        return error_db[..., 0], "reconstruction − map"
+    return np.sqrt(np.mean(np.square(error_db), axis=-1)), "error, rms over channels"
+
+
+def _error_range(error_db: Float[np.ndarray, "b h w"], *, signed: bool) -> Normalize:
+    """Returns the smallest scale of the round ones that holds 99% of finite errors."""
+    finite = np.abs(error_db[np.isfinite(error_db)])
+    wanted = np.quantile(finite, 0.99) if finite.size else 0
+    limit = next((x for x in ERROR_LIMITS_DB if x >= wanted), ERROR_LIMITS_DB[-1])
+    return Normalize(-limit if signed else 0, limit)
+
+
+def _bounded(ratio: float) -> float:
+    return min(max(ratio, 0.4), 2.5)
+
+
+def _outline(axis: Axes, where: Bool[np.ndarray, "h w"], colour: str) -> None:
+    if where.any() and not where.all():  # matplotlib warns of no line to draw
+        axis.contour(where, levels=[0.5], colors=colour, linewidths=0.6)
+
+
+def _row_title(name: str, target, recon) -> str:
     if len(name) > TITLE_LETTERS:
         name = "…" + name[1 - TITLE_LETTERS :]
-    rmse_db = np.sqrt(np.mean(np.square(recon_db - target_db)))
-    notes = [name, _channel_note(channels), f"RMSE {rmse_db:.2f} dB"]
-    return _join([*notes, _finite_note(recon_db)])
+    rmse_db = radiomap.DB_SPAN * np.sqrt(np.mean(np.square(recon - target)))
+    notes = [name, colours.words(target.shape[-1]), f"RMSE {rmse_db:.2f} dB"]
+    return _join([*notes, _finite_note(recon)])
 
 
-def _channel_note(channels: int) -> str:
-    return f"channel 1 of {channels}" if channels > 1 else ""
-
-
-def _finite_note(values) -> str:
-    bad = int(np.sum(~np.isfinite(values)))
+def _finite_note(f: Float[np.ndarray, "*b h w c"]) -> str:
+    bad = int(np.sum(~np.isfinite(f).all(axis=-1)))
     return f"pixels not finite: {bad}" if bad else ""
 
 

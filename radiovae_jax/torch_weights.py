@@ -10,6 +10,7 @@ known by name. A state dict is a dict of NumPy arrays: torch itself is not neede
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from radiovae_jax import torch_structure, torch_tables
@@ -102,11 +103,20 @@ def from_torch(state: StateDict, table: Iterable[Entry]) -> Tree:
     """Returns the nested dict that the table describes.
 
     Raises:
-      ValueError: tensors are missing, extra, wrongly shaped or not finite; all are
-        named.
+      ValueError: tensors are missing, extra, wrongly shaped, of integers or not
+        finite; all are named.
     """
     table = list(table)
     check(state, {entry.torch: entry.shape for entry in table})
+    # ActNorm's flag is a whole number; everything else that is one is no weight.
+    weights = [e.torch for e in table if not e.torch.endswith(".initialized")]
+    kinds = {name: np.asarray(state[name]).dtype for name in weights}
+    whole = [f"{name} {k}" for name, k in kinds.items() if not is_floating(k)]
+    if whole:
+        raise ValueError(
+            f"{len(whole)} tensors hold no floating-point numbers, so are no weights "
+            f"(quantised ones, say; give the file before that): {', '.join(whole)}"
+        )
     broken = [e.torch for e in table if not np.isfinite(state[e.torch]).all()]
     if broken:
         raise ValueError(
@@ -119,6 +129,10 @@ def from_torch(state: StateDict, table: Iterable[Entry]) -> Tree:
             node = node.setdefault(name, {})
         node[entry.flax[-1]] = to_flax(entry, state[entry.torch])
     return tree
+
+
+def is_floating(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))  # bfloat16 too
 
 
 def tree_to_torch(

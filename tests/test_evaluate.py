@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax import baselines, evaluate, train
+import radiovae_jax
+from radiovae_jax import (
+    baselines,
+    comparison,
+    evaluate,
+    experiment,
+    record,
+    run_folder,
+    train,
+)
+from radiovae_jax.data import radiomap
+from radiovae_jax.measure import measure
+from radiovae_jax.models import lpips
 
 
 @pytest.fixture(scope="module")
@@ -17,87 +29,264 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     config = tiny.config(folder / "city", steps=3)
     validation = train.run(config, folder / "run")
-    record = evaluate.evaluate(folder / "run", batch_size=3, baseline="pca")
-    return folder, validation, record
+    found = evaluate.evaluate(
+        folder / "run", batch_size=3, baseline="pca", perceptual_weights="none"
+    )
+    return folder, validation, found
 
 
 def test_the_numbers_are_those_of_the_validation(run):
-    _, validation, record = run
-    numbers = record["rows"]["autoencoder"]["raw"]["all"]
+    _, validation, found = run
+    numbers = found["rows"]["autoencoder"]["raw"]["all"]
     for name in ("nmse", "rmse_db", "psnr", "ssim", "nmse_pooled"):
         np.testing.assert_allclose(numbers[name], validation[name], rtol=1e-4)
 
 
 def test_regions_add_up_to_the_whole(run):
-    regions = run[2]["rows"]["autoencoder"]["raw"]
-    # Squared errors over pixels: the whole lies between its two parts.
-    whole, *parts = (
-        regions[name]["rmse_pooled"] for name in ("all", "street", "building")
+    folder, _, found = run
+    source = experiment.open_data(
+        run_folder.read_config(folder / "run"), "val", also=("buildings",)
     )
-    assert min(parts) <= whole <= max(parts)
+    inside = np.mean([source[i]["buildings"] > 0 for i in range(len(source))])
+    assert 0.1 < inside < 0.9
+    for row in found["rows"].values():
+        whole, street, building = (
+            row["raw"][name]["rmse_pooled"] ** 2
+            for name in ("all", "street", "building")
+        )
+        parts = (1 - inside) * street + inside * building
+        np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
 
 def test_the_record_says_what_was_measured_and_every_map_has_a_row(run):
-    folder, _, record = run
+    folder, _, found = run
     written = json.loads((folder / "run" / "evaluation" / "val.json").read_text())
     assert written["step"] == 3
     assert written["size"] == [32, 32, 1]
     assert written["split"] == "val"
     assert set(written["rows"]["pca"]) == {"raw", "thresholded_0.2"}
+    assert written["data_range"] == 1.0
+    assert written["commit"]
+    assert written["config"]["seed"] == 42
+    assert written["regions"] == ["all", "street", "building"]
+    assert written["scales"]["thresholded_0.2"] == {"threshold": 0.2, "db_per_unit": 80}
     with (folder / "run" / "evaluation" / "val.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == record["images"] == 2
-    mean = np.mean([float(row["nmse"]) for row in rows])
-    numbers = record["rows"]["autoencoder"]["raw"]["all"]
-    np.testing.assert_allclose(mean, numbers["nmse"], rtol=1e-5)
+    assert len(rows) == found["images"] == 2
+    for row in ("autoencoder", "autoencoder_sample", "pca"):
+        for scale in ("raw", "thresholded_0.2"):
+            for region in ("all", "street", "building"):
+                for name in ("nmse", "rmse_db", "mae_db", "psnr", "ssim"):
+                    column = f"{row}/{scale}/{region}/{name}"
+                    mean = np.mean([float(line[column]) for line in rows])
+                    whole = found["rows"][row][scale][region][name]
+                    np.testing.assert_allclose(mean, whole, rtol=1e-4, err_msg=column)
+    assert (folder / "run" / "evaluation" / "val_best_worst.png").exists()
+
+
+def test_the_latent_is_described_as_its_encoder_makes_it(run):
+    folder, _, found = run
+    config = tiny.config(folder / "city")
+    source = experiment.open_data(config, "val")
+    gray = np.stack([source[i]["gray"] for i in range(len(source))])
+    model, params = radiovae_jax.load(folder / "run")
+    x = radiomap.f_to_model(radiomap.gray_to_f(gray))
+    posterior = model.apply(params, x, method="encode")
+    latent = found["latent"]
+    kl = float(np.mean(posterior.kl()))
+    np.testing.assert_allclose(latent["kl_nats_per_image"], kl, rtol=1e-4)
+    per_entry = kl / posterior.mean[0].size
+    np.testing.assert_allclose(latent["kl_nats_per_entry"], per_entry, rtol=1e-4)
+    channels = latent["of_each_channel"]
+    mean = np.mean(np.float64(posterior.mean), axis=(0, 1, 2))
+    np.testing.assert_allclose(channels["mean"], mean, rtol=1e-4, atol=1e-6)
+    # KL of the channels and of the images are two roads to one number.
+    np.testing.assert_allclose(np.mean(channels["kl_nats"]), per_entry, rtol=1e-4)
+
+
+def test_a_sample_is_worse_than_the_mode_by_the_posteriors_noise_alone(run):
+    mode, sample = (
+        run[2]["rows"][row]["raw"]["all"]
+        for row in ("autoencoder", "autoencoder_sample")
+    )
+    assert sample["nmse"] != mode["nmse"]
+    assert sample["nmse"] == pytest.approx(mode["nmse"], rel=0.5)
+
+
+def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one(run):
+    folder, *_ = run
+    one = evaluate.evaluate(
+        folder / "run",
+        split="train",
+        batch_size=3,
+        baseline="pca",
+        perceptual_weights="none",
+    )
+    done = command.module(
+        "evaluate",
+        f"--workdir={folder / 'run'}",
+        "--split=train",
+        "--batch_size=12",
+        "--baseline=pca",
+        "--perceptual_weights=none",
+        devices=4,
+    )
+    assert done.returncode == 0, done.stderr
+    assert one["images"] == 16  # 12 + 4 on four devices, five times 3 + 1 on one
+    assert "no LPIPS: not asked for" in done.stdout
+    path = folder / "run" / "evaluation" / "train.json"
+    four = json.loads(path.read_text())
+    for part in ("rows", "frechet", "latent"):
+        ours, theirs = (run_folder.flat({part: r[part]}) for r in (one, four))
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if isinstance(value, float):  # NaN and infinity are null
+                close = dict(rtol=1e-3, atol=1e-6, err_msg=name)
+                np.testing.assert_allclose(value, ours[name], **close)
 
 
 def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
     folder, *_ = run
     done = command.module(
-        "evaluate", f"--workdir={folder / 'run'}", "--split=test", "--weights=live"
+        "evaluate",
+        f"--workdir={folder / 'run'}",
+        "--split=test",
+        "--weights=live",
+        f"--perceptual_weights={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
-    assert "autoencoder raw              street" in done.stdout
+    words = [line.split()[:3] for line in done.stdout.splitlines()]
+    assert ["autoencoder", "raw", "street"] in words
+    assert "no LPIPS" in done.stdout
+    assert "vgg16_weights.h5 is missing" in done.stdout
     assert "split test" in done.stdout
-    for arguments, words in (
-        ([f"--workdir={tmp_path}"], "is not the folder of a run"),
-        ([f"--workdir={folder / 'run'}", "--split=vall"], "'val'"),
-        ([f"--workdir={folder / 'run'}", "--step=2"], "no checkpoint of step 2"),
-    ):
-        failed = command.module("evaluate", *arguments)
-        assert failed.returncode == 1
-        assert words in failed.stderr
-        assert "Traceback" not in failed.stderr
+    failed = command.module("evaluate", f"--workdir={folder / 'run'}", "--step=2")
+    assert failed.returncode == 1
+    assert "no checkpoint of step 2" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
+        evaluate.evaluate(tmp_path)
+    with pytest.raises(ValueError, match="'val'"):
+        evaluate.evaluate(folder / "run", split="vall")
 
 
-class Pair:
-    """One record whose encoded image is not its target, as dpm2irt4 has it."""
+class Maps:
+    """Records of one gray value each; what is encoded is not the target.
 
-    shape = (16, 16, 1)
+    As dpm2irt4 has it: DPM goes in, and `gray` is to come out.
+    """
+
+    def __init__(self, *pairs):
+        self.pairs, self.shape = pairs, (16, 16, 1)
 
     def __len__(self):
-        return 1
+        return len(self.pairs)
 
     def __getitem__(self, index):
-        gray = np.full(self.shape, 200, np.uint8)
-        return {"name": np.str_("1_0"), "gray": gray, "DPM": gray // 2}
+        image, target = (
+            np.full(self.shape, gray, np.uint8) for gray in self.pairs[index]
+        )
+        return {"name": np.str_(f"map {index}"), "gray": target, "DPM": image}
 
     def summary(self):
-        return "one pair"
+        return "maps of one value"
+
+
+def as_it_came(source, *, features="pixels_8x8", **options):
+    """Measures the coder that gives back what is encoded."""
+    judge = comparison.Judge(
+        rows=("same",),
+        regions=("all",),
+        image_size=0,
+        stored=False,
+        perceptual="lpips_weights" in options,
+        features=features,
+    )
+    code = lambda weights, image, index: comparison.Coded({"same": image}, None)  # noqa: E731
+    return measure(code, (), source, judge, batch_size=2, **options)
 
 
 def test_what_is_encoded_is_what_training_encodes():
-    measured, _ = evaluate.measure(
-        lambda weights, f: f,
-        (),
-        source=Pair(),
-        config=tiny.config("unused"),
-        regions=("all",),
-        batch_size=1,
-    )
+    found = as_it_came(Maps((100, 200)))
     # The encoded image comes back: 100 against a target of 200 grays.
-    np.testing.assert_allclose(measured["raw"]["all"]["nmse"], 0.25, rtol=1e-5)
+    numbers = found.table["same"]["raw"]["all"]
+    np.testing.assert_allclose(numbers["nmse"], 0.25, rtol=1e-5)
+    assert found.latent is None
+
+
+def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
+    # Off by 5, 1, 3, 2 and 4 grays of 100.
+    source = Maps(*((100 + off, 100) for off in (5, 1, 3, 2, 4)))
+    found = as_it_came(source, show=2)
+    assert [one.name for one in found.best] == ["map 1", "map 3"]
+    assert [one.name for one in found.worst] == ["map 0", "map 4"]
+    np.testing.assert_allclose(found.best[0].recon, 101 / 255, rtol=1e-6)
+    # Of all five, in three batches: 3 grays of 255 in the mean, 11 in the mean square.
+    numbers = found.table["same"]["raw"]["all"]
+    assert numbers["mae_db"] == pytest.approx(100 * 3 / 255, rel=1e-4)
+    assert numbers["rmse_db_pooled"] == pytest.approx(100 * 11**0.5 / 255, rel=1e-4)
+    few = as_it_came(Maps((101, 100), (102, 100), (103, 100)), show=3)
+    assert [one.name for one in few.best] == ["map 0", "map 1"]
+    assert [one.name for one in few.worst] == ["map 2"]
+    single = as_it_came(Maps((101, 100)))
+    assert len(single.best) == 1
+    assert not single.worst
+
+
+def test_the_frechet_distance_of_maps_of_one_value_is_the_closed_form():
+    # Targets of 0, 30 and 90 grays, doubled: mean 40 and variance 2100 (of three, less
+    # one) become 80 and 8400. The 64 pixels are as one: 64 (40^2 + (2 - 1)^2 2100).
+    found = as_it_came(Maps((0, 0), (60, 30), (180, 90)))
+    assert found.feature_count == 64
+    expected = 64 * (40**2 + 2100) / 255**2
+    assert found.frechet["same"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_lpips_and_features_of_vgg_are_nothing_for_equal_maps():
+    weights = lpips.random_weights(0)
+    source = Maps((100, 100), (200, 200), (30, 30))
+    found = as_it_came(source, features="vgg16_relu5_3", lpips_weights=weights)
+    assert found.perceptual == {"same": pytest.approx(0, abs=1e-6)}
+    assert found.feature_count == 512
+    assert found.frechet["same"] == pytest.approx(0, abs=1e-6)
+
+
+def test_random_lpips_weights_are_called_so_wherever_they_show(tmp_path):
+    notes = []
+    assert evaluate.perceptual("random", (32, 32, 1), notes)
+    assert "random weights" in notes[0]
+    frechet = dict.fromkeys(("features", "dimensions", "images"), 1)
+    frechet |= {"covariance_is_singular": True, "rows": {"autoencoder": 1.0}}
+    channels = {"mean": [0.0], "std": [1.0], "kl_nats": [0.5]}
+    latent = {"shape": (1, 1, 1), "of_each_channel": channels}
+    latent |= {"kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
+    found = {"frechet": frechet, "latent": latent, "notes": notes}
+    lines = record.summary(
+        found | {"lpips": {"weights": "random", "rows": {"autoencoder": 0.1}}}
+    )
+    assert lines[0].startswith("LPIPS on RANDOM weights")
+    assert lines[-1] == notes[0]
+
+
+def test_lpips_that_cannot_be_is_left_out_with_a_reason(tmp_path):
+    for source, shape, words in (
+        (str(tmp_path), (32, 32, 1), "vgg16_weights.h5 is missing"),
+        ("random", (32, 32, 5), "1 or 3 channels"),
+        ("random", (8, 32, 1), "at least 16x16"),
+        ("none", (32, 32, 1), "not asked for"),
+    ):
+        notes = []
+        assert evaluate.perceptual(source, shape, notes) == ()
+        assert words in notes[0]
+
+
+def test_a_data_set_without_buildings_has_one_region_and_says_so(tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((16, 16, 1), np.float32))
+    config, notes = tiny.config(tmp_path), []
+    config.data.update(source="folder", root=str(tmp_path))
+    source, regions = evaluate.open_with_regions(config, "all", notes)
+    assert (len(source), regions) == (1, ("all",))
+    assert notes[0].startswith("no regions, for want of buildings")
 
 
 def test_pca_with_all_components_is_exact_and_with_one_keeps_the_mean_direction():

@@ -6,6 +6,7 @@ import command
 import jax
 import numpy as np
 import pytest
+import tiny
 import tool
 
 import radiovae_jax
@@ -197,7 +198,9 @@ def test_factors_that_came_with_the_weights_go_with_them(workdir, tmp_path):
     (tmp_path / "vae").mkdir()  # empty: it may be there
     assert export_torch.main([str(workdir), str(tmp_path / "vae")]) == 0
     config = json.loads((tmp_path / "vae" / "config.json").read_text())
-    config |= {"scaling_factor": 0.5, "shift_factor": 0.25}
+    given = {"scaling_factor": 0.5, "shift_factor": 0.25}
+    given |= {"latents_mean": [0.5, -0.5, 0.0], "latents_std": [1.0, 2.0, 3.0]}
+    config |= given
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
     quickstart = command.PROJECT / "configs" / "quickstart.py"
     again = tmp_path / "again"
@@ -205,4 +208,17 @@ def test_factors_that_came_with_the_weights_go_with_them(workdir, tmp_path):
     assert import_torch.main(arguments) == 0
     assert export_torch.main([str(again), str(tmp_path / "back")]) == 0
     found = json.loads((tmp_path / "back" / "config.json").read_text())
-    assert (found["scaling_factor"], found["shift_factor"]) == (0.5, 0.25)
+    assert {name: found[name] for name in given} == given
+
+
+def test_a_decoder_of_logits_is_refused_in_both_directions(tmp_path, capsys):
+    config = tiny.config("unused")
+    config.loss.reconstruction = "bce"
+    run_folder.claim(tmp_path / "run", config)
+    out = tmp_path / "out.pt"
+    assert export_torch.main([str(tmp_path / "run"), str(out)]) != 0
+    assert "gives logits, and PyTorch's classes would" in capsys.readouterr().err
+    assert not out.exists()
+    words = [str(tmp_path / "in.pt"), f"--workdir={tmp_path / 'new'}"]
+    assert import_torch.main([*words, "--config.loss.reconstruction=bce"]) != 0
+    assert "give l1_mse, l1 or mse" in capsys.readouterr().err

@@ -163,6 +163,9 @@ def test_a_file_of_diffusers_needs_its_config_beside_it(tmp_path, capsys):
     config = json.loads(path.read_text())
     for content, words in (
         (config | {"norm_num_groups": 16}, "norm_num_groups=16"),
+        (config | {"block_out_channels": [64]}, "[64] in config.json, [32] in the"),
+        (config | {"latent_channels": 4}, "latent_channels: 4 in config.json, 2 in"),
+        (config | {"latents_std": [0, 1]}, "latents_std=[0, 1] is not"),
         ("}", "config.json is damaged"),
         ([], "expected a JSON object"),
     ):
@@ -199,6 +202,15 @@ def test_what_cannot_be_read_is_refused_with_the_reason(
     for word in words:
         assert word in message
     assert "\x1b" not in message and "weights_only" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_integers_is_refused(tmp_path, capsys):
+    _, state = published(seed=5)
+    state["encoder.conv_in.weight"] = state["encoder.conv_in.weight"].to(torch.int8)
+    torch.save(state, tmp_path / "quantised.pt")
+    assert run(tmp_path, "quantised.pt") == 1
+    assert "encoder.conv_in.weight int8" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -351,6 +363,7 @@ TINY = [word for word in command.TINY if "ch_mult" not in word]
 TINY += ["--config.loss.disc_num_layers=2", "--config.train.steps=9"]
 
 
+@pytest.mark.slow
 def test_main_goes_on_from_an_import_with_the_command_it_prints(tmp_path, capsys):
     _, state = published(seed=6)
     torch.save(state, tmp_path / "vae.pt")
@@ -371,6 +384,7 @@ def test_main_goes_on_from_an_import_with_the_command_it_prints(tmp_path, capsys
     assert 0 < max(jax.tree.leaves(moved)) < 3e-3
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_imported_weights(tmp_path):
     model, state = published(seed=7)
     torch.save(state, tmp_path / "vae.pt")

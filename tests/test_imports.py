@@ -12,21 +12,52 @@ ROOMS = [
     {"types"},
     {"losses", "physics", "torch_tables", "data.radiomap", "data.splits"},
     {"torch_structure"},
-    {"schedules", "optimizers", "sharding", "metrics", "models", "data", "plots"},
-    {"baselines", "command_line"},
+    {
+        "schedules",
+        "optimizers",
+        "sharding",
+        "distributed",
+        "microbatches",
+        "monitor",
+        "metrics",
+        "models",
+        "moments",
+        "provenance",
+        "data",
+        "colours",
+        "plots",
+        "latent_plots",
+    },
+    {
+        "baselines",
+        "command_line",
+        "interruption",
+        "checksums",
+        "orbax_errors",
+        "comparison",
+        "shards",
+    },
+    {"latents", "latent_files", "bands", "tiling"},
+    {"measure", "record"},
+    {"resources", "stopping"},
     {"objectives"},
+    {"adversary"},
     {"train_step"},
     {"validate", "checkpoint", "logbook", "torch_weights"},
-    {"diffusers_weights"},
-    {"torch_files"},
+    {"diffusers_weights", "curves"},
+    {"torch_files", "panels", "diagnosis"},
+    {"figures", "dashboard", "report_charts"},
+    {"report_page"},
     {"experiment", "config_check"},
-    {"run_folder"},
-    {"warm_start", "loop"},
+    {"run_folder", "judging"},
+    {"warm_start", "loop", "coder", "verbs"},
     {"train"},
-    {"main", "evaluate", "__init__"},
+    {"dry_run", "showing"},
+    {"main", "report", "evaluate", "apply", "__init__"},
 ]
 CORE = (
-    "losses physics objectives schedules optimizers metrics train_step types "
+    "losses physics objectives schedules optimizers metrics microbatches monitor "
+    "adversary train_step types "
     "torch_weights diffusers_weights"
 ).split()
 ABSENT = (
@@ -83,6 +114,7 @@ def test_only_the_top_knows_the_config():
             "run_folder",
             "loop",
             "train",
+            "dry_run",
             "main",
             "evaluate",
         ):

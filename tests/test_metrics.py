@@ -1,21 +1,16 @@
 """Metrics against hand-made numbers, float64 NumPy and scikit-image."""
 
-import os
-import pathlib
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax import metrics
+from radiovae_jax import metrics, moments
+from radiovae_jax.data import radiomap
+from radiovae_jax.data.radiomapseer import RadioMapSeer
 
-REALMAPS = pathlib.Path(
-    os.environ.get(
-        "RADIOVAE_REALMAPS",
-        pathlib.Path(__file__).parents[2] / "shared" / "realmaps",
-    )
-)
 EVERYTHING = np.array([True, True, True])
 
 
@@ -32,21 +27,26 @@ def random_maps(seed, count=3, size=32, channels=1, noise=0.05):
     return jnp.asarray(target, jnp.float32), jnp.asarray(recon, jnp.float32)
 
 
-def real_maps(count=3):
-    image_module = pytest.importorskip("PIL.Image")
-    files = sorted((REALMAPS / "RadioMapSeer" / "gain" / "DPM").glob("*.png"))[:count]
-    if not files:
-        pytest.skip(f"no real maps under {REALMAPS}; set RADIOVAE_REALMAPS")
-    maps = np.stack([np.asarray(image_module.open(file)) for file in files])
-    target = maps[..., None].astype(np.float32) / 255
-    noise = 0.03 * np.random.default_rng(0).normal(size=target.shape)
-    return jnp.asarray(target), jnp.asarray(target + noise, jnp.float32)
+@functools.cache
+def real_maps(root, count=5):
+    """Returns DPM maps with buildings, and what 4x4 means make of them."""
+    source = RadioMapSeer(
+        root, simulation="DPM", split="val", fields=("gray", "buildings")
+    )
+    records = [source[i] for i in range(count)]
+    gray, buildings = (
+        np.stack([record[name] for record in records]) for name in ("gray", "buildings")
+    )
+    target = jnp.asarray(radiomap.gray_to_f(gray))
+    small = jax.image.resize(target, (count, 64, 64, 1), "linear")
+    recon = jax.image.resize(small, target.shape, "bicubic")
+    return target, recon, jnp.asarray(buildings > 0, jnp.float32)
 
 
 MAPS = {
-    "uniform noise": lambda: random_maps(0),
-    "two channels": lambda: random_maps(1, channels=2),
-    "real": real_maps,
+    "uniform noise": lambda root: random_maps(0),
+    "two channels": lambda root: random_maps(1, channels=2),
+    "real": lambda root: real_maps(root)[:2],
 }
 
 
@@ -96,9 +96,9 @@ def test_an_exact_image_has_infinite_psnr_and_no_error():
 
 
 @pytest.mark.parametrize("maps", MAPS)
-def test_psnr_ssim_and_nmse_match_scikit_image(maps):
+def test_psnr_ssim_and_nmse_match_scikit_image(maps, realmaps):
     skimage = pytest.importorskip("skimage.metrics")
-    target, recon = MAPS[maps]()
+    target, recon = MAPS[maps](realmaps)
     pairs = list(zip(np.float64(target), np.float64(recon), strict=True))
     np.testing.assert_allclose(
         metrics.psnr(target, recon),
@@ -126,6 +126,81 @@ def test_psnr_ssim_and_nmse_match_scikit_image(maps):
         ],
         atol=1e-5,
     )
+
+
+def test_street_and_building_of_real_maps_match_scikit_image_on_their_pixels(realmaps):
+    skimage = pytest.importorskip("skimage.metrics")
+    target, recon, inside = real_maps(realmaps)
+    for region in (inside, 1 - inside):
+        found = metrics.psnr(target, recon, region), metrics.nmse(target, recon, region)
+        pairs = [
+            (np.float64(x)[where], np.float64(y)[where])
+            for x, y, where in zip(target, recon, np.asarray(region) > 0, strict=True)
+        ]
+        expected = (
+            [skimage.peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs],
+            [skimage.normalized_root_mse(x, y) ** 2 for x, y in pairs],
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_pooled_numbers_of_real_maps_are_those_of_the_whole_set_at_once(realmaps):
+    skimage = pytest.importorskip("skimage.metrics")
+    target, recon, _ = real_maps(realmaps)
+    # Batches of two; the last is filled up with what must not count.
+    filled = jnp.concatenate([recon, jnp.full_like(recon[:1], 9.0)])
+    maps = jnp.concatenate([target, target[:1]])
+    sums = metrics.init()
+    for first in (0, 2, 4):
+        pair = (array[first : first + 2] for array in (maps, filled))
+        mask = jnp.arange(first, first + 2) < len(target)
+        sums = metrics.update(sums, *pair, mask)
+    found = metrics.result(sums)
+    x, y = np.float64(target), np.float64(recon)
+    expected = skimage.normalized_root_mse(x, y) ** 2
+    assert found["nmse_pooled"] == pytest.approx(expected, rel=1e-4)
+    expected = skimage.peak_signal_noise_ratio(x, y, data_range=1)
+    assert found["psnr_pooled"] == pytest.approx(expected, rel=1e-5)
+    expected = 100 * np.sqrt(skimage.mean_squared_error(x, y))
+    assert found["rmse_db_pooled"] == pytest.approx(expected, rel=1e-4)
+
+
+# Left half building, where f is 0 and the reconstruction 0.1 in the upper half; right
+# half street, where one of the eight pixels is off by 0.4 and one by 0.2.
+FOUR = (
+    [[0, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.1]],
+    [[0.1, 0.1, 0.6, 0.5], [0.1, 0.1, 0.5, 0.5], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.3]],
+)
+BY_HAND = {
+    # Squared errors: 4 of 0.01, one of 0.16, one of 0.04. Squared targets: 1, 6 of
+    # 0.25, 0.01. Absolute errors: 0.4, 0.4, 0.2.
+    ("raw", "all"): (0.24 / 16, 0.24 / 2.51, 100 * 1.0 / 16),
+    ("raw", "street"): (0.20 / 8, 0.20 / 2.51, 100 * 0.6 / 8),
+    ("raw", "building"): (0.04 / 8, np.inf, 100 * 0.4 / 8),
+    # Below 0.2 all is 0: the building is exact, 0.1 -> 0.3 is 0 -> 0.125, 1 -> 0.6 is
+    # 1 -> 0.5, and 0.5 is 0.375.
+    ("cut", "all"): (0.265625 / 16, 0.265625 / 1.84375, 80 * 0.625 / 16),
+    ("cut", "street"): (0.265625 / 8, 0.265625 / 1.84375, 80 * 0.625 / 8),
+    ("cut", "building"): (0.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("scale, region", BY_HAND)
+def test_regions_and_scales_of_four_by_four_pixels_match_the_numbers_by_hand(
+    scale, region
+):
+    inside = image([[1, 1, 0, 0]] * 4)
+    where = {"all": metrics.ALL, "building": inside, "street": 1 - inside}[region]
+    cut, db = {"raw": (0.0, 100.0), "cut": (0.2, 80.0)}[scale]
+    pair = [radiomap.threshold(image(rows), cut) for rows in FOUR]
+    mse, nmse, mae_db = BY_HAND[scale, region]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-12)
+    close(metrics.mse(*pair, where), [mse])
+    close(metrics.nmse(*pair, where), [nmse])
+    close(metrics.mae_db(*pair, where, db_per_unit=db), [mae_db])
+    close(metrics.rmse_db(*pair, where, db_per_unit=db), [db * np.sqrt(mse)])
+    with np.errstate(divide="ignore"):
+        close(metrics.psnr(*pair, where), [-10 * np.log10(mse)])
 
 
 def test_ssim_of_a_region_is_the_mean_of_the_windows_centred_there():
@@ -228,3 +303,48 @@ def test_update_compiles_with_donated_sums_and_counts_in_float32():
     assert metrics.result(full) == pytest.approx(expected, rel=1e-5)
     # Rounding the images themselves to eight bits moves the RMSE in the fourth digit.
     assert metrics.result(half)["rmse"] == pytest.approx(expected["rmse"], rel=5e-3)
+
+
+def random_gaussian(seed, size=6):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size, size))
+    return rng.normal(size=size), root @ root.T
+
+
+def test_frechet_distance_of_commuting_gaussians_is_the_closed_form():
+    # Diagonal covariances: |m - n|^2 + sum (sqrt(c) - sqrt(d))^2 = 9 + 1 + 4.
+    one = np.array([3.0, 0.0]), np.diag([4.0, 9.0])
+    other = np.zeros(2), np.diag([1.0, 1.0])
+    assert metrics.frechet(*one, *other) == pytest.approx(14.0)
+    # The same, turned by 30 degrees.
+    turn = np.array([[np.sqrt(3), -1], [1, np.sqrt(3)]]) / 2
+    turned = [(turn @ m, turn @ c @ turn.T) for m, c in (one, other)]
+    assert metrics.frechet(*turned[0], *turned[1]) == pytest.approx(14.0)
+
+
+def test_frechet_distance_is_that_of_scipys_matrix_root_symmetric_and_zero():
+    linalg = pytest.importorskip("scipy.linalg")
+    one, other = random_gaussian(0), random_gaussian(1)
+    root = linalg.sqrtm(one[1] @ other[1]).real
+    apart = np.sum((one[0] - other[0]) ** 2)
+    expected = apart + np.trace(one[1] + other[1] - 2 * root)
+    found = metrics.frechet(*one, *other)
+    assert found == pytest.approx(expected)
+    assert metrics.frechet(*other, *one) == pytest.approx(found)
+    assert metrics.frechet(*one, *one) == pytest.approx(0, abs=1e-12)
+
+
+def test_frechet_distance_stands_fewer_images_than_features():
+    # Both sets on one line, 4 and 1 in variance: (2 - 1)^2.
+    line = np.random.default_rng(0).normal(size=50)
+    line /= np.linalg.norm(line)
+    zero = np.zeros(50)
+    singular = [scale * np.outer(line, line) for scale in (4.0, 1.0)]
+    assert metrics.frechet(zero, singular[0], zero, singular[1]) == pytest.approx(1)
+    rows = np.random.default_rng(1).normal(size=(5, 50))
+    few = moments.of(rows, pairs=True)
+    found = metrics.frechet(few.mean, few.covariance, few.mean, few.covariance)
+    assert found == pytest.approx(0, abs=1e-10)
+    single = moments.of(rows[:1], pairs=True)
+    pair = single.mean, single.covariance
+    assert np.isnan(metrics.frechet(*pair, *pair))

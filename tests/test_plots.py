@@ -57,16 +57,21 @@ def test_no_more_rows_than_asked_for():
     assert titles(figure) == ["a, RMSE 0.00 dB", "b, RMSE 0.00 dB"]
 
 
-def test_roofs_are_gray_on_the_maps_and_open_in_the_error():
+def test_buildings_are_outlined_in_all_three_and_hide_nothing():
     roofs = np.zeros((2, 16, 16, 1), bool)
-    roofs[0, 3:5, 6:8] = True
+    roofs[0, 3:6, 6:9] = True
     figure = plots.reconstructions(maps(), maps(), buildings=roofs)
-    left, middle, right = panels(figure)[:3]
-    for axis in (left, middle):
-        np.testing.assert_array_equal(
-            axis.images[1].get_array()[..., 3], roofs[0, :, :, 0]
-        )
-    assert len(right.images) == 1
+    for axis in panels(figure)[:3]:
+        (outline,) = axis.collections
+        (path,) = [p for p in outline.get_paths() if len(p.vertices)]
+        # Rows 3 to 5, columns 6 to 8: the line runs half a pixel outside of them.
+        np.testing.assert_allclose(path.vertices.min(axis=0), [5.5, 2.5])
+        np.testing.assert_allclose(path.vertices.max(axis=0), [8.5, 5.5])
+        assert len(axis.images) == 1
+    # A map without any building, or nothing but one, has no line to draw.
+    assert not any(axis.collections for axis in panels(figure)[3:])
+    figure = plots.reconstructions(maps(), maps(), buildings=np.ones_like(roofs))
+    assert not any(axis.collections for axis in panels(figure))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -82,12 +87,28 @@ def test_broken_values_are_shown_and_counted(value, tmp_path):
     plots.save(plots.samples(recon), tmp_path / "samples.png")
 
 
-def test_of_many_channels_the_first_is_shown_and_the_title_says_so():
-    target, recon = maps(channels=3), maps(channels=3)
-    recon[..., 1:] += 0.5
+def test_three_channels_are_red_green_and_blue():
+    target = maps(channels=3)
+    # 0.2 off in one of three channels: 20 dB / sqrt(3) everywhere.
+    recon = target + np.array([0, 0, 0.2], np.float32)
     figure = plots.reconstructions(target, recon)
-    assert titles(figure)[0] == "map 0, channel 1 of 3, RMSE 0.00 dB"
-    assert "channel 1 of 3" in plots.samples(target).get_suptitle()
+    assert titles(figure)[0] == "map 0, 3 channels as RGB, RMSE 11.55 dB"
+    left, middle, right = (axis.images[0] for axis in panels(figure)[:3])
+    np.testing.assert_allclose(left.get_array(), target[0], rtol=1e-6)
+    np.testing.assert_allclose(middle.get_array(), recon[0], rtol=1e-6)
+    np.testing.assert_allclose(right.get_array(), 20 / np.sqrt(3), rtol=1e-5)
+    assert right.get_clim() == (0, 20)
+    assert bar_labels(figure) == ["error (dB)"] * 2
+    assert "3 channels as RGB" in plots.samples(target).get_suptitle()
+
+
+def test_five_channels_are_mixed_as_their_map_is():
+    target = maps(channels=5)
+    figure = plots.reconstructions(target, target)
+    left, middle = (axis.images[0].get_array() for axis in panels(figure)[:2])
+    assert left.shape == (16, 16, 3)
+    np.testing.assert_array_equal(left, middle)
+    assert "5 channels, mixed" in titles(figure)[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 20])

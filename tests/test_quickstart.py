@@ -25,6 +25,9 @@ def test_the_quickstart_ends_within_five_minutes_with_numbers_and_a_picture(tmp_
     picture = done.stdout.split("picture:")[1].split()[0]
     assert picture.endswith(".png")
     assert (tmp_path / "run" / "images").joinpath(picture.split("/")[-1]).exists()
+    assert (tmp_path / "run" / "report.html").stat().st_size > 200_000
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"figure_5_training_summary", "latent_channels"} <= drawn
     lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
     assert lines[0]["train/disc_factor"] == 0
     assert lines[-1]["train/disc_factor"] == 1

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from radiovae_jax import schedules
+from radiovae_jax import experiment, schedules
 
 
 def at(schedule, at_steps, /, **fields):
@@ -56,6 +57,22 @@ def test_cycles_that_do_not_divide_the_steps_keep_their_number(cycles):
     fields = dict(kl_weight=1.0, steps=100, cycles=cycles, ratio=0.5)
     values = np.array([schedules.kl_cyclical(step, **fields) for step in range(100)])
     assert np.count_nonzero(values == 0) == cycles
+
+
+def test_the_config_chooses_the_kl_schedule():
+    config = tiny.read("radio")
+    config.loss.update(kl_weight=2.0, kl_warmup_steps=100, kl_cycles=4, kl_ratio=0.5)
+    config.train.steps = 1000
+    found = {}
+    for kind in ("constant", "linear", "cyclical"):
+        config.loss.kl_schedule = kind
+        schedule = experiment.build_schedules(config).kl_weight
+        found[kind] = [float(schedule(step)) for step in (0, 50, 100, 250)]
+    assert found == {
+        "constant": [2.0, 2.0, 2.0, 2.0],
+        "linear": [0.0, 1.0, 2.0, 2.0],
+        "cyclical": [0.0, pytest.approx(0.8), pytest.approx(1.6), 0.0],
+    }
 
 
 def test_the_learning_rates_have_their_corners():

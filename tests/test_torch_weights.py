@@ -8,7 +8,10 @@ import pytest
 import tiny
 
 from radiovae_jax import (
+    adversary,
     losses,
+    microbatches,
+    objectives,
     torch_structure,
     torch_weights,
     train_step,
@@ -206,6 +209,11 @@ def test_tensors_that_no_network_has_are_refused_by_name():
     broken[0] = np.nan
     with pytest.raises(ValueError, match=r"infinity: decoder\.conv_in\.bias$"):
         torch_weights.autoencoder_from_torch(state | {"decoder.conv_in.bias": broken})
+    quantised = {"decoder.conv_in.bias": np.zeros(broken.shape, np.int8)}
+    with pytest.raises(
+        ValueError, match=r"no weights .*: decoder\.conv_in\.bias int8$"
+    ):
+        torch_weights.autoencoder_from_torch(state | quantised)
 
 
 def test_the_tensors_of_a_loss_are_named_as_in_the_file():
@@ -272,7 +280,7 @@ def test_the_gradients_of_the_total_loss_match_pytorch_s():
     discriminator = PatchDiscriminator(ndf=8, num_layers=2)
     nothing = jnp.zeros((2, 16, 16, 0))
 
-    def terms_of(params):
+    def terms_of(params, _):
         variables = {"params": params["autoencoder"]}
         image = params["x"]
         posterior = model.apply(variables, image, method="encode")
@@ -280,32 +288,32 @@ def test_the_gradients_of_the_total_loss_match_pytorch_s():
         z = posterior.mean + posterior.std * eps
         recon = model.apply(variables, z, method="decode")
         distance = ((image - recon) ** 2 * (1 + jnp.abs(image))).mean(axis=(1, 2, 3))
-        logits, _ = train_step.discriminate(
+        logits, *_ = adversary.discriminate(
             discriminator, disc["params"], disc["batch_stats"], recon, nothing
         )
-        terms, _ = train_step.loss_terms(
+        terms, _ = objectives.loss_terms(
             bare(image),
-            recon,
-            posterior,
+            objectives.Reconstruction(recon, recon, posterior),
             distance,
             params["logvar"],
-            losses.generator(logits),
             settings,
         )
-        return terms, None
+        return terms._replace(g=losses.generator(logits)), ((), ())
 
     params = {
         "autoencoder": torch_weights.autoencoder_from_torch(state)["params"],
         "logvar": jnp.float32(logvar),
         "x": jnp.asarray(x),
     }
-    grads, _, _, logs = jax.jit(
+    grads, *_, logs = jax.jit(
         lambda params: train_step.pull_back(
             terms_of,
             params,
+            microbatches.split(x, 1),
             train_step.last_kernel,
-            jnp.float32(1.0),
             settings,
+            kl_weight=kl_weight,
+            disc_factor=jnp.float32(1.0),
             adversarial=True,
         )
     )(params)

@@ -13,6 +13,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,6 +96,12 @@ def export(args: argparse.Namespace) -> None:
     free = not is_file and args.out.is_dir() and not any(args.out.iterdir())
     if args.out.exists() and not free:
         raise ValueError(f"{args.out} exists already; remove it or name another")
+    if run_folder.read_config(args.workdir).loss.reconstruction == "bce":
+        raise ValueError(
+            f"{args.workdir} was trained with loss.reconstruction=bce: its decoder "
+            "gives logits, and PyTorch's classes would take them for the image. Decode "
+            "with radiovae_jax, or train with another kind of reconstruction"
+        )
     step = args.step or run_folder.best_step(args.workdir)
     _, params = run_folder.load(args.workdir, args.weights, step=step)
     params = jax.device_get(params)
@@ -135,7 +142,7 @@ def diffusers_config(args: argparse.Namespace, params: dict) -> dict:
     return diffusers_weights.config_json(structure, sample_size=side, **factors)
 
 
-def latent_factors(args: argparse.Namespace, z: int) -> dict[str, float | None]:
+def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
     """Returns the factors as measured; else as imported; else none."""
     measured = args.latents or args.workdir / "latents" / "statistics.json"
     imported = args.workdir / torch_files.FACTORS_FILE

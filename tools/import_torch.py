@@ -136,6 +136,11 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             f"--step={args.step} is not within 0 and train.steps={given.train.steps}, "
             "before which the run must go on; give another, or more train.steps"
         )
+    if given.loss.reconstruction == "bce":
+        raise ValueError(
+            "--config.loss.reconstruction=bce takes the decoder's output for logits, "
+            "and that of PyTorch weights is the image; give l1_mse, l1 or mse"
+        )
     state, facts = torch_files.read(args.file, args.weights)
     state = torch_files.under_prefix(without(state, args.ignore), args.prefix)
     own, loss = divide(state)
@@ -144,6 +149,8 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
         facts = facts_beside(args.file)
     own = diffusers_weights.with_quant_convs(own, facts)
     structure = torch_structure.of_torch(own, names)
+    if facts:
+        diffusers_weights.check_structure(facts, structure)
     params = torch_weights.autoencoder_from_torch(own, names)["params"]
 
     config = given.copy_and_resolve_references()

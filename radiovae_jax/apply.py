@@ -1,0 +1,153 @@
+"""Uses a trained run on files: maps to latents, latents to maps.
+
+    python -m radiovae_jax.apply reconstruct 0_0.png maps/ --workdir runs/radio
+    python -m radiovae_jax.apply encode maps/ --workdir runs/radio
+    python -m radiovae_jax.apply decode latents.npz --workdir runs/radio --unit db
+    python -m radiovae_jax.apply sample --workdir runs/radio --count 8 --seed 1
+    python -m radiovae_jax.apply interpolate 0_0.png 1_0.png --workdir runs/radio
+
+Maps are 8-bit gray PNG, NPY of f in [0, 1] or (--unit db) of path gain in dB, and npz
+of Sionna RT. A PNG holds f in 255 steps of 0.39 dB; an NPY holds what came out. Maps
+may have any size: sides that the down-sampling does not divide are padded and cut
+again, and maps of more than 512x512 pixels go through the network band by band, in
+little memory and with the result of one pass. VERB --help shows the flags.
+"""
+
+import argparse
+import pathlib
+from typing import NoReturn
+
+from absl import logging
+
+from radiovae_jax import coder, command_line, verbs
+from radiovae_jax.data import mapfiles
+
+VERBS = {
+    "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
+    "encode": (verbs.encode, "maps -> latents.npz: mean, logvar, names, scale"),
+    "decode": (verbs.decode, "npz of latents -> maps"),
+    "sample": (verbs.sample, "maps from standard normal latents"),
+    "interpolate": (verbs.interpolate, "two maps -> maps between them in latent space"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends like the other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        command_line.fail(f"{message}\n{self.prog} --help shows the flags")
+
+
+def parser() -> Parser:
+    summary, _, details = __doc__.partition("\n")
+    parser = Parser(
+        prog="python -m radiovae_jax.apply",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chosen = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (_, words) in VERBS.items():
+        verb = chosen.add_parser(name, help=words, description=words)
+        files, maps = name != "sample", name in ("reconstruct", "encode", "interpolate")
+        if files:
+            count = 2 if name == "interpolate" else "+"
+            what = "map files, or folders of them" if maps else "npz of latents"
+            verb.add_argument("files", nargs=count, type=pathlib.Path, help=what)
+        _run_flags(verb, name)
+        if maps:
+            verb.add_argument(
+                "--size",
+                choices=coder.SIZES,
+                default="auto",
+                help="the size at which the network sees a map. training: resized to "
+                "data.image_size and back, as in training and evaluation; stored: as "
+                "it is; auto (default): training for square maps up to twice that size",
+            )
+        if name != "encode":
+            _output_flags(verb, name)
+        elif maps:
+            _unit_flag(verb, "unit of NPY files of floats")
+        if name == "sample":
+            _at_least(verb, "--count", 1, 4, "number of maps, default 4")
+            _at_least(verb, "--seed", 0, 0, "of the noise, default 0")
+            _at_least(verb, "--side", 0, 0, "pixels of a side, default the training's")
+        if name == "interpolate":
+            _at_least(
+                verb, "--steps", 2, 8, "number of maps, default 8, both ends included"
+            )
+    return parser
+
+
+def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
+    required = dict(type=pathlib.Path, metavar="DIR")
+    verb.add_argument("--workdir", required=True, help="folder of the run", **required)
+    verb.add_argument(
+        "--out", help=f"for the results; default WORKDIR/apply/{name}", **required
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="replace results that are there"
+    )
+    verb.add_argument(
+        "--weights", choices=("ema", "live"), default="ema", help="default ema"
+    )
+    _at_least(verb, "--step", 0, 0, "which checkpoint; default the best")
+    verb.add_argument(
+        "--tiles",
+        choices=coder.TILES,
+        default="auto",
+        help="go band by band: the same result in less memory; auto (default): above "
+        "512x512 pixels",
+    )
+    verb.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+
+
+def _output_flags(verb: argparse.ArgumentParser, name: str) -> None:
+    same = name == "reconstruct"
+    verb.add_argument(
+        "--format",
+        choices=("same", "png", "npy") if same else ("npy", "png"),
+        default="same" if same else "npy",
+        help="of the maps written, default %(default)s; png: 8 bits, steps of 0.39 dB",
+    )
+    _unit_flag(verb, "of the numbers in NPY files, read and written")
+
+
+def _unit_flag(verb: argparse.ArgumentParser, words: str) -> None:
+    verb.add_argument(
+        "--unit",
+        choices=mapfiles.UNITS,
+        default="f",
+        help=f"{words}: f = (dB + 147) / 100 (default), or path gain in dB",
+    )
+
+
+def _at_least(
+    verb: argparse.ArgumentParser, flag: str, low: int, default: int, words: str
+) -> None:
+    def whole(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low}")
+        return int(text)
+
+    verb.add_argument(flag, type=whole, default=default, metavar="N", help=words)
+
+
+def main() -> None:
+    flags = parser().parse_args()
+    logging.set_verbosity(logging.WARNING)
+    with command_line.one_message(debug=flags.debug):
+        out = flags.out or flags.workdir / "apply" / flags.verb
+        run = coder.load(
+            flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
+        )
+        print(run.description)
+        function, _ = VERBS[flags.verb]
+        function(verbs.Job(run, flags, out))
+        print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A trained run as two functions on maps of any size: to latents, and back."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from radiovae_jax import run_folder, tiling
+from radiovae_jax.data import radiomap
+from radiovae_jax.data.batch import resize, resize_back
+from radiovae_jax.models.posterior import DiagonalGaussian
+from radiovae_jax.types import Array, Image, Latent
+
+TILES = ("auto", "always", "never")
+SIZES = ("auto", "training", "stored")
+# More pixels than this go by bands: attention of a 512x512 map holds 1 GB of scores.
+ONE_PASS = 512 * 512
+# How many times the training's size a map may have to be resized to it unasked.
+RESIZED = 2
+
+
+class Frame(NamedTuple):
+    """The sizes of a map: as stored, and as the network sees it before padding."""
+
+    stored: tuple[int, int]
+    seen: tuple[int, int]
+
+
+class Coder(NamedTuple):
+    """The functions of a run; both take and give f in [0, 1]."""
+
+    encode: Callable[[Image], DiagonalGaussian]  # of padded maps
+    decode: Callable[[Latent], Image]  # clipped to [0, 1]
+    factor: int  # of the down-sampling
+    channels: int  # of a map
+    latent_channels: int
+    image_size: int  # that the training resized to; 0: none
+    training_size: tuple[int, int]
+    description: str
+
+
+def load(
+    workdir: pathlib.Path, *, weights: str = "ema", step: int = 0, tiles: str = "auto"
+) -> Coder:
+    """Reads a run.
+
+    Args:
+      workdir: folder of the run.
+      weights: "ema" or "live".
+      step: which checkpoint; 0 is the best.
+      tiles: "auto" takes maps of more than 512x512 pixels band by band, which gives
+        the same numbers in little memory.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+    """
+    config = run_folder.read_config(workdir)
+    step = step or run_folder.best_step(workdir)
+    model, params = run_folder.load(workdir, weights, step=step)
+    whole = {
+        name: jax.jit(functools.partial(model.apply, params, method=name))
+        for name in ("encode", "decode")
+    }
+
+    def by_bands(height: int, width: int) -> bool:
+        return {"always": True, "never": False}.get(tiles, height * width > ONE_PASS)
+
+    def encode(f: Image) -> DiagonalGaussian:
+        x = radiomap.f_to_model(jnp.asarray(f))
+        if by_bands(*x.shape[1:3]):
+            return tiling.encode(params, x, progress="encode")
+        return whole["encode"](x)
+
+    def decode(z: Latent) -> Image:
+        height, width = (side * model.downsampling for side in z.shape[1:3])
+        if by_bands(height, width):
+            x = tiling.decode(model, params, z, progress="decode")
+        else:
+            x = whole["decode"](z)
+        return jnp.clip(radiomap.model_to_f(x), 0, 1)
+
+    side = config.data.crop or config.data.image_size or config.autoencoder.resolution
+    return Coder(
+        encode=encode,
+        decode=decode,
+        factor=model.downsampling,
+        channels=model.in_channels,
+        latent_channels=model.embed_dim,
+        image_size=config.data.image_size,
+        training_size=(side, side) if isinstance(side, int) else tuple(side),
+        description=f"{workdir}, step {step}, {weights} weights",
+    )
+
+
+def frame(coder: Coder, stored: tuple[int, int], size: str) -> Frame:
+    """Decides at which size the network sees a map.
+
+    Args:
+      stored: (height, width) of the map.
+      size: "training" resizes as the training and the evaluation do; "stored" does not;
+        "auto" is "training" for square maps up to twice its size, else "stored".
+    """
+    side = coder.image_size
+    near = stored[0] == stored[1] and stored[0] <= RESIZED * side
+    if side and (size == "training" or (size == "auto" and near)):
+        return Frame(stored, (side, side))
+    return Frame(stored, stored)
+
+
+def padding(coder: Coder, frame: Frame) -> tuple[int, int]:
+    """Returns the rows and columns that are added below and at the right."""
+    rows, columns = (-side % coder.factor for side in frame.seen)
+    return rows, columns
+
+
+def encode(coder: Coder, f: Float[Array, "h w c"], frame: Frame) -> DiagonalGaussian:
+    """Returns the posterior, of one map in [0, 1]; the sides are padded by mirroring.
+
+    Raises:
+      ValueError: another number of channels than the model has.
+    """
+    if f.shape[-1] != coder.channels:
+        raise ValueError(
+            f"the map has {f.shape[-1]} channels, and the model of "
+            f"{coder.description} takes {coder.channels}; give another --workdir"
+        )
+    x = jnp.asarray(f)[None]
+    if frame.seen != frame.stored:
+        x = resize(x, frame.seen[0])
+    rows, columns = padding(coder, frame)
+    # One side may be shorter than its padding, and has nothing to mirror.
+    mode = "reflect" if min(frame.seen) > coder.factor else "edge"
+    return coder.encode(jnp.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)), mode))
+
+
+def decode(
+    coder: Coder, z: Float[Array, "p q z"], frame: Frame
+) -> Float[np.ndarray, "h w c"]:
+    """Returns the map in [0, 1], without padding and at its stored size.
+
+    Raises:
+      ValueError: the latents are another model's.
+    """
+    if z.shape[-1] != coder.latent_channels:
+        raise ValueError(
+            f"the latents have {z.shape[-1]} channels, and those of {coder.description}"
+            f" {coder.latent_channels}: they are another model's; give its --workdir"
+        )
+    height, width = frame.seen
+    seen = coder.decode(jnp.asarray(z)[None])[:, :height, :width]
+    return np.asarray(jnp.clip(resize_back(seen, *frame.stored), 0, 1))[0]

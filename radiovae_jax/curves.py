@@ -1,0 +1,171 @@
+"""The numbers of a run as curves: cleaned, smoothed within a phase, thinned.
+
+What a line of metrics.jsonl does not hold (an older run, no validation, a value that
+was not finite) is simply no point of its curve.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from radiovae_jax import logbook
+
+# What only the discriminator's phase gives a meaning; logged as 0 before it.
+ADVERSARIAL = frozenset(
+    f"{part}/{name}"
+    for part in ("train", "val")
+    for name in (
+        "g_loss disc_loss d_weight logits_real logits_fake disc_accuracy "
+        "disc_grad_norm disc_update_norm disc_param_norm "
+        "feature_matching_loss r1_loss lecam_loss"
+    ).split()
+)
+D_WEIGHT_CLIP = 1e4  # of losses.adaptive_weight; then it is times disc_weight
+WINDOWS = 40  # a smoothed curve sees 1/40 of the lines at a time
+SMOOTH_POINTS = 400  # of each phase; computing and drawing more shows no more
+LOG_SPAN = 20  # positive numbers that spread further are shown on a log scale
+
+Line = Mapping[str, Any]
+
+
+class Curve(NamedTuple):
+    """Points in the order of their steps; all finite."""
+
+    steps: Float[np.ndarray, "n"]
+    values: Float[np.ndarray, "n"]
+
+
+class Run(NamedTuple):
+    """What the pictures of a run's training are made of."""
+
+    lines: Sequence[Line]  # of metrics.jsonl
+    switch: float | int  # last step without the discriminator; inf: it never comes
+    d_weight_clamp: float | int  # what d_weight cannot exceed
+    kl_weight: float | int  # where the lines do not log one
+
+
+def read(workdir: pathlib.Path) -> Run:
+    """Reads the numbers of a run, and from its config what they mean.
+
+    Raises:
+      FileNotFoundError: no run, or one that has not logged yet.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder of a run: it has no config.json; give the "
+            "--workdir of a training"
+        )
+    lines = logbook.read(workdir / "metrics.jsonl")
+    if not lines:
+        raise FileNotFoundError(
+            f"{workdir}/metrics.jsonl has no whole line yet; wait for the first "
+            "train.log_every steps"
+        )
+    return of(lines, json.loads(path.read_text()))
+
+
+def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
+    """Returns the run of these lines and this config."""
+    loss = config["loss"]
+    return Run(
+        lines=lines,
+        switch=loss["disc_start"] if loss["disc_factor"] else math.inf,
+        d_weight_clamp=D_WEIGHT_CLIP * loss["disc_weight"],
+        kl_weight=loss["kl_weight"],
+    )
+
+
+def curve(run: Run, name: str) -> Curve:
+    """Returns the finite values of a column; adversarial ones past the switch only."""
+    return product(run, name)
+
+
+def product(run: Run, *names: str) -> Curve:
+    """Returns the product of columns, where a line has all of them."""
+    steps, values = columns(run, *names)
+    return Curve(steps, values.prod(axis=1))
+
+
+def columns(
+    run: Run, *names: str
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n k"]]:
+    """Returns the steps at which all these columns are finite, and their values."""
+    start = run.switch if ADVERSARIAL.intersection(names) else -math.inf
+    points = [
+        (line["step"], *(line[name] for name in names))
+        for line in run.lines
+        if line["step"] > start and all(is_number(line.get(name)) for name in names)
+    ]
+    table = np.asarray(points, np.float64).reshape(-1, 1 + len(names))
+    return table[:, 0], table[:, 1:]
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number; JSON has null for what was not."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def phases(points: Curve, switch: float | int) -> tuple[Curve, Curve]:
+    """Returns what lies before the discriminator's first step, and from it on."""
+    late = points.steps > switch
+    return (
+        Curve(points.steps[~late], points.values[~late]),
+        Curve(points.steps[late], points.values[late]),
+    )
+
+
+def smooth(points: Curve, switch: float | int, *, windows: int = WINDOWS) -> Curve:
+    """Returns a running median that does not look across the switch.
+
+    Centred, over one of `windows` equal parts of the curve, cut at the ends. A median:
+    single spikes, and a d_weight that is at its clamp but for a few lines, do not
+    move it. Few enough points to draw remain of a long curve.
+    """
+    width = len(points.values) // windows
+    if width < 2:
+        return points
+    parts = [_median(part, width) for part in phases(points, switch)]
+    return Curve(*(np.concatenate(both) for both in zip(*parts, strict=True)))
+
+
+def spans_decades(values: Float[np.ndarray, "n"]) -> bool:
+    """Whether a log scale suits: all positive, and far apart."""
+    return bool(
+        len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min()
+    )
+
+
+def thin(points: Curve, limit: int) -> Curve:
+    """Returns at most `limit` points: of each stretch its lowest and its highest.
+
+    A spike that lasts one line stays.
+    """
+    count = len(points.values)
+    if count <= limit:
+        return points
+    kept = {0, count - 1}
+    for stretch in np.array_split(np.arange(1, count - 1), (limit - 2) // 2):
+        values = points.values[stretch]
+        kept |= {int(stretch[values.argmin()]), int(stretch[values.argmax()])}
+    index = np.array(sorted(kept))
+    return Curve(points.steps[index], points.values[index])
+
+
+def _median(points: Curve, width: int) -> Curve:
+    count = len(points.values)
+    if not count:
+        return points
+    centres = np.unique(np.linspace(0, count - 1, SMOOTH_POINTS).astype(int))
+    half = width // 2
+    medians = [
+        np.median(points.values[max(i - half, 0) : i + half + 1]) for i in centres
+    ]
+    return Curve(points.steps[centres], np.array(medians))

@@ -1,0 +1,168 @@
+"""A training on one page: quality, losses, balance, samples, convergence, resources."""
+
+import numpy as np
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from radiovae_jax import curves, diagnosis, panels
+from radiovae_jax.curves import Curve, Run
+from radiovae_jax.panels import BLACK, BLUE, GREEN, ORANGE, RED, SKY, trace
+
+GIB = 2**30
+
+
+def training_summary(
+    run: Run, *, samples: Shaped[np.ndarray, "h w c"], title: str = "Training summary"
+) -> Figure:
+    """Returns six panels.
+
+    Args:
+      samples: the picture of samples from the prior that the run drew last; one of no
+        pixels where it has none.
+    """
+    figure = panels.new(run, title, (17, 9.5))
+    (quality, losses, balance), (picture, convergence, resources) = figure.subplots(
+        2, 3
+    )
+    _quality(quality, run)
+    _losses(losses, run)
+    _balance(balance, run)
+    _samples(picture, run, samples)
+    _convergence(convergence, run)
+    _resources(resources, run)
+    for axis in (quality, losses, balance, convergence, resources):
+        axis.set_xlabel("step")
+    return figure
+
+
+def _quality(axis: Axes, run: Run) -> None:
+    drawn = trace(axis, run, "val/psnr", "PSNR", BLUE)
+    panels.finish(axis, run, "PSNR (dB)", title="validation quality", empty=NO_VALUES)
+    right = axis.twinx()
+    drawn += trace(right, run, "val/ssim", "SSIM", ORANGE, "--")
+    _second_axis(axis, right, "SSIM", drawn)
+    if drawn:
+        last = [line.get_ydata()[-1] for line in drawn]
+        axis.set_title(
+            "validation quality: "
+            + ", ".join(
+                f"{line.get_label()} {value:.4g}"
+                for line, value in zip(drawn, last, strict=True)
+            ),
+            fontsize=11,
+            loc="left",
+        )
+
+
+def _losses(axis: Axes, run: Run) -> None:
+    drawn = trace(axis, run, "train/rec_loss", "rec_loss", BLUE)
+    drawn += trace(axis, run, "val/rec_loss", "rec_loss, validation", ORANGE)
+    panels.finish(axis, run, "rec_loss (per pixel)", title="losses")
+    right = axis.twinx()
+    drawn += trace(right, run, "train/g_loss", "generator", GREEN, "-.")
+    drawn += trace(right, run, "train/disc_loss", "discriminator", RED, "--")
+    _second_axis(axis, right, "adversarial losses", drawn)
+
+
+def _balance(axis: Axes, run: Run) -> None:
+    for label, points, colour, style in weighed(run):
+        if len(points.values):
+            panels.draw(axis, run, points, label, colour, style)
+    title, share = "loss balance", diagnosis.clamped(run)
+    if share:
+        title += f": d_weight at its clamp in {100 * share:.3g}% of lines"
+    panels.finish(axis, run, "size of the term in the total", title=title)
+
+
+def weighed(run: Run) -> list[tuple[str, Curve, str, str]]:
+    """Returns label, |weight x term|, colour and style of what the total adds up.
+
+    Zeros are left out: they have no place on a log scale.
+    """
+    kl = curves.product(run, "train/kl_loss", "train/kl_weight")
+    if not len(kl.values):  # an older run, whose weight was constant
+        kl = curves.curve(run, "train/kl_loss")
+        kl = Curve(kl.steps, run.kl_weight * kl.values)
+    g = curves.product(run, "train/g_loss", "train/d_weight", "train/disc_factor")
+    terms = [
+        ("|nll|", curves.curve(run, "train/nll_loss"), BLUE, "-"),
+        ("kl_weight · kl", kl, RED, "--"),
+        ("|d_weight · disc_factor · g|", g, GREEN, "-."),
+    ]
+    return [
+        (label, Curve(steps[values != 0], np.abs(values[values != 0])), colour, style)
+        for label, (steps, values), colour, style in terms
+    ]
+
+
+def _samples(axis: Axes, run: Run, samples: Shaped[np.ndarray, "h w c"]) -> None:
+    if samples.size:
+        axis.imshow(samples)
+        axis.set_axis_off()
+        axis.set_title("samples from the prior, the latest", fontsize=11, loc="left")
+        return
+    trace(axis, run, "val/sample_diversity", "mean distance", BLUE)
+    panels.finish(
+        axis, run, "dB", title="diversity of samples", empty="no samples drawn yet"
+    )
+
+
+def _convergence(axis: Axes, run: Run) -> None:
+    nmse = curves.curve(run, "val/nmse")
+    drawn = trace(axis, run, "val/nmse", "validation NMSE", ORANGE)
+    title = "convergence"
+    if len(nmse.values):
+        best = int(nmse.values.argmin())
+        lowest = np.minimum.accumulate(nmse.values)
+        drawn += axis.step(
+            nmse.steps, lowest, where="post", color=BLACK, lw=1, ls=":", label="best"
+        )
+        axis.plot(nmse.steps[best], nmse.values[best], "*", color=RED, ms=13, zorder=4)
+        title += f": best NMSE {nmse.values[best]:.3g}, step {nmse.steps[best]:,.0f}"
+        panels.finish(axis, run, "NMSE", title=title)
+    else:
+        drawn = trace(axis, run, "train/rec_loss", "rec_loss", BLUE)
+        panels.finish(axis, run, "rec_loss", title=f"{title}: {NO_VALUES}")
+    steps, norms = curves.columns(run, "train/ae_update_norm", "train/ae_param_norm")
+    if not len(steps):
+        return
+    right = axis.twinx()
+    ratio = Curve(steps, norms[:, 0] / norms[:, 1])
+    drawn += panels.draw(right, run, ratio, "update / weights", SKY, "--")
+    _second_axis(axis, right, "norm of the update / of the weights", drawn)
+
+
+def _resources(axis: Axes, run: Run) -> None:
+    drawn = trace(axis, run, "time/step_seconds", "a step", BLUE)
+    drawn += trace(axis, run, "time/data_seconds", "of it waiting for data", RED, "--")
+    rate = curves.curve(run, "time/images_per_second").values
+    title = "resources"
+    if len(rate):
+        title += f": {np.median(rate):.3g} images a second (median)"
+    panels.finish(axis, run, "seconds", title=title)
+    right = axis.twinx()
+    for name, label, colour, style in (
+        ("memory/device_bytes", "device memory", GREEN, "-."),
+        ("memory/host_bytes", "host memory", BLACK, ":"),
+    ):
+        points = curves.curve(run, name)
+        if len(points.values):
+            drawn += right.plot(
+                points.steps, points.values / GIB, style, color=colour, label=label
+            )
+    _second_axis(axis, right, "memory (GiB)", drawn)
+
+
+def _second_axis(left: Axes, right: Axes, label: str, drawn: list) -> None:
+    """Names the axis on the right, or takes it away where nothing is on it."""
+    if not right.lines:
+        right.remove()
+        return
+    panels.set_scale(right)
+    right.grid(False)
+    right.set_ylabel(label)
+    panels.legend_below(left, drawn)
+
+
+NO_VALUES = "no validation yet"

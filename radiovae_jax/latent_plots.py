@@ -1,0 +1,141 @@
+"""Pictures of latents: each channel beside its map, and how they are distributed."""
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from radiovae_jax import colours, plots
+from radiovae_jax.plots import Numbers
+
+LATENT_COLOURS = mpl.colormaps["PuOr"].with_extremes(bad="magenta")
+PANEL = 2.1  # inches
+MOST_BINS = 80
+
+
+def channels(
+    f: Float[Numbers, "b h w c"],
+    z: Float[Numbers, "_ p q z"],
+    *,
+    max_rows: int = 4,
+    max_channels: int = 8,
+) -> Figure:
+    """Returns rows of a map and the channels of its latent.
+
+    A channel has one scale in all rows, symmetric about 0, that holds 99% of its
+    values; its colour bar stands below.
+
+    Raises:
+      ValueError: no map, or as many latents as maps are not given.
+    """
+    if len(f) != len(z) or not len(f):
+        raise ValueError(f"{len(f)} maps, {len(z)} latents; give as many, 1 or more")
+    maps = np.asarray(f[:max_rows]).astype(np.float64)
+    latents = np.asarray(z[:max_rows]).astype(np.float64)
+    count, height, width, _ = maps.shape
+    shown = min(latents.shape[-1], max_channels)
+    tall = PANEL * min(max(height / width, 0.4), 2.5)
+    size = (PANEL * (shown + 1) + 0.6, tall * count + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    sides = "x".join(str(n) for n in latents.shape[1:])
+    note = _shown_of(shown, latents.shape[-1])
+    figure.suptitle(f"latent channels{note}, {sides}", fontsize=11)
+    ratios = [tall] * count + [0.12]
+    axes = figure.subplots(count + 1, shown + 1, squeeze=False, height_ratios=ratios)
+    _maps(figure, axes[:, 0], maps)
+    for channel in range(shown):
+        values = latents[..., channel]
+        *panels, bar = axes[:, channel + 1]
+        scale = _symmetric(values)
+        for axis, one in zip(panels, values, strict=True):
+            drawn = plots.image(axis, one, "", LATENT_COLOURS, scale)
+        panels[0].set_title(f"z{channel}", fontsize=10)
+        _bar(figure, drawn, bar)
+    return figure
+
+
+def histogram(
+    z: Float[Numbers, "b p q z"], *, title: str = "latents", max_channels: int = 12
+) -> Figure:
+    """Returns the density of each channel against N(0, 1), with its mean and std.
+
+    The density is on a log scale where a channel is three times wider or narrower
+    than N(0, 1): on a linear one the wider of the two is a flat line.
+
+    Raises:
+      ValueError: no latent.
+    """
+    if not np.size(z):
+        raise ValueError("a histogram needs at least one latent, got none")
+    values = np.asarray(z).astype(np.float64).reshape(-1, np.shape(z)[-1])
+    shown = min(values.shape[1], max_channels)
+    columns = min(shown, 4)
+    rows = math.ceil(shown / columns)
+    size = (3.6 * columns + 0.4, 2.9 * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    note = _shown_of(shown, values.shape[1])
+    figure.suptitle(f"{title}: every channel against N(0, 1){note}", fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[shown:]:
+        axis.set_axis_off()
+    for channel, axis in enumerate(axes.flat[:shown]):
+        _density(axis, values[:, channel], f"z{channel}")
+    axes[0, 0].legend(fontsize=8, framealpha=0.85)
+    return figure
+
+
+def _maps(figure: Figure, axes, maps: Float[np.ndarray, "b h w c"]) -> None:
+    *panels, bar = axes
+    for axis, one in zip(panels, maps, strict=True):
+        drawn = plots.show_map(axis, one, "", reference=maps)
+    if maps.shape[-1] == 1:
+        panels[0].set_title("map (dB)", fontsize=10)
+        _bar(figure, drawn, bar)
+    else:
+        panels[0].set_title(colours.words(maps.shape[-1]), fontsize=10)
+        bar.set_axis_off()
+
+
+def _density(axis: Axes, values: Float[np.ndarray, "n"], name: str) -> None:
+    finite = values[np.isfinite(values)]
+    axis.tick_params(labelsize=8)
+    if not finite.size:
+        axis.set_title(f"{name}: no finite value", fontsize=10)
+        return
+    mean, std = finite.mean(), finite.std()
+    bad = values.size - finite.size
+    note = f", {bad} not finite" if bad else ""
+    axis.set_title(f"{name}: mean {mean:.3g}, std {std:.3g}{note}", fontsize=10)
+    reach = max(3.5, np.quantile(np.abs(finite), 0.999))
+    count = min(max(int(math.sqrt(finite.size)), 8), MOST_BINS)
+    bins = np.linspace(-reach, reach, count + 1)
+    share = np.histogram(np.clip(finite, -reach, reach), bins)[0] / finite.size
+    density = share / (bins[1] - bins[0])
+    axis.stairs(density, bins, fill=True, color="#56B4E9", label="latents")
+    x = np.linspace(-reach, reach, 801)
+    normal = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    axis.plot(x, normal, color="#D55E00", lw=1.5, label="N(0, 1)")
+    if not 1 / 3 < std < 3:
+        lowest = min(density[density > 0].min(), 1e-3)
+        axis.set_yscale("log")
+        axis.set_ylim(lowest / 2, 2 * max(density.max(), normal.max()))
+
+
+def _symmetric(values: Float[np.ndarray, "b p q"]) -> Normalize:
+    finite = np.abs(values[np.isfinite(values)])
+    limit = float(np.quantile(finite, 0.99)) if finite.size else 0.0
+    return Normalize(-(limit or 1.0), limit or 1.0)
+
+
+def _bar(figure: Figure, drawn: ScalarMappable, axis: Axes) -> None:
+    figure.colorbar(drawn, cax=axis, orientation="horizontal")
+    axis.tick_params(labelsize=8)
+
+
+def _shown_of(shown: int, count: int) -> str:
+    return f", the first {shown} of {count}" if shown < count else ""

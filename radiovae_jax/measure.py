@@ -1,0 +1,186 @@
+"""Goes over a set of maps once and measures every row of a table on it.
+
+A row is one way to code a map and decode it again; all rows see the same maps. Sums
+are taken on the devices, batch by batch, and added up on the host in float64, so any
+number of maps goes through in the memory of one batch.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from tqdm import tqdm
+
+from radiovae_jax import comparison, latents, metrics, moments, sharding
+from radiovae_jax.comparison import COLUMNS, SCALES, Code, Compared, Judge
+from radiovae_jax.data import pipeline
+from radiovae_jax.moments import Moments
+
+Numbers = dict[str, float]
+Table = dict[str, dict[str, dict[str, Numbers]]]  # row -> scale -> region -> numbers
+
+
+class Shown(NamedTuple):
+    """One map of a picture."""
+
+    nmse: float
+    name: str
+    target: np.ndarray
+    recon: np.ndarray
+    buildings: np.ndarray
+
+
+class Measured(NamedTuple):
+    """What is known of a set after it was gone over."""
+
+    table: Table
+    maps: list[dict[str, Any]]  # one a map: "name" and "row/scale/region/metric"
+    perceptual: Numbers  # row -> LPIPS, mean over maps
+    frechet: Numbers  # row -> distance of its features to the maps'
+    feature_count: int
+    latent: Moments | None
+    latent_shape: tuple[int, ...]
+    kl: float  # nats per image, mean over maps
+    best: list[Shown]
+    worst: list[Shown]
+
+
+def measure(
+    code: Code,
+    weights: PyTree,
+    source: pipeline.Source,
+    judge: Judge,
+    *,
+    batch_size: int,
+    lpips_weights: PyTree = (),
+    show: int = 3,
+) -> Measured:
+    """Goes over every map of the source.
+
+    Args:
+      code: what is measured.
+      weights: its weights.
+      batch_size: maps at a time over all devices; rounded to a multiple of them.
+      lpips_weights: where the judge wants LPIPS or features of VGG16.
+      show: how many of the best and of the worst maps to return.
+    """
+    mesh = sharding.make_mesh(jax.device_count())
+    whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
+    compiled = jax.jit(
+        functools.partial(comparison.compare, code, judge),
+        in_shardings=(whole, whole, split),
+    )
+    weights = jax.device_put((weights, lpips_weights), whole)
+    batch_size = sharding.nearest(batch_size, mesh.size)
+    seen, numbered = Seen(judge, show), latents.Numbered(source, 0, len(source))
+    for raw in tqdm(
+        pipeline.eval_batches(numbered, batch_size=batch_size),
+        total=-(-len(source) // batch_size),
+        unit="batch",
+    ):
+        # The same numbers on every kind of device: no TF32, no bfloat16 passes.
+        with jax.default_matmul_precision("highest"):
+            made = compiled(*weights, sharding.to_devices(raw, mesh))
+        seen.add(jax.device_get(made), raw["name"], raw["mask"] > 0)
+    return seen.result()
+
+
+class Seen:
+    """Adds up batches on the host."""
+
+    def __init__(self, judge: Judge, show: int):
+        self._judge, self._show, self._sums = judge, show, None
+        self._maps: list[dict[str, Any]] = []
+        self._features: dict[str, Moments] = {}
+        self._latent: Moments | None = None
+        self._latent_shape: tuple[int, ...] = ()
+        self._best: list[Shown] = []
+        self._worst: list[Shown] = []
+
+    def add(self, made: Compared, names: np.ndarray, real: np.ndarray) -> None:
+        """Adds one batch, on the host.
+
+        Args:
+          real: False for what only fills up the batch.
+        """
+        rows = self._judge.rows
+        sums = jax.tree.map(np.float64, made.sums)
+        old = self._sums
+        self._sums = sums if old is None else jax.tree.map(np.add, old, sums)
+        columns = {} if made.kl is None else {"kl": made.kl}
+        if made.lpips is not None:
+            pairs = zip(rows, made.lpips, strict=True)
+            columns |= {f"{row}/lpips": values for row, values in pairs}
+        for where, (row, scale, region) in self._places():
+            columns |= {
+                f"{row}/{scale}/{region}/{name}": made.each[name][where]
+                for name in COLUMNS
+            }
+        for i in np.flatnonzero(real):
+            line = {column: float(values[i]) for column, values in columns.items()}
+            self._maps.append({"name": str(names[i]), **line})
+            nmse = line[f"{rows[0]}/raw/all/nmse"]
+            images = (array[i] for array in made.shown)
+            self._rank(Shown(nmse, str(names[i]), *images))
+        pairs = zip(rows, made.features, strict=True)
+        for row, features in [*pairs, ("", made.target_features)]:
+            one = moments.of(features[real], pairs=True)
+            old = self._features.get(row)
+            self._features[row] = one if old is None else moments.merge(old, one)
+        if made.posterior is not None:
+            one = latents.of_posterior(*(part[real] for part in made.posterior))
+            old, self._latent_shape = self._latent, made.posterior.mean.shape[1:]
+            self._latent = one if old is None else moments.merge(old, one)
+
+    def _places(self) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Yields (indices, names) of every row, scale and region."""
+        names = self._judge.rows, tuple(SCALES), self._judge.regions
+        return zip(np.ndindex(*map(len, names)), itertools.product(*names), strict=True)
+
+    def _rank(self, shown: Shown) -> None:
+        def error(one: Shown) -> float:
+            return np.inf if np.isnan(one.nmse) else one.nmse
+
+        self._best = sorted([*self._best, shown], key=error)[: self._show]
+        self._worst = sorted([*self._worst, shown], key=error)[-self._show :]
+
+    def result(self) -> Measured:
+        """Returns the numbers of all that was added."""
+        rows, half = self._judge.rows, len(self._maps) // 2
+        table: Table = {row: {scale: {} for scale in SCALES} for row in rows}
+        for where, (row, scale, region) in self._places():
+            sums = metrics.Sums(*(value[where] for value in self._sums))
+            numbers = metrics.result(sums, db_per_unit=SCALES[scale][1])
+            table[row][scale][region] = numbers
+        target = self._features[""]
+        return Measured(
+            table=table,
+            maps=self._maps,
+            perceptual={
+                row: self._mean(f"{row}/lpips")
+                for row in rows
+                if f"{row}/lpips" in self._maps[0]
+            },
+            frechet={
+                row: metrics.frechet(
+                    target.mean,
+                    target.covariance,
+                    self._features[row].mean,
+                    self._features[row].covariance,
+                )
+                for row in rows
+            },
+            feature_count=len(target.mean),
+            latent=self._latent,
+            latent_shape=self._latent_shape,
+            kl=self._mean("kl") if "kl" in self._maps[0] else float("nan"),
+            best=self._best[: len(self._maps) - half],
+            worst=self._worst[::-1][:half],
+        )
+
+    def _mean(self, column: str) -> float:
+        return float(np.mean([line[column] for line in self._maps]))

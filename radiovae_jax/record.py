@@ -1,0 +1,113 @@
+"""The record of an evaluation: as JSON and CSV, and as text."""
+
+import csv
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+
+from radiovae_jax import comparison, latents
+from radiovae_jax.comparison import COLUMNS, FEATURES
+from radiovae_jax.measure import Measured
+
+
+def numbers(
+    measured: Measured, judge: comparison.Judge, perceptual_weights: str
+) -> dict[str, Any]:
+    """Returns what was measured, for the record."""
+    statistics = latents.statistics(measured.latent)
+    latent = {
+        "shape": list(measured.latent_shape),
+        "kl_nats_per_image": measured.kl,
+        "kl_nats_per_entry": measured.kl / math.prod(measured.latent_shape),
+        "of_each_channel": statistics,
+    }
+    lpips_of = {
+        "weights": perceptual_weights if judge.perceptual else "none",
+        "rows": measured.perceptual,
+    }
+    frechet = {
+        "features": judge.features,
+        "features_are": FEATURES[judge.features],
+        "dimensions": measured.feature_count,
+        "images": len(measured.maps),
+        "covariance_is_singular": len(measured.maps) <= measured.feature_count,
+        "rows": measured.frechet,
+    }
+    return {
+        "rows": measured.table,
+        "lpips": lpips_of,
+        "frechet": frechet,
+        "latent": latent,
+    }
+
+
+def write(folder: pathlib.Path, split: str, record: dict, maps: list[dict]) -> None:
+    """Writes `split`.json (what is not finite as null) and `split`.csv.
+
+    The CSV has one line a map; its columns are named by their place in the record,
+    row/scale/region/metric.
+    """
+    folder.mkdir(exist_ok=True)
+    finite = jax.tree.map(
+        lambda v: None if isinstance(v, float) and not math.isfinite(v) else v, record
+    )
+    (folder / f"{split}.json").write_text(json.dumps(finite, indent=2) + "\n")
+    with (folder / f"{split}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, tuple(maps[0]))
+        writer.writeheader()
+        writer.writerows(maps)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Returns the numbers as text: means over maps, then of all pixels together."""
+    height, width, _ = record["size"]
+    pooled = ("nmse_pooled", "rmse_db_pooled", "psnr_pooled")
+    lines = [
+        record["data"],
+        f"step {record['step']}, {record['weights']} weights, seen at "
+        f"{height}x{width}, metrics at the {record['metrics_size']} size, commit "
+        f"{record['commit']}",
+        f"{'':<49}{'mean over maps of each':-^40}{'all pixels as one':-^30}",
+        f"{'row':<20}{'scale':<17}{'region':<10}"
+        + "".join(f"{name:>10}" for name in COLUMNS)
+        + "".join(f"{name.removesuffix('_pooled'):>10}" for name in pooled),
+    ]
+    for row, by_scale in record["rows"].items():
+        for scale, by_region in by_scale.items():
+            for region, found in by_region.items():
+                cells = "".join(f"{found[name]:>10.4g}" for name in (*COLUMNS, *pooled))
+                lines.append(f"{row:<20}{scale:<17}{region:<10}{cells}")
+    return "\n".join([*lines, *summary(record)])
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """Returns lines on LPIPS, the Fréchet distance, the latent, and the notes."""
+
+    def of_rows(rows: dict[str, float]) -> str:
+        return ", ".join(f"{row} {value:.4g}" for row, value in rows.items())
+
+    lines = []
+    if record["lpips"]["rows"]:
+        label = " on RANDOM weights" if record["lpips"]["weights"] == "random" else ""
+        lines.append(f"LPIPS{label}: {of_rows(record['lpips']['rows'])}")
+    frechet = record["frechet"]
+    few = ", fewer maps than numbers: compare on this very set alone"
+    lines.append(
+        f"Fréchet distance of {frechet['features']} ({frechet['dimensions']} numbers "
+        f"of {frechet['images']} maps"
+        f"{few if frechet['covariance_is_singular'] else ''}): "
+        f"{of_rows(frechet['rows'])}"
+    )
+    latent = record["latent"]
+    channels = latent["of_each_channel"]
+    each = zip(channels["mean"], channels["std"], channels["kl_nats"], strict=True)
+    lines.append(
+        f"latent {'x'.join(map(str, latent['shape']))}: KL "
+        f"{latent['kl_nats_per_image']:.5g} nats an image, "
+        f"{latent['kl_nats_per_entry']:.3g} an entry; channels (mean, std, KL): "
+        + ", ".join(f"({mean:.3g}, {std:.3g}, {kl:.3g})" for mean, std, kl in each)
+    )
+    return lines + record["notes"]

@@ -1,0 +1,29 @@
+"""Writes one HTML file that shows a run: curves, numbers, pictures, latents, warnings.
+
+    python -m radiovae_jax.report --workdir runs/radio
+
+RUN/report.html holds all it shows and loads nothing, so it can be mailed, archived and
+opened without a network. What a run does not have yet (an evaluation, latents) is a
+line that says which command makes it. Training ends with it; run this again after an
+evaluation.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from radiovae_jax import command_line, report_page
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    with command_line.one_message(debug=DEBUG.value):
+        print(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main, flags_parser=command_line.parse)

@@ -1,0 +1,298 @@
+"""The HTML of a report: everything a run's folder holds, in one file, escaped."""
+
+import base64
+import importlib.resources
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from radiovae_jax import curves, diagnosis, report_charts
+from radiovae_jax.curves import Run
+
+PICTURE = re.compile(r"(?P<name>.+?)(_(?P<step>\d{7}))?\.png")
+TILES = (
+    ("val/psnr", "PSNR (dB)"),
+    ("val/ssim", "SSIM"),
+    ("val/nmse", "NMSE"),
+    ("val/rmse_db", "RMSE (dB)"),
+    ("train/rec_loss", "rec_loss, training"),
+    ("train/kl_loss", "KL, nats per image"),
+    ("time/images_per_second", "images a second"),
+)
+# No script, style or picture but those in the file; nothing is sent anywhere.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'"
+)
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Writes `report.html` into the folder of a run and returns its path.
+
+    Raises:
+      FileNotFoundError: no run, or one that has not logged yet.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "report.html"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(page(workdir), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def page(workdir: pathlib.Path) -> str:
+    """Returns the report of a run as HTML."""
+    run = curves.read(workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    name = escape(workdir.resolve().name)
+    step, steps = run.lines[-1]["step"], config["train"]["steps"]
+    sections = {
+        "Warnings": warnings(run),
+        "Pictures": pictures(workdir),
+        "Curves": charts(),
+        "Evaluation": evaluations(workdir),
+        "Validation in training": validations(run),
+        "Latents": latents(workdir),
+        "Config": settings(config),
+    }
+    body = "\n".join(
+        (
+            f"<h1>{name}</h1>",
+            f'<p class="soft">step {step:,} of {steps:,}; {escape(phase(run))}</p>',
+            tiles(run),
+            f"<nav>{''.join(link(title) for title in sections)}</nav>",
+            *(section(title, content) for title, content in sections.items()),
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name}</title>\n<style>\n{asset('report_page.css')}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n"
+        f'<script type="application/json" id="run-data">'
+        f"{script_json(report_charts.data(run))}</script>\n"
+        f"<script>\n{asset('report_page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def phase(run: Run) -> str:
+    if run.lines[-1]["step"] > run.switch:
+        return f"with the discriminator since step {run.switch:,}"
+    return "without discriminator so far"
+
+
+def tiles(run: Run) -> str:
+    """Returns the latest numbers, large."""
+    cells = []
+    for name, label in TILES:
+        points = curves.curve(run, name)
+        if len(points.values):
+            step = f"step {points.steps[-1]:,.0f}"
+            cells.append(
+                f'<div class="card"><b>{number(points.values[-1])}</b>'
+                f"<span>{escape(label)}, {step}</span></div>"
+            )
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def warnings(run: Run) -> str:
+    found = diagnosis.warnings(run)
+    if not found:
+        return '<div class="card fine">Nothing stands out in the numbers.</div>'
+    cards = (
+        f'<div class="card"><h3>{escape(one.what)}</h3><p>{escape(one.why)}</p></div>'
+        for one in found
+    )
+    return f'<div class="warnings">{"".join(cards)}</div>'
+
+
+def charts() -> str:
+    return (
+        '<p class="soft hint">The wheel or a drag zooms all of them along the steps, a '
+        "double click shows everything; names in a legend switch curves. Faint: as "
+        "logged; bold: running median. Shaded: with the discriminator.</p>\n"
+        '<noscript><p class="card">The curves need JavaScript; as pictures they are in '
+        'the folder figures/.</p></noscript>\n<div class="charts" id="charts"></div>'
+    )
+
+
+def pictures(workdir: pathlib.Path) -> str:
+    """Returns the newest picture of each kind."""
+    paths = [
+        *newest(workdir / "images"),
+        *newest(workdir / "evaluation"),
+    ]
+    if not paths:
+        return hint("No pictures yet: validation draws them (data.val_split).")
+    return f'<div class="pictures">{"".join(map(embedded, paths))}</div>'
+
+
+def newest(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns of NAME_0000100.png, NAME_0000200.png, ... the last, for every NAME."""
+    latest: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.glob("*.png")):
+        found = PICTURE.fullmatch(path.name)
+        if found:
+            latest[found["name"]] = path
+    return list(latest.values())
+
+
+def embedded(path: pathlib.Path) -> str:
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    caption = escape(f"{path.parent.name}/{path.name}")
+    return (
+        f'<figure class="card"><img src="data:image/png;base64,{content}" '
+        f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def evaluations(workdir: pathlib.Path) -> str:
+    """Returns a table for every record in evaluation/."""
+    parts = []
+    for path in sorted((workdir / "evaluation").glob("*.json")):
+        record = read_json(path)
+        rows = [
+            (row, scale, region, *numbers.values())
+            for row, by_scale in record.get("rows", {}).items()
+            for scale, by_region in by_scale.items()
+            for region, numbers in by_region.items()
+        ]
+        if not rows:
+            continue
+        names = next(
+            iter(next(iter(next(iter(record["rows"].values())).values())).values())
+        )
+        said = [record.get(key) for key in ("data", "commit")]
+        notes = [*filter(None, said), *record.get("notes", [])]
+        parts.append(
+            f"<h3>{escape(path.stem)}, step {escape(str(record.get('step')))}, "
+            f"{escape(str(record.get('weights')))} weights</h3>"
+            f'<p class="soft">{"<br>".join(escape(str(note)) for note in notes)}</p>'
+            + table(("row", "scale", "region", *names), rows)
+        )
+    return "\n".join(parts) or hint(
+        f"Not evaluated yet: python -m radiovae_jax.evaluate --workdir {workdir}"
+    )
+
+
+def validations(run: Run) -> str:
+    """Returns the last validation beside the best one."""
+    judged = [line for line in run.lines if curves.is_number(line.get("val/nmse"))]
+    if not judged:
+        return hint("No validation yet.")
+    best = min(judged, key=lambda line: line["val/nmse"])
+    last = judged[-1]
+    names = sorted(name for name in last if name.startswith("val/"))
+    head = ("", f"last, step {last['step']:,}", f"best, step {best['step']:,}")
+    return table(head, [(name[4:], last[name], best.get(name)) for name in names])
+
+
+def latents(workdir: pathlib.Path) -> str:
+    """Returns pictures and statistics of each channel, of exports and evaluations."""
+    sources = {
+        str(path.relative_to(workdir)): read_json(path)
+        for path in sorted(workdir.glob("latents*/**/statistics.json"))
+    }
+    for path in sorted((workdir / "evaluation").glob("*.json")):
+        found = read_json(path).get("latent", {}).get("of_each_channel")
+        if found:
+            sources[str(path.relative_to(workdir))] = found
+    parts = []
+    for name, found in sources.items():
+        columns = {key: v for key, v in found.items() if isinstance(v, list)}
+        if columns:
+            rows = enumerate(zip(*columns.values(), strict=True))
+            parts.append(
+                f"<h3>{escape(name)}</h3>"
+                + table(("channel", *columns), [(f"z{i}", *row) for i, row in rows])
+            )
+    drawn = sorted((workdir / "figures").glob("latent_*.png"))
+    if not parts and not drawn:
+        return hint("No latents yet: tools/plot_run.py --latents 4 draws some.")
+    pictures_of = f'<div class="pictures">{"".join(map(embedded, drawn))}</div>'
+    return "\n".join((pictures_of, *parts))
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """Returns a table for every section of the config."""
+    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    nested = {k: v for k, v in config.items() if isinstance(v, Mapping)}
+    cards = []
+    for name, section_of in {"": plain, **nested}.items():
+        rows = [
+            (key, json.dumps(value, ensure_ascii=False))
+            for key, value in flat(section_of).items()
+        ]
+        cards.append(
+            f'<div class="card"><h3>{escape(name or "run")}</h3>{table((), rows)}</div>'
+        )
+    return f'<div class="sections">{"".join(cards)}</div>'
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"name.inner": value}."""
+    items: dict[str, Any] = {}
+    for name, value in nested.items():
+        deeper = isinstance(value, Mapping)
+        items |= flat(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
+    return items
+
+
+def section(title: str, content: str) -> str:
+    return f'<h2 id="{anchor(title)}">{escape(title)}</h2>\n{content}'
+
+
+def link(title: str) -> str:
+    return f'<a href="#{anchor(title)}">{escape(title)}</a>'
+
+
+def anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower())
+
+
+def hint(text: str) -> str:
+    return f'<p class="soft">{escape(text)}</p>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a table that scrolls sideways where it is too wide; all cells escaped."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
+    thead = f"<thead><tr>{top}</tr></thead>" if top else ""
+    return f'<div class="wide"><table>{thead}<tbody>{body}</tbody></table></div>'
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, str):
+        return f'<td class="text">{escape(value)}</td>'
+    return f"<td>{number(value)}</td>"
+
+
+def number(value: Any) -> str:
+    """Returns four digits; a dash for what is not there or was not finite."""
+    if not curves.is_number(value):
+        return "–" if value is None else escape(str(value))
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def script_json(value: Any) -> str:
+    """Returns JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a file; an empty one if it is torn."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def asset(name: str) -> str:
+    return importlib.resources.files("radiovae_jax").joinpath(name).read_text("utf-8")

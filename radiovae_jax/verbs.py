@@ -1,0 +1,262 @@
+"""What `python -m radiovae_jax.apply` does: files in, files and a picture out."""
+
+import argparse
+import collections
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from radiovae_jax import coder, latent_files, plots
+from radiovae_jax.coder import Coder, Frame
+from radiovae_jax.data import mapfiles, radiomap
+from radiovae_jax.data.mapfiles import MapFile
+
+Maps = Float[np.ndarray, "n h w c"]
+
+
+class Job(NamedTuple):
+    """A run, the flags of the command, and the folder of its results."""
+
+    coder: Coder
+    flags: argparse.Namespace
+    out: pathlib.Path
+
+    def free(self, names: Iterable[str]) -> list[pathlib.Path]:
+        """Returns the paths of new files in the folder, which is made.
+
+        Raises:
+          ValueError: two results have one name, or a file is there already.
+        """
+        paths = [self.out / name for name in names]
+        twice = [path for path, n in collections.Counter(paths).items() if n > 1]
+        if twice:
+            raise ValueError(
+                f"several results would be {twice[0]}; give their maps in several "
+                "commands, each with its own --out"
+            )
+        there = [path for path in paths if path.exists()]
+        if there and not self.flags.overwrite:
+            raise ValueError(
+                f"{len(there)} of the results are there already, {there[0]} first; "
+                "--overwrite replaces them, --out DIR writes elsewhere"
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        return paths
+
+    def not_an_input(self, paths: Iterable[pathlib.Path]) -> None:
+        """Raises a ValueError if a result would replace one of the maps given."""
+        given = {path.resolve() for path in map(pathlib.Path, self.flags.files)}
+        for path in paths:
+            if path.resolve() in given or path.resolve().parent in given:
+                raise ValueError(f"{path} is one of the maps given; give another --out")
+
+
+def reconstruct(job: Job) -> None:
+    """decode(encode(map)) with the posterior's mean, in the format of the input."""
+    files = mapfiles.find(job.flags.files)
+    outs = {path: targets(path, job.flags.format) for path in files}
+    paths = job.free(name for names in outs.values() for name in names)
+    job.not_an_input(paths)
+    pictures = job.free(f"{path.stem}_error.png" for path in files)
+    errors: list[float] = []
+    for path, picture in zip(bar(files, "map files"), pictures, strict=True):
+        held = read(job, path)
+        frame = frame_of(job, held)
+        recon = np.stack(
+            [
+                coder.decode(job.coder, mean, frame)
+                for mean, _ in (moments(job, f, frame) for f in held.f)
+            ]
+        )
+        rmse_db = np.sqrt(np.mean((100 * (recon - held.f)) ** 2, axis=(1, 2, 3)))
+        for name, error in zip(held.names, rmse_db, strict=True):
+            say(f"{name}: RMSE {error:.2f} dB")
+        errors += rmse_db.tolist()
+        written = [job.out / name for name in outs[path]]
+        if written[0].suffix == ".npz":
+            mapfiles.write_scene(written[0], recon, like=path)
+        else:
+            write_maps(job, written, recon)
+        plots.save(plots.reconstructions(held.f, recon, names=held.names), picture)
+    say(f"mean RMSE {np.mean(errors):.2f} dB over {len(errors)} maps")
+
+
+def encode(job: Job) -> None:
+    """Posteriors to one npz for each size of map."""
+    by_size: dict[tuple[int, int], list[MapFile]] = collections.defaultdict(list)
+    for path in mapfiles.find(job.flags.files):
+        held = read(job, path)
+        by_size[held.f.shape[1:3]].append(held)
+    several = len(by_size) > 1
+    outs = [f"latents_{by(size)}.npz" if several else "latents.npz" for size in by_size]
+    for out, (size, group) in zip(job.free(outs), by_size.items(), strict=True):
+        found, names, frame = [], [], Frame(size, size)
+        for held in bar(group, "map files"):
+            frame = frame_of(job, held)
+            found += [moments(job, f, frame) for f in held.f]
+            names += held.names
+        mean, logvar = (np.stack(part) for part in zip(*found, strict=True))
+        latent_files.write(
+            out,
+            names,
+            mean,
+            logvar,
+            stored=size,
+            seen=frame.seen,
+            run=job.coder.description,
+        )
+        say(f"{len(mean)} maps, mean and logvar of {by(mean.shape[1:])} each: {out}")
+
+
+def decode(job: Job) -> None:
+    """The maps of latents."""
+    for path in job.flags.files:
+        held = latent_files.read(path)
+        outs = job.free(f"{name}.{job.flags.format}" for name in held.names)
+        (picture,) = job.free([f"{path.stem}_decoded.png"])
+        whole = tuple(side * job.coder.factor for side in held.z.shape[1:3])
+        seen = held.seen or whole
+        frame = Frame(held.stored or seen, seen)
+        maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
+        write_maps(job, outs, np.stack(maps))
+        plots.save(plots.samples(np.stack(maps), title=path.stem), picture)
+
+
+def sample(job: Job) -> None:
+    """Maps from the prior; the i-th depends on the seed and i alone."""
+    count, seed, side = job.flags.count, job.flags.seed, job.flags.side
+    outs = job.free(f"sample_{seed}_{i:03d}.{job.flags.format}" for i in range(count))
+    (picture,) = job.free([f"samples_{seed}.png"])
+    size = (side, side) if side else job.coder.training_size
+    rows, columns = (-(-length // job.coder.factor) for length in size)
+    shape = (rows, columns, job.coder.latent_channels)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(count)]
+    maps = [
+        coder.decode(
+            job.coder, np.asarray(jax.random.normal(key, shape)), Frame(size, size)
+        )
+        for key in bar(keys, "samples")
+    ]
+    write_maps(job, outs, np.stack(maps))
+    plots.save(plots.samples(np.stack(maps)), picture)
+    say(
+        "note: latents were drawn from N(0, 1). With a small loss.kl_weight (1e-6) "
+        "those of maps are not so, and it takes a model of them to draw real maps"
+    )
+
+
+def interpolate(job: Job) -> None:
+    """Maps on the straight line between the posterior means of two."""
+    files = mapfiles.find(job.flags.files)
+    held = [read(job, path) for path in files]
+    if [len(file.f) for file in held] != [1, 1]:
+        raise ValueError(
+            f"there are {sum(len(file.f) for file in held)} maps in "
+            f"{', '.join(map(str, files))}; interpolate goes from one map to one other"
+        )
+    a, b = held
+    if a.f.shape != b.f.shape:
+        raise ValueError(
+            f"{a.path} is {by(a.f.shape[1:])}, {b.path} {by(b.f.shape[1:])}; "
+            "interpolate between maps of one size"
+        )
+    stem = f"{a.names[0]}_to_{b.names[0]}"
+    steps = range(job.flags.steps)
+    outs = job.free(f"{stem}_{i:02d}.{job.flags.format}" for i in steps)
+    (picture,) = job.free([f"{stem}.png"])
+    frame = frame_of(job, a)
+    first, last = (moments(job, file.f[0], frame)[0] for file in held)
+    shares = np.linspace(0, 1, len(steps), dtype=np.float32)
+    maps = np.stack(
+        [
+            coder.decode(job.coder, (1 - share) * first + share * last, frame)
+            for share in bar(shares, "steps")
+        ]
+    )
+    write_maps(job, outs, maps)
+    plots.save(strip(maps, [f"{share:.0%}" for share in shares], stem), picture)
+
+
+def strip(maps: Maps, titles: Sequence[str], title: str) -> Figure:
+    """Returns a row of maps."""
+    figure = Figure(figsize=(1.6 * len(maps) + 1, 2.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axis, f, name in zip(axes, maps, titles, strict=True):
+        axis.set_title(name, fontsize=10)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        shown = axis.imshow(
+            radiomap.f_to_db(f[..., 0]),
+            cmap=plots.MAP_COLOURS,
+            norm=plots.MAP_RANGE_DB,
+        )
+    figure.colorbar(shown, ax=list(axes), pad=0.01).set_label("path gain (dB)")
+    return figure
+
+
+def targets(path: pathlib.Path, form: str) -> list[str]:
+    """Returns the names of the files that a reconstructed file becomes."""
+    suffix = path.suffix.lower() if form == "same" else f".{form}"
+    if suffix == ".npz" or path.suffix.lower() != ".npz":
+        return [path.stem + suffix]
+    return [name + suffix for name in mapfiles.names(path)]
+
+
+def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
+    for path, f in zip(paths, maps, strict=True):
+        mapfiles.write_map(path, f, unit=job.flags.unit)
+
+
+def read(job: Job, path: pathlib.Path) -> MapFile:
+    held = mapfiles.read(path, unit=job.flags.unit)
+    if held.clipped:
+        say(f"{path.name}: {held.clipped} values outside -147 to -47 dB, clipped")
+    return held
+
+
+def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):
+    """Returns mean and logvar of one map, [p, q, z] each."""
+    posterior = coder.encode(job.coder, f, frame)
+    return np.asarray(posterior.mean)[0], np.asarray(posterior.logvar)[0]
+
+
+def frame_of(job: Job, held: MapFile) -> Frame:
+    """Decides at which size a file's maps pass, and says what is special about it."""
+    stored = held.f.shape[1:3]
+    frame = coder.frame(job.coder, stored, job.flags.size)
+    if frame.seen != stored:
+        say(f"{held.path.name}: resized from {by(stored)} to {by(frame.seen)} and back")
+    elif frame.seen != job.coder.training_size:
+        say(
+            f"{held.path.name}: {by(stored)} where the training saw "
+            f"{by(job.coder.training_size)}; GroupNorm's statistics are of the whole "
+            "map, so the error may be larger than the evaluation's"
+            + ("; --size training resizes" if job.coder.image_size else "")
+        )
+    rows, columns = coder.padding(job.coder, frame)
+    if rows or columns:
+        say(
+            f"{held.path.name}: {rows} rows and {columns} columns mirrored at the end, "
+            f"for a multiple of {job.coder.factor}, and cut off again"
+        )
+    return frame
+
+
+def bar(items: Iterable, unit: str) -> Iterable:
+    return tqdm(list(items), unit=unit.removesuffix("s"), desc=unit)
+
+
+def say(text: str) -> None:
+    """Prints a line above the progress bar."""
+    tqdm.write(text)
+
+
+def by(sides: Iterable[int]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,263 @@
+"""`apply`: files in, files out, by hand and by the functions underneath."""
+
+import functools
+import pathlib
+import shutil
+import sys
+
+import command
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import radiovae_jax
+from radiovae_jax import DiagonalGaussian, apply, coder, train
+from radiovae_jax.data import radiomap, sionna
+
+# Every command loads and compiles; here the first one does.
+load_once = functools.cache(coder.load)
+HEIGHT, WIDTH = 30, 27  # the columns are no multiple of 2, the down-sampling
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with run/ (32x32, two levels), a.png, b.png, and one map in dB."""
+    folder = tmp_path_factory.mktemp("apply")
+    train.run(tiny.config(folder / "city", steps=3), folder / "run")
+    maps = sorted((folder / "city" / "gain" / "DPM").glob("*.png"))
+    shutil.copy(maps[0], folder / "a.png")
+    shutil.copy(maps[-1], folder / "b.png")
+    f = radiomap.gray_to_f(radiomap.read_map(maps[0]))[:HEIGHT, :WIDTH, 0]
+    np.save(folder / "in_db.npy", radiomap.f_to_db(f))
+    np.save(folder / "in_f.npy", f)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def autoencode(run):
+    """[h, w] f -> (mean, reconstructed f), by the public functions alone."""
+    model, params = radiovae_jax.load(run / "run")
+
+    @jax.jit
+    def both(x):
+        mean = model.apply(params, x, method="encode").mode()
+        return mean, model.apply(params, mean, method="decode")
+
+    def of(f):
+        mean, recon = both(radiomap.f_to_model(f[None, :, :, None]))
+        return np.asarray(mean[0]), np.clip((recon[0, :, :, 0] + 1) / 2, 0, 1)
+
+    return of
+
+
+@pytest.fixture
+def call(run, tmp_path, monkeypatch, capsys):
+    """Calls a verb; returns the folder of its results and what it printed."""
+
+    monkeypatch.setattr(coder, "load", load_once)
+
+    def of(verb, *arguments, out=tmp_path / "out"):
+        files = [str(a) for a in arguments]
+        flags = [f"--workdir={run / 'run'}", f"--out={out}"]
+        monkeypatch.setattr(sys, "argv", ["apply", verb, *files, *flags])
+        apply.main()
+        return out, capsys.readouterr().out
+
+    return of
+
+
+def gray(path: pathlib.Path) -> np.ndarray:
+    return np.asarray(Image.open(path), np.float32)
+
+
+def test_a_png_comes_back_as_the_model_makes_it(run, call, autoencode):
+    out, said = call("reconstruct", run / "a.png")
+    f = gray(run / "a.png") / 255
+    _, recon = autoencode(f)
+    np.testing.assert_allclose(gray(out / "a.png"), 255 * recon, atol=0.51)
+    rmse_db = 100 * np.sqrt(np.mean((recon - f) ** 2))
+    assert f"a: RMSE {rmse_db:.2f} dB" in said
+    assert (out / "a_error.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_db_stay_db_and_odd_sides_are_mirrored_and_cut(run, call, autoencode):
+    out, said = call("reconstruct", run / "in_db.npy", "--unit=db")
+    assert "0 rows and 1 columns mirrored" in said
+    assert "30x27 where the training saw 32x32" in said
+    f = np.load(run / "in_f.npy")
+    _, recon = autoencode(np.pad(f, ((0, 0), (0, 1)), "reflect"))
+    found_db = np.load(out / "in_db.npy")
+    assert found_db.dtype == np.float32
+    # float32 at 147 dB; a PNG would be off by up to 0.2 dB.
+    np.testing.assert_allclose(found_db, 100 * recon[:, :WIDTH] - 147, atol=1e-3)
+
+
+def test_a_sionna_scene_comes_back_as_one(run, call, autoencode):
+    f = gray(run / "a.png") / 255
+    maps = np.stack([f, gray(run / "b.png") / 255])
+    gain = 10 ** ((100 * maps[:, ::-1] - 147) / 10)
+    cells = np.array([[1, 2], [3, 4]])
+    scene = dict(cell_size=[2.0, 2.0], tx_cell_indices=cells)
+    np.savez(run / "scene.npz", path_gain=gain, **scene)
+    out, _ = call("reconstruct", run / "scene.npz")
+    found, given = (sionna.read_scene(p / "scene.npz") for p in (out, run))
+    for i, one in enumerate(maps):
+        _, recon = autoencode(one)
+        np.testing.assert_allclose(found.f[i, ..., 0], recon, atol=1e-5)
+    np.testing.assert_array_equal(found.antenna, given.antenna)
+    np.testing.assert_array_equal(found.cell_size, given.cell_size)
+    call("reconstruct", run / "scene.npz", "--format=npy", "--overwrite")
+    np.testing.assert_allclose(
+        np.load(out / "scene_0.npy"), found.f[0, ..., 0], atol=1e-6
+    )
+
+
+def test_latents_hold_the_posterior_and_decode_to_the_reconstruction(run, call):
+    out, _ = call("encode", run / "a.png", run / "b.png", run / "in_f.npy")
+    odd = np.load(out / "latents_30x27.npz")
+    both = np.load(out / "latents_32x32.npz")
+    assert both["names"].tolist() == ["a", "b"]
+    assert both["mean"].shape == both["logvar"].shape == (2, 16, 16, 3)
+    assert odd["mean"].shape == (1, 15, 14, 3)
+    # The variance of z: that of the means plus the posteriors' own.
+    variance = both["mean"].var(axis=(0, 1, 2)) + np.exp(both["logvar"]).mean((0, 1, 2))
+    np.testing.assert_allclose(both["scale"], variance**-0.5, rtol=1e-4)
+    call("reconstruct", run / "in_f.npy", out=out / "recon")
+    call("decode", out / "latents_30x27.npz", out=out / "decoded")
+    recon, decoded = (np.load(out / d / "in_f.npy") for d in ("recon", "decoded"))
+    assert decoded.shape == (HEIGHT, WIDTH)
+    np.testing.assert_allclose(decoded, recon, atol=1e-6)
+
+
+def test_a_sample_depends_on_the_seed_and_its_number_alone(call):
+    two, said = call("sample", "--count=2", "--seed=5", "--side=31")
+    assert "N(0, 1)" in said
+    one, _ = call("sample", "--count=1", "--seed=5", out=two / "one")
+    other, _ = call("sample", "--count=1", "--seed=6", out=two / "other")
+    first = np.load(two / "sample_5_000.npy")
+    assert first.shape == (31, 31)
+    # Without --side as in training; 31 needs as many latents, and is cut.
+    whole = np.load(one / "sample_5_000.npy")
+    np.testing.assert_array_equal(first, whole[:31, :31])
+    assert np.abs(first - np.load(two / "sample_5_001.npy")).max() > 1e-3
+    assert np.abs(whole - np.load(other / "sample_6_000.npy")).max() > 1e-3
+
+
+def test_interpolation_is_straight_in_latent_space(run, call, autoencode):
+    out, _ = call("interpolate", run / "a.png", run / "b.png", "--steps=3")
+    (mean_a, recon_a), (mean_b, recon_b) = (
+        autoencode(gray(run / name) / 255) for name in ("a.png", "b.png")
+    )
+    model, params = radiovae_jax.load(run / "run")
+    middle = model.apply(params, 0.5 * (mean_a + mean_b)[None], method="decode")
+    middle = np.clip((middle[0, :, :, 0] + 1) / 2, 0, 1)
+    for i, expected in enumerate((recon_a, middle, recon_b)):
+        found = np.load(out / f"a_to_b_{i:02d}.npy")
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (out / "a_to_b.png").exists()
+
+
+@pytest.mark.parametrize(
+    "tiles, one_pass, by_bands",
+    [
+        ("auto", 32 * 32, False),
+        ("auto", 32 * 32 - 1, True),
+        ("always", 32 * 32, True),
+        ("never", 0, False),
+    ],
+)
+def test_large_maps_go_band_by_band(run, monkeypatch, tiles, one_pass, by_bands):
+    monkeypatch.setattr(coder, "ONE_PASS", one_pass)
+    marker = DiagonalGaussian(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)))
+    monkeypatch.setattr(coder.tiling, "encode", lambda *a, **options: marker)
+    found = coder.load(run / "run", tiles=tiles).encode(np.zeros((1, 32, 32, 1)))
+    assert (found is marker) == by_bands
+
+
+def test_nothing_is_overwritten_unasked_and_an_input_never(run, call, capsys):
+    out, _ = call("reconstruct", run / "a.png")
+    (out / "a.png").write_bytes(b"precious")
+    with pytest.raises(SystemExit) as ended:
+        call("reconstruct", run / "b.png", run / "a.png")
+    assert ended.value.code == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (out / "a.png").read_bytes() == b"precious"
+    assert not (out / "b.png").exists()
+    call("reconstruct", run / "a.png", "--overwrite")
+    assert gray(out / "a.png").shape == (32, 32)
+    before = (run / "a.png").read_bytes()
+    with pytest.raises(SystemExit):
+        call("reconstruct", run / "a.png", "--overwrite", out=run)
+    assert "one of the maps given" in capsys.readouterr().err
+    assert (run / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words, verb, files",
+    [
+        ("absent.png does not exist", "reconstruct", ["absent.png"]),
+        ("torn.png is truncated", "encode", ["torn.png"]),
+        ("--unit db", "reconstruct", ["in_db.npy"]),
+        ("4 channels, and those of", "decode", ["other.npz"]),
+        ("expected mean or z", "decode", ["strange.npz"]),
+        ("one map to one other", "interpolate", ["a.png", "scene2.npz"]),
+        ("maps of one size", "interpolate", ["a.png", "in_f.npy"]),
+        ("several results would be", "reconstruct", ["a.png", "again/a.png"]),
+        ("no map file", "reconstruct", ["run/config.json"]),
+    ],
+)
+def test_errors_name_the_thing_and_the_remedy(run, call, capsys, words, verb, files):
+    (run / "torn.png").write_bytes((run / "a.png").read_bytes()[:200])
+    np.savez(run / "other.npz", mean=np.zeros((1, 8, 8, 4), np.float32))
+    np.savez(run / "strange.npz", weights=np.zeros(3))
+    gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
+    np.savez(run / "scene2.npz", tx_cell_indices=np.zeros((2, 2), int), **gain)
+    (run / "again").mkdir(exist_ok=True)
+    shutil.copy(run / "a.png", run / "again")
+    with pytest.raises(SystemExit) as ended:
+        call(verb, *(run / name for name in files))
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert words in error and "internal error" not in error
+
+
+def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
+    done = command.module("apply", "encode", "x.png", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "is not the folder of a run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "image_size, stored, size, seen",
+    [
+        (0, (256, 256), "auto", (256, 256)),
+        (320, (256, 256), "auto", (320, 320)),
+        (128, (256, 256), "auto", (128, 128)),
+        (320, (2048, 2048), "auto", (2048, 2048)),
+        (320, (256, 300), "auto", (256, 300)),
+        (320, (2048, 2048), "training", (320, 320)),
+        (320, (256, 256), "stored", (256, 256)),
+    ],
+)
+def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
+    image_size, stored, size, seen
+):
+    nothing = dict.fromkeys(coder.Coder._fields)
+    half = coder.Coder(**(nothing | {"image_size": image_size}))
+    assert coder.frame(half, stored, size).seen == seen
+
+
+def test_a_map_that_is_resized_comes_back_at_its_size():
+    # A network that changes nothing; the enlargement has an exact inverse.
+    nothing = dict.fromkeys(coder.Coder._fields)
+    functions = dict(encode=lambda x: DiagonalGaussian(x, x), decode=lambda z: z)
+    numbers = dict(factor=4, channels=1, latent_channels=1, image_size=40)
+    same = coder.Coder(**(nothing | functions | numbers))
+    f = np.random.default_rng(0).random((32, 32, 1)).astype(np.float32)
+    frame = coder.frame(same, (32, 32), "auto")
+    z = coder.encode(same, f, frame).mean
+    assert z.shape == (1, 40, 40, 1)
+    np.testing.assert_allclose(coder.decode(same, z[0], frame), f, atol=1e-5)

@@ -1,0 +1,182 @@
+"""The five figures: what they show, and that no log is too odd for them."""
+
+import math
+
+import numpy as np
+import pytest
+import showcase
+import tool
+from PIL import Image
+
+from radiovae_jax import curves, dashboard, figures, panels, plots, showing
+
+NAMES = (
+    "figure_1_training_phases",
+    "figure_2_loss_components_comprehensive",
+    "figure_3_multi_axis_analysis",
+    "figure_4_normalized_comparison",
+    "figure_5_training_summary",
+)
+NOTHING = np.zeros((0, 0, 3), np.uint8)
+ALL = (
+    figures.training_phases,
+    figures.loss_components,
+    figures.three_axes,
+    figures.normalized,
+    lambda run: dashboard.training_summary(run, samples=NOTHING),
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return curves.of(showcase.lines(), showcase.CONFIG)
+
+
+def labelled(axis):
+    return {line.get_label(): line for line in axis.lines if line.get_label()[0] != "_"}
+
+
+def test_the_phases_are_split_at_the_switch_and_say_what_they_did(run):
+    figure = figures.training_phases(run)
+    rec, kl, adversarial = figure.axes
+    for axis in figure.axes:
+        (switch,) = [line for line in axis.lines if list(line.get_ydata()) == [0, 1]]
+        assert list(switch.get_xdata()) == [50_001, 50_001]
+    assert "from step 50,001" in figure.get_supxlabel()
+    assert rec.get_yscale() == "log" and kl.get_yscale() == "linear"
+    assert labelled(adversarial)["generator"].get_xdata().min() > 50_001
+    notes = [text.get_text() for text in rec.texts]
+    assert notes[0].startswith("without discriminator\nrec_loss 0.8")
+    assert notes[1].startswith("with discriminator\nrec_loss 0.01")
+
+
+def test_raw_numbers_stay_visible_behind_their_median(run):
+    axis = figures.training_phases(run).axes[0]
+    raw, bold = axis.lines[0], labelled(axis)["training"]
+    assert raw.get_alpha() < 0.5 and len(raw.get_xdata()) == 300
+    assert np.std(np.diff(bold.get_ydata())) < np.std(np.diff(raw.get_ydata()))
+
+
+def test_each_loss_of_the_three_has_an_axis_in_its_colour(run):
+    axes = figures.three_axes(run).axes
+    assert len(axes) == 3
+    for axis, colour in zip(axes, (panels.BLUE, panels.RED, panels.GREEN), strict=True):
+        assert axis.yaxis.label.get_color() == colour
+        assert next(iter(labelled(axis).values())).get_color() == colour
+
+
+def test_normalized_curves_span_one_scale():
+    # By hand: 1, 2, 3 -> 0, 1/2, 1 and (v - 2) / sqrt(2/3).
+    values = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(figures.min_max(values), [0, 0.5, 1])
+    np.testing.assert_allclose(figures.z_score(values), [-1.224745, 0, 1.224745], 1e-6)
+    np.testing.assert_array_equal(figures.min_max(values * 0), [0.5] * 3)
+    np.testing.assert_array_equal(figures.z_score(values * 0), [0] * 3)
+
+
+def test_what_spans_decades_is_normalized_as_a_logarithm(run):
+    above, below = figures.normalized(run).axes
+    curve = labelled(above)["rec_loss (log)"]
+    points = curves.curve(run, "train/rec_loss")
+    median = curves.smooth(points, run.switch, windows=figures.WINDOWS).values
+    expected = np.log(median / median.min()) / np.log(median.max() / median.min())
+    np.testing.assert_allclose(curve.get_ydata(), expected, atol=1e-12)
+    assert "kl_loss" in labelled(above)
+    assert len(above.lines) == len(below.lines)
+
+
+def test_the_dashboard_shows_the_samples_and_the_clamp(run):
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    figure = dashboard.training_summary(run, samples=picture)
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert "loss balance: d_weight at its clamp in 100% of lines" in titles
+    assert "resources: 80 images a second (median)" in titles
+    best = 0.002 + 0.03 * math.exp(-7.5)  # of the made-up run, at its last step
+    assert f"convergence: best NMSE {best:.3g}, step 150,000" in titles
+    shown = next(
+        axis for axis in figure.axes if "samples" in axis.get_title(loc="left")
+    )
+    np.testing.assert_array_equal(shown.images[0].get_array(), picture)
+
+
+def test_the_balance_weighs_every_term(run):
+    weighed = {label: points for label, points, *_ in dashboard.weighed(run)}
+    kl = weighed["kl_weight · kl"]
+    np.testing.assert_allclose(kl.values[0], 1e-6 * run.lines[0]["train/kl_loss"])
+    g = weighed["|d_weight · disc_factor · g|"]
+    np.testing.assert_allclose(g.values[-1], 5000 * -run.lines[-1]["train/g_loss"])
+
+
+KINDS = ("one line", "two lines", "no value", "nothing finite")
+KINDS += ("no validation", "constant", "spikes")
+
+
+def odd(kind):
+    lines = showcase.lines(20, 5000)
+    if kind == "one line":
+        return lines[:1]
+    if kind == "two lines":
+        return lines[-2:]
+    if kind == "no value":
+        return [{"step": 1}]
+    if kind == "nothing finite":
+        return [dict.fromkeys(line, None) | {"step": line["step"]} for line in lines]
+    if kind == "no validation":
+        names = [name for name in lines[0] if not name.startswith("val/")]
+        return [{name: line[name] for name in names} for line in lines]
+    if kind == "constant":
+        return [dict.fromkeys(line, 0.0) | {"step": line["step"]} for line in lines]
+    spiked = [dict(line) for line in showcase.lines(600, 250)]
+    for line in spiked[::300]:
+        line["train/rec_loss"] *= 1e5
+        line["train/g_loss"] *= -1e5
+    return spiked
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_log_is_too_odd_to_draw(kind):
+    run = curves.of(odd(kind), showcase.CONFIG)
+    for draw in ALL:
+        figure = draw(run)
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            assert axis.axison is False or axis.lines or axis.texts or axis.images
+
+
+def test_spikes_do_not_set_the_scale_of_a_linear_axis():
+    run = curves.of(odd("spikes"), showcase.CONFIG)
+    adversarial = figures.training_phases(run).axes[2]
+    # Both losses are within 1, but for one line in 400, whose g is 4.5e4.
+    assert adversarial.get_ylim()[1] < 2
+    assert abs(labelled(adversarial)["generator"].get_ydata()).max() < 1
+
+
+def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys):
+    showcase.write(tmp_path / "run", showcase.lines(20, 5000))
+    (tmp_path / "run" / "images").mkdir()
+    pixels = Image.fromarray(np.full((8, 8, 3), 200, np.uint8))
+    pixels.save(tmp_path / "run" / "images" / "samples_0000100.png")
+    tool.load("plot_run").main([str(tmp_path / "run")])
+    folder = tmp_path / "run" / "figures"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(NAMES)
+    assert capsys.readouterr().out.split() == [str(folder / f"{n}.png") for n in NAMES]
+
+
+def test_the_tool_ends_in_one_message_where_there_is_no_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool.load("plot_run").main([str(tmp_path)])
+    assert end.value.code == 1
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
+    showcase.write(tmp_path, showcase.lines(5))
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plots, "save", full)
+    written = showing.after_training(tmp_path, latents=0)
+    assert [path.name for path in written] == ["report.html"]
+    assert "the figures could not be made: OSError('disk full')" in caplog.text

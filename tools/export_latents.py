@@ -1,0 +1,212 @@
+"""Writes the latents of a data set, for a diffusion model or another next stage.
+
+    python tools/export_latents.py runs/radio --split train
+    python tools/export_latents.py runs/radio --split train --sample --seed 1
+    python tools/export_latents.py runs/radio --split all --format npz --out latents/
+
+Fills WORKDIR/latents/SPLIT with shards, statistics.json (mean, std and scale factor
+1/std of each channel) and manifest.json (config, commit, step, shapes, checksums). The
+same command goes on after an interruption, and the files are those of an unbroken run.
+
+A record holds mean and logvar [p, q, z] of one map (or with --sample a draw z), its
+name, buildings, and the transmitter's mask and position, where the data set has them.
+.npz files hold whole shards, for np.load. In .array_record files each record is the
+bytes of an npz of one map; PyTorch users read any of them with
+
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    source = ArrayRecordDataSource(sorted(glob.glob("FOLDER/*.array_record")))
+    record = np.load(io.BytesIO(source[i]))
+
+(pip install array-record, which Grain brings along); len(source) is their number.
+WORKDIR/latents/statistics.json, which tools/export_torch.py reads, is a copy of the
+training split's statistics, or of another's as long as there is none of these weights.
+"""
+
+import argparse
+import hashlib
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from radiovae_jax import (
+    command_line,
+    config_check,
+    experiment,
+    latents,
+    provenance,
+    run_folder,
+    sharding,
+    shards,
+    torch_files,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parse(argv)
+    try:
+        with command_line.one_message(debug=args.debug):
+            export(args)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("workdir", type=pathlib.Path, help="folder of the run")
+    add("--split", default="train", help="train (default), val, test, or all maps")
+    add("--out", type=pathlib.Path, help="folder (default: WORKDIR/latents/SPLIT)")
+    add("--data_root", default="", help="data, if not where the config says")
+    add("--sample", action="store_true", help="a draw instead of mean and logvar")
+    add("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add(
+        "--format",
+        choices=("both", *shards.FORMATS),
+        default="both",
+        help="what to write (default: both)",
+    )
+    add(
+        "--weights",
+        choices=("ema", "live"),
+        default="ema",
+        help="the average that validation judges (default), or the live weights",
+    )
+    add("--step", type=int, default=0, help="which checkpoint (default: the best)")
+    add("--batch_size", type=positive, default=8, help="maps at a time (default: 8)")
+    add("--shard_size", type=positive, default=512, help="maps a file (default: 512)")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{number} is not positive")
+    return number
+
+
+def export(args: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError: what is wrong, and what to do about it.
+    """
+    config = run_folder.read_config(args.workdir)
+    config_check.check(config)
+    if args.data_root:
+        config.data.root = args.data_root
+    source = open_with_condition(config, args.split)
+    step = args.step or run_folder.best_step(args.workdir)
+    model, params = run_folder.load(args.workdir, args.weights, step=step)
+    mesh = sharding.make_mesh(jax.device_count())
+    batch_size = sharding.nearest(args.batch_size, mesh.size)
+    identity = {
+        "config": {
+            name: value
+            for name, value in run_folder.flat(run_folder.jsonable(config)).items()
+            if name not in run_folder.FREE or name == "data.root"
+        },
+        "commit": provenance.commit(),
+        "step": step,
+        "weights": args.weights,
+        "weights_sha256": digest(params),
+        "split": args.split,
+        "maps": len(source),
+        "latents": {"sample": args.sample, "seed": args.seed if args.sample else None},
+        "format": args.format,
+        "batch_size": batch_size,
+        "shard_size": args.shard_size,
+    }
+    encode = latents.encoder(
+        model,
+        params,
+        image_size=config.data.image_size,
+        seed=args.seed,
+        mesh=mesh,
+    )
+    folder = args.out or args.workdir / "latents" / args.split
+    manifest = latents.export(
+        source,
+        encode,
+        folder,
+        identity,
+        keep=("z",) if args.sample else ("mean", "logvar"),
+        batch_size=batch_size,
+        shard_size=args.shard_size,
+        formats=shards.FORMATS if args.format == "both" else (args.format,),
+    )
+    copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
+    print(describe(folder, manifest))
+    print(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
+
+
+def open_with_condition(config: ml_collections.ConfigDict, split: str):
+    """Opens a split with as much of the condition as the data set has."""
+    for also in (("buildings", "antenna"), ("antenna",), ("buildings",)):
+        try:
+            return experiment.open_data(config, split, also=also)
+        except (FileNotFoundError, ValueError):
+            continue
+    return experiment.open_data(config, split)
+
+
+def digest(params: Any) -> str:
+    """Returns a checksum of every bit of the weights, in the order of their names."""
+    bits = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
+        bits.update(jax.tree_util.keystr(path).encode() + leaf.tobytes())
+    return bits.hexdigest()
+
+
+def hand_on(
+    path: pathlib.Path, manifest: dict[str, Any], config: ml_collections.ConfigDict
+) -> pathlib.Path | None:
+    """Writes the statistics that exports scale by; None where better ones are there.
+
+    A model of latents is scaled by what it is trained on, so the training split's
+    stay until the weights change.
+    """
+    identity = manifest["identity"]
+    said = ("split", "step", "weights", "weights_sha256", "maps")
+    ours = manifest["statistics"] | {name: identity[name] for name in said}
+    if path.exists() and ours["split"] != config.data.train_split:
+        there = torch_files.read_json(path)
+        same = there.get("weights_sha256") == ours["weights_sha256"]
+        if same and there.get("split") == config.data.train_split:
+            return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shards.write_json(path, ours)
+    return path
+
+
+def describe(folder: pathlib.Path, manifest: dict[str, Any]) -> str:
+    """Returns what was written, as text."""
+    identity, numbers = manifest["identity"], manifest["statistics"]
+    fields = manifest["shards"][0]["fields"].items()
+    channels = zip(
+        *(numbers[name] for name in ("mean", "std", "scale_factor")), strict=True
+    )
+    lines = [
+        manifest["data"],
+        f"{manifest['count']} maps in {len(manifest['shards'])} shards, step "
+        f"{identity['step']}, {identity['weights']} weights: {folder}",
+        "a record: "
+        + ", ".join(f"{name} {of['dtype']} {of['shape']}" for name, of in fields),
+    ]
+    for i, (mean, std, factor) in enumerate(channels):
+        lines.append(f"channel {i}: mean {mean:.5g}, std {std:.5g}, 1/std {factor:.5g}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    sys.exit(main())
