@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+from absl import logging
 
 from radiovae_jax.data import synthetic
 
@@ -19,6 +20,14 @@ jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 _BESIDE = pathlib.Path(__file__).resolve().parents[2] / "shared" / "realmaps"
+
+
+@pytest.fixture(autouse=True)
+def verbosity():
+    """Undoes what a command that a test calls sets for its whole process."""
+    level = logging.get_absl_logger().level
+    yield
+    logging.get_absl_logger().setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import jax
 import stub
 from absl import app
 
-from radiovae_jax import command_line, main, train
+from radiovae_jax import command_line, train
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -39,6 +39,9 @@ def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int 
 
 
 def live(folder, arguments, real: bool, limit: int) -> None:
+    # Here: a process has the flags of one command, and the tests' others.
+    from radiovae_jax import main
+
     said = os.open(folder / "said.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(said, descriptor)

@@ -43,6 +43,7 @@ def numbers(page: str, start: str) -> list[float]:
     return [float(number.replace(",", "")) for number in found]
 
 
+@pytest.mark.slow
 def test_the_page_counts_what_is_there(page):
     # conv_in 320, conv_out 289, 1x1 convolutions around the latent 42 + 12, decoder's
     # conv_in 896, encoder's conv_out 1734, two norms 128, down and up 9,248 each;
@@ -62,6 +63,7 @@ def test_the_page_counts_what_is_there(page):
 
 
 @pytest.mark.parametrize("kind", ["without discriminator", "with discriminator"])
+@pytest.mark.slow
 def test_the_peak_is_what_lies_there_at_once(page, kind):
     arguments, outputs, reused, temporaries, _, peak, tera = numbers(page, kind)
     assert peak == pytest.approx(arguments + outputs - reused + temporaries, abs=0.3)
@@ -75,6 +77,7 @@ def test_the_peak_is_what_lies_there_at_once(page, kind):
     assert convolutions < tera * 1e12 < 1.5 * convolutions
 
 
+@pytest.mark.slow
 def test_the_discriminator_costs(page):
     without, with_it = (
         numbers(page, f"{word} discriminator") for word in ("without", "with")

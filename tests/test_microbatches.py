@@ -53,7 +53,9 @@ def both_ways(*, adversarial):
     return state, *results
 
 
-@pytest.mark.parametrize("adversarial", [False, True])
+@pytest.mark.parametrize(
+    "adversarial", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_two_parts_give_the_gradients_and_weights_of_the_whole_batch(adversarial):
     state, (whole, expected), (parts, logs) = both_ways(adversarial=adversarial)
     if adversarial:

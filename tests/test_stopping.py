@@ -175,6 +175,7 @@ def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_
     assert [line["step"] for line in lines] == [2, 3, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
     config = tiny.config(city, steps=10, checkpoint_every=4)
     config.data.val_split = ""

@@ -102,6 +102,7 @@ def test_a_folder_that_cannot_start_a_run_stops_it_before_it_is_made(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_folder_it_started_from_is_gone(city, donor, tmp_path):
     folder = tmp_path / "donor"
     shutil.copytree(donor[0], folder)
