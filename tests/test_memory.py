@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from radiovae_jax.models import layers
 from radiovae_jax.models.autoencoder import AutoencoderKL
@@ -56,18 +57,6 @@ def test_parameters_loss_and_gradients_are_those_without(plain, fields):
     np.testing.assert_allclose(new_value, value, rtol=1e-6)
     assert jax.tree.structure(new_grads) == jax.tree.structure(grads)
     assert relative(jax.device_get(new_grads), jax.device_get(grads)) < 1e-6
-
-
-def equations(jaxpr):
-    """Yields every equation of a program, those inside others too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else (value,):
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-                elif hasattr(inner, "jaxpr"):
-                    yield from equations(inner.jaxpr)
 
 
 # Resnet blocks: 1 in the encoder, 2 in the decoder, 2 in each middle; attention: 1 and

@@ -4,24 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from jaxprs import equations
 
 from radiovae_jax import experiment
 from radiovae_jax.models import layers, lpips
 
 # Reductions and what losses, normalisations and softmax are made of.
 SENSITIVE = {"reduce_sum", "reduce_max", "exp", "log", "rsqrt", "sqrt", "div"}
-
-
-def equations(jaxpr):
-    """Yields every equation of a program, those inside others too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else (value,):
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-                elif hasattr(inner, "jaxpr"):
-                    yield from equations(inner.jaxpr)
 
 
 def types(function, *arguments, of: set[str]) -> set[str]:

@@ -15,7 +15,6 @@ import json
 import pathlib
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +25,14 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import command_line, config_check, experiment, losses, train_step
+from radiovae_jax import (
+    command_line,
+    config_check,
+    experiment,
+    losses,
+    provenance,
+    train_step,
+)
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
@@ -365,17 +371,12 @@ def table(phase: str, record: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-    )
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": provenance.commit(),
     }
 
 
