@@ -15,7 +15,8 @@ little memory and with the result of one pass. VERB --help shows the flags.
 
 import argparse
 import pathlib
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -31,16 +32,9 @@ VERBS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that ends like the other commands."""
-
-    def error(self, message: str) -> NoReturn:
-        command_line.fail(f"{message}\n{self.prog} --help shows the flags")
-
-
-def parser() -> Parser:
+def parser() -> command_line.Parser:
     summary, _, details = __doc__.partition("\n")
-    parser = Parser(
+    parser = command_line.Parser(
         prog="python -m radiovae_jax.apply",
         description=summary,
         epilog=details,
@@ -127,27 +121,33 @@ def _unit_flag(verb: argparse.ArgumentParser, words: str) -> None:
 def _at_least(
     verb: argparse.ArgumentParser, flag: str, low: int, default: int, words: str
 ) -> None:
-    def whole(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low}")
-        return int(text)
-
+    whole = command_line.at_least(low)
     verb.add_argument(flag, type=whole, default=default, metavar="N", help=words)
 
 
-def main() -> None:
-    flags = parser().parse_args()
-    logging.set_verbosity(logging.WARNING)
-    with command_line.one_message(debug=flags.debug):
-        out = flags.out or flags.workdir / "apply" / flags.verb
-        run = coder.load(
-            flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
-        )
-        print(run.description)
-        function, _ = VERBS[flags.verb]
-        function(verbs.Job(run, flags, out))
-        print(f"written to {out}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    flags = parser().parse_args(argv)
+    return command_line.status(lambda: use(flags), debug=flags.debug)
+
+
+def use(flags: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError: what is wrong, and what to do about it.
+    """
+    command_line.keep_compiled()
+    out = flags.out or flags.workdir / "apply" / flags.verb
+    run = coder.load(
+        flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
+    )
+    print(run.description)
+    function, _ = VERBS[flags.verb]
+    function(verbs.Job(run, flags, out, set()))
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":
-    main()
+    logging.set_verbosity(logging.WARNING)
+    sys.exit(main())

@@ -19,12 +19,11 @@ from flax import linen as nn
 from jaxtyping import Float
 from tqdm import tqdm
 
-from radiovae_jax.models.layers import upsample_nearest
+from radiovae_jax.models.layers import EPSILON, GROUPS, upsample_nearest
 from radiovae_jax.types import Array, Params
 
 Band = Float[Array, "h w c"]
 
-GROUPS, EPSILON = 32, 1e-6  # of models.layers.group_norm
 SCORE_FLOATS = 2**24  # attention of a band to some keys: 64 MB
 
 

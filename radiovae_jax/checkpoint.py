@@ -14,7 +14,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from radiovae_jax import checksums, orbax_errors
+from radiovae_jax import checksums, distributed, orbax_errors
 from radiovae_jax.train_step import TrainState
 
 BEST_METRIC = "nmse"
@@ -56,7 +56,11 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
     if not (folder / "state").is_dir():
-        raise FileNotFoundError(f"{workdir} has no checkpoint of step {step}")
+        there = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        steps = sorted(int(path.name) for path in there if path.name.isdigit())
+        raise FileNotFoundError(
+            f"{workdir} has no checkpoint of step {step}; it has those of {steps}"
+        )
     args = ocp.args.PyTreeRestore(
         item=like,
         restore_args=ocp.checkpoint_utils.construct_restore_args(like),
@@ -97,11 +101,21 @@ def _nmse(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: step -> state, data position, metrics."""
+    """The folder `checkpoints/` of a run: step -> state, data position, metrics.
+
+    Raises:
+      NotADirectoryError: something else has its name.
+    """
 
     def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
         self._workdir = pathlib.Path(workdir).resolve()
-        self._set_aside_torn_metrics()
+        folder = self._workdir / "checkpoints"
+        if folder.exists() and not folder.is_dir():
+            # Before hours of steps that could not be saved.
+            raise NotADirectoryError(
+                f"{folder} is no folder; move it away, or give another --workdir"
+            )
+        self._set_aside(self._torn_metrics() if distributed.is_first() else [])
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(
@@ -172,8 +186,9 @@ class Checkpoints:
                 )
                 damaged.append(step)
                 continue
-            for step in damaged:
-                self._set_aside(step)
+            if damaged:
+                self._set_aside(damaged)
+                self._manager.reload()
             return restored
         if found:
             # Nothing is moved: the cause may be elsewhere (memory, another version).
@@ -205,7 +220,11 @@ class Checkpoints:
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """Reads one step. What its version did not count yet begins at 0."""
-        there = self._manager.item_metadata(step)["state"].tree
+        # With the handlers alone: the manager waits for all processes after reading,
+        # and one that cannot read would not come.
+        folder = self._workdir / "checkpoints" / str(step)
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            there = reader.metadata(folder / "state").tree
         absent = [name for name in abstract._fields if name not in there]
         parts = {
             name: part for name, part in abstract._asdict().items() if name in there
@@ -213,18 +232,18 @@ class Checkpoints:
         new = {name: getattr(abstract, name) for name in absent}
         if any(leaf.shape for leaf in jax.tree.leaves(new)):
             raise ValueError(f"it has no {', '.join(absent)}")
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(parts), data=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=args)
-        data = dict(restored["data"])
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            args = ocp.args.StandardRestore(parts)
+            state = reader.restore(folder / "state", args=args)
+        with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+            data = dict(reader.restore(folder / "data"))
         position = data.get("position", step)
         if position != step:
             raise ValueError(f"the state is of step {step}, its data of {position}")
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), new
         )
-        return abstract._replace(**restored["state"], **zeros), data
+        return abstract._replace(**state, **zeros), data
 
     def drop_after(self, step: int) -> None:
         """Deletes the checkpoints that are newer than a step."""
@@ -252,32 +271,39 @@ class Checkpoints:
         except Exception as error:  # Orbax passes on what its writers raise
             folder = self._workdir / "checkpoints"
             whole = sorted(ocp.utils.checkpoint_steps(folder))
+            older = f"the ones of steps {whole} in {folder} are whole"
             raise NotWrittenError(
-                f"a checkpoint could not be written ({orbax_errors.cause(error)}); the "
-                f"ones of steps {whole} in {folder} are whole. Make room, or the "
-                "folder writable, and the same command goes on"
+                f"a checkpoint could not be written ({orbax_errors.cause(error)}); "
+                f"{older if whole else f'there is no older one in {folder}'}. Make "
+                "room, or the folder writable, and the same command goes on"
             ) from error
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints away; all processes must call it together."""
         aside = self._workdir / "damaged_checkpoints"
-        if jax.process_index() == 0:
+        for step in steps if distributed.is_first() else ():
             aside.mkdir(exist_ok=True)
             taken = len(list(aside.glob(f"{step}*")))
             name = f"{step}_{taken}" if taken else str(step)
             (self._workdir / "checkpoints" / str(step)).rename(aside / name)
-        if hasattr(self, "_manager"):
-            self._manager.reload()
+        # Nobody lists the folder before its last move.
+        distributed.wait_for_all("damaged checkpoints")
 
-    def _set_aside_torn_metrics(self) -> None:
-        """Orbax reads all metrics when it starts, and fails on one that is torn."""
+    def _torn_metrics(self) -> list[int]:
+        """Returns the steps whose metrics are torn.
+
+        Orbax reads all metrics when it starts, and fails on one that is torn.
+        """
+        torn = []
         for path in (self._workdir / "checkpoints").glob("*/metrics/metrics"):
+            step = path.parts[-3]
             try:
                 float(json.loads(path.read_text())[BEST_METRIC])
             except (ValueError, KeyError, TypeError):
-                step = path.parts[-3]
                 if step.isdigit():
                     logging.warning("checkpoint %s has torn metrics: set aside", step)
-                    self._set_aside(int(step))
+                    torn.append(int(step))
+        return torn
 
 
 def _all_agree(mine: bool) -> bool:

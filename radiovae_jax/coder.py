@@ -41,6 +41,7 @@ class Coder(NamedTuple):
     latent_channels: int
     image_size: int  # that the training resized to; 0: none
     training_size: tuple[int, int]
+    size_field: str  # of the config, that says so
     description: str
 
 
@@ -84,7 +85,7 @@ def load(
             x = whole["decode"](z)
         return jnp.clip(radiomap.model_to_f(x), 0, 1)
 
-    side = config.data.crop or config.data.image_size or config.autoencoder.resolution
+    size_field, side = run_folder.training_side(config)
     return Coder(
         encode=encode,
         decode=decode,
@@ -93,6 +94,7 @@ def load(
         latent_channels=model.embed_dim,
         image_size=config.data.image_size,
         training_size=(side, side) if isinstance(side, int) else tuple(side),
+        size_field=size_field,
         description=f"{workdir}, step {step}, {weights} weights",
     )
 
@@ -144,7 +146,7 @@ def decode(
     """Returns the map in [0, 1], without padding and at its stored size.
 
     Raises:
-      ValueError: the latents are another model's.
+      ValueError: the latents are another model's, or of a map of another size.
     """
     if z.shape[-1] != coder.latent_channels:
         raise ValueError(
@@ -152,5 +154,12 @@ def decode(
             f" {coder.latent_channels}: they are another model's; give its --workdir"
         )
     height, width = frame.seen
+    sides = [-(-side // coder.factor) for side in frame.seen]
+    if list(z.shape[:2]) != sides:
+        raise ValueError(
+            f"latents of {z.shape[0]}x{z.shape[1]} are of no map of {height}x{width}, "
+            f"which has {sides[0]}x{sides[1]} in {coder.description}: they are another "
+            "model's; give its --workdir"
+        )
     seen = coder.decode(jnp.asarray(z)[None])[:, :height, :width]
     return np.asarray(jnp.clip(resize_back(seen, *frame.stored), 0, 1))[0]

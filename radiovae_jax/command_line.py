@@ -5,14 +5,21 @@ interrupted, saved, the same command goes on; 128 + n ended at once by signal n 
 Ctrl-C, 143 SIGTERM), the newest checkpoint counts.
 """
 
+import argparse
 import contextlib
 import logging as stdlib_logging
 import os
+import pathlib
+import platform
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from absl import flags
 
+# Linux's [choice] of who gets large pages: always, madvise (who asks), never.
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLES = "GLIBC_TUNABLES"
 INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
 
 
@@ -34,7 +41,96 @@ def parse(argv: list[str]) -> list[str]:
         text = str(error).replace("\\n", "\n").replace("\\'", "").strip("\"' \n")
         if "Traceback" in text:
             text = text.splitlines()[-1].partition("Error: ")[2] or text
+        if text.isidentifier():  # all that the config says without a close name
+            text = f"the config has no field {text!r} where the flag puts it"
         fail(f"{text}\n--help shows the flags; a config's fields stand in its file")
+
+
+def with_huge_pages(setting: pathlib.Path = THP) -> None:
+    """Starts this program again with memory in pages of 2 MiB, where Linux lets it ask.
+
+    A step takes its buffers anew every time; in pages of 4 KiB the kernel's work on
+    them is a fifth of the time of a step on CPUs (docs/performance.md). The C library
+    reads its settings when a program starts, hence the second start, once, before JAX.
+    Whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
+    """
+    here = platform.libc_ver()[0] == "glibc" and setting.exists()
+    if here and "[madvise]" in setting.read_text() and TUNABLES not in os.environ:
+        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def keep_compiled() -> None:
+    """Lets JAX keep what it compiles, in the user's cache folder, for the next run.
+
+    A folder for every machine: what was compiled for one CPU need not run on another
+    that shares the home. JAX_COMPILATION_CACHE_DIR names another folder.
+    """
+    import jax  # after the flags: --help shall not wait for it
+
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(caches) / "radiovae_jax" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def nothing_more(argv: list[str]) -> None:
+    """Raises a ValueError if words are left that are no flags."""
+    if len(argv) > 1:
+        raise ValueError(
+            f"unexpected {' '.join(argv[1:])!r}: all is given by flags; --help shows "
+            "them"
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end as all others do."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}\n{self.prog} --help shows the flags")
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Returns what reads a flag of argparse that is a whole number from `low` on."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low}")
+        return int(text)
+
+    return whole
+
+
+def folder(path: pathlib.Path, *, flag: str) -> pathlib.Path:
+    """Makes the folder that results go to, before the work that they cost.
+
+    Args:
+      flag: of the command, that names another one.
+
+    Raises:
+      OSError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise OSError(
+            f"{path} cannot be made or written as the folder of the results "
+            f"({reason}); give another {flag}"
+        )
+    return path
+
+
+def status(work: Callable[[], None], *, debug: bool) -> int:
+    """Does the work of a command and returns the status that it ends with."""
+    try:
+        with one_message(debug=debug):
+            work()
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from radiovae_jax.types import Array, Image, PerImage
 SCALES = {"raw": (0.0, 100.0), "thresholded_0.2": (0.2, 80.0)}
 REGIONS = ("all", "street", "building")
 COLUMNS = ("nmse", "rmse_db", "mae_db", "psnr", "ssim")
+POOLED = ("nmse_pooled", "rmse_db_pooled", "psnr_pooled")  # what tables show of them
 FEATURES = {
     "vgg16_relu5_3": "the channels of VGG16's relu5_3, averaged over the map",
     "pixels_8x8": "the map itself, reduced to 8x8 pixels",

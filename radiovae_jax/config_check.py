@@ -4,7 +4,7 @@ One message names all that is wrong. The files in configs/ say what the fields d
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -63,6 +63,10 @@ SIZE = Rule(
 WEIGHTS = Rule(
     lambda v: sequence(real(0), shortest=3).allows(v) and len(v) == 3,
     "three numbers from 0: of rec, edge and pinn",
+)
+SOURCE = one_of(*pipeline.KINDS)._replace(
+    words=f"{one_of(*pipeline.KINDS).words}; 'tfds_images' is any data set of TFDS, by "
+    "its name in data.dataset"
 )
 AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
 
@@ -146,7 +150,7 @@ FIELDS: dict[str, Any] = {
         of=sequence(AVERAGED, shortest=1),
     ),
     "data": dict(
-        source=one_of(*pipeline.KINDS),
+        source=SOURCE,
         root=TEXT,
         dataset=TEXT,
         simulation=TEXT,
@@ -181,7 +185,7 @@ FIELDS: dict[str, Any] = {
         histogram_every=whole(0),
         max_skipped=whole(1),
         rollback=whole(0),
-        rollback_factor=real(0, 1),
+        rollback_factor=real(1e-6, 1),
         stop_on_plateau_steps=whole(0),
         stop_on_kl_below=real(0),
         stop_on_divergence=real(0),
@@ -192,27 +196,69 @@ FIELDS: dict[str, Any] = {
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises a ValueError that names every unknown, missing or impossible field."""
     problems = list(_problems(config.to_dict(), FIELDS, ""))
-    if not problems and "autoencoder" not in config.ema.of:
-        problems.append("ema.of must hold 'autoencoder': validation judges its average")
-    if not problems and config.data.crop and config.data.image_size:
-        problems.append(
-            "data.crop and data.image_size exclude each other: crops would be seen at "
-            "another scale than the whole maps of the validation; set one of them to 0"
-        )
-    if not problems and config.train.batch_size % config.train.accumulate_steps:
-        problems.append(
-            f"train.batch_size={config.train.batch_size} does not split into "
-            f"train.accumulate_steps={config.train.accumulate_steps} equal parts"
-        )
-    if not problems and config.loss.objective == "dpm2irt4":
-        if config.data.simulation != "IRT4":
-            problems.append(
-                "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
-            )
+    if not problems:
+        problems = [*_contradictions(config), *_lost_terms(config)]
     if problems:
         raise ValueError(
             "the config does not fit this version:\n  " + "\n  ".join(problems)
         )
+
+
+def _contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Yields what is allowed by itself and not together."""
+    data, train, objective = config.data, config.train, config.loss.objective
+    if "autoencoder" not in config.ema.of:
+        yield "ema.of must hold 'autoencoder': validation judges its average"
+    if data.crop and data.image_size:
+        yield (
+            "data.crop and data.image_size exclude each other: crops would be seen at "
+            "another scale than the whole maps of the validation; set one of them to 0"
+        )
+    if train.batch_size % train.accumulate_steps:
+        yield (
+            f"train.batch_size={train.batch_size} does not split into "
+            f"train.accumulate_steps={train.accumulate_steps} equal parts"
+        )
+    if objective != "base" and data.source == "tfds_images":
+        yield (
+            f"loss.objective={objective} is made of path gains, and the images of "
+            "data.source=tfds_images are none: set loss.objective=base"
+        )
+    if objective == "dpm2irt4":
+        if data.simulation != "IRT4":
+            yield "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
+        if data.source != "radiomapseer":
+            yield (
+                f"loss.objective=dpm2irt4 reads pairs of maps and "
+                f"data.source={data.source} has none: set data.source=radiomapseer"
+            )
+
+
+def _lost_terms(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Yields what is asked of the loss and would be 0 all the same."""
+    loss, steps = config.loss, config.train.steps
+    if loss.kl_schedule == "cyclical" and steps < 2 * loss.kl_cycles:
+        yield (
+            f"loss.kl_cycles={loss.kl_cycles} does not fit train.steps={steps}: a "
+            "cycle begins with weight 0, so take two steps or more for each"
+        )
+    if not loss.disc_factor:
+        for name in ("feature_matching_weight", "r1_weight", "lecam_weight"):
+            if loss[name]:
+                yield (
+                    f"loss.{name}={loss[name]:g} is of the discriminator, and "
+                    "loss.disc_factor=0 switches that off: set one of them otherwise"
+                )
+    for name, terms in objectives.TERMS.items():
+        for kind in ("total", "balance"):
+            weights = objectives.Pixelwise(*loss.objectives[name][kind])._asdict()
+            lost = [term for term in weights.keys() - terms if weights[term]]
+            if lost:
+                yield (
+                    f"loss.objectives.{name}.{kind} weighs {', '.join(sorted(lost))}, "
+                    f"which {name} does not compute: weigh {', '.join(terms)} alone, "
+                    "or choose another loss.objective"
+                )
 
 
 def _problems(values: Mapping, fields: Mapping, prefix: str):

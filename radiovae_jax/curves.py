@@ -28,6 +28,13 @@ ADVERSARIAL = frozenset(
 D_WEIGHT_CLIP = 1e4  # of losses.adaptive_weight; then it is times disc_weight
 WINDOWS = 40  # a smoothed curve sees 1/40 of the lines at a time
 SMOOTH_POINTS = 400  # of each phase; computing and drawing more shows no more
+NEEDED = (  # of a config
+    ("loss", "disc_start"),
+    ("loss", "disc_factor"),
+    ("loss", "disc_weight"),
+    ("loss", "kl_weight"),
+    ("train", "steps"),
+)
 LOG_SPAN = 20  # positive numbers that spread further are shown on a log scale
 
 Line = Mapping[str, Any]
@@ -54,21 +61,41 @@ def read(workdir: pathlib.Path) -> Run:
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
+      ValueError: its config is damaged.
     """
-    workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{workdir} is not the folder of a run: it has no config.json; give the "
-            "--workdir of a training"
-        )
-    lines = logbook.read(workdir / "metrics.jsonl")
+    config = read_config(workdir)
+    lines = logbook.read(pathlib.Path(workdir) / "metrics.jsonl")
     if not lines:
         raise FileNotFoundError(
             f"{workdir}/metrics.jsonl has no whole line yet; wait for the first "
             "train.log_every steps"
         )
-    return of(lines, json.loads(path.read_text()))
+    return of(lines, config)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the config of a run as plain values, with all that pictures need of it.
+
+    Raises:
+      FileNotFoundError: no run.
+      ValueError: its config is damaged, or that of another program.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder of a run: it has no config.json; give the "
+            "--workdir of a training"
+        )
+    try:
+        config = json.loads(path.read_text())
+        for section, field in NEEDED:
+            config[section][field] + 0  # a number
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged, or no run's ({type(error).__name__}: {error}); put "
+            "the run's config back, or give another --workdir"
+        ) from error
+    return config
 
 
 def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:

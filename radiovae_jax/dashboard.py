@@ -148,9 +148,8 @@ def _resources(axis: Axes, run: Run) -> None:
     ):
         points = curves.curve(run, name)
         if len(points.values):
-            drawn += right.plot(
-                points.steps, points.values / GIB, style, color=colour, label=label
-            )
+            gib = Curve(points.steps, points.values / GIB)
+            drawn += panels.draw(right, run, gib, label, colour, style)
     _second_axis(axis, right, "memory (GiB)", drawn)
 
 

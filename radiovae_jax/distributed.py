@@ -1,7 +1,10 @@
 """Several processes as one run, through JAX's own distributed runtime."""
 
+import contextlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +22,7 @@ def start(
     processes: int = 0,
     process: int = -1,
     heartbeat_s: int = 60,
+    connect_s: int = 300,
 ) -> None:
     """Joins this process to the others; with no argument it stays alone.
 
@@ -32,41 +36,92 @@ def start(
       process: which one this is, from 0.
       heartbeat_s: a process not heard of for so long counts as dead, and the runtime
         ends the others.
+      connect_s: this process ends with an error where the others are not found within.
 
     Raises:
       ValueError: half of the coordinates, or no cluster to be found.
+      OSError: the coordinator's port is not to be had.
     """
-    explicit = (bool(coordinator), processes > 0, process >= 0)
+    explicit = (bool(coordinator), processes != 0, process != -1)
+    if min(heartbeat_s, connect_s) < 1:
+        raise ValueError(
+            f"--heartbeat_s={heartbeat_s} and --connect_s={connect_s}: a process is "
+            "given a second at least"
+        )
     if automatic and any(explicit):
         raise ValueError(
             "--distributed finds the processes by itself; leave out --coordinator, "
             "--processes and --process, or --distributed"
         )
     if automatic:
-        try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s)
-        except ValueError as error:
-            raise ValueError(
-                f"--distributed found no cluster ({error}): neither Cloud TPU nor "
-                "Slurm, Open MPI or Kubernetes. Name the processes with "
-                "--coordinator=HOST:PORT --processes=N --process=I"
-            ) from error
+        _initialize("as the cluster's variables say", heartbeat_s, connect_s)
     elif any(explicit):
-        if not all(explicit) or process >= processes or ":" not in coordinator:
+        host, _, port = coordinator.rpartition(":")
+        named = host and port.isdigit() and 0 < int(port) < 65536
+        if not named or not 0 <= process < processes:
             raise ValueError(
                 f"--coordinator={coordinator} --processes={processes} "
                 f"--process={process} do not name a process: give all three, "
                 "HOST:PORT of process 0, how many there are, and which this is, from "
                 "0 to one less"
             )
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
+        _initialize(
+            f"process {process} of {processes}, coordinator {coordinator}",
+            heartbeat_s,
+            connect_s,
+            coordinator_address=coordinator,
+            num_processes=processes,
+            process_id=process,
             # What is said goes, inside a Slurm job too: all devices that are seen.
             cluster_detection_method="deactivate",
-            heartbeat_timeout_seconds=heartbeat_s,
         )
+
+
+def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) -> None:
+    with _at_most(connect_s, who):
+        try:
+            jax.distributed.initialize(
+                **coordinates,
+                heartbeat_timeout_seconds=heartbeat_s,
+                initialization_timeout=connect_s + 60,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"--distributed found no cluster ({error}): neither Cloud TPU nor "
+                "Slurm, Open MPI or Kubernetes. Name the processes with "
+                "--coordinator=HOST:PORT --processes=N --process=I"
+            ) from error
+        except jax.errors.JaxRuntimeError as error:
+            raise OSError(
+                f"the processes cannot be joined ({who}): {error}. Is the port free, "
+                "and --coordinator an address of the machine of process 0?"
+            ) from error
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int, who: str) -> Iterator[None]:
+    """Ends this process with one message if the inside takes longer.
+
+    The runtime's own time-out aborts, with the stack of its C++ and no reason.
+    """
+
+    def give_up() -> None:
+        message = (
+            f"\nerror: the processes did not find each other within {seconds} s "
+            f"({who}). Start all of them, with the same --coordinator: the machine of "
+            "process 0 as the others reach it, and a port that is free there and open "
+            "to them. --connect_s waits longer\n"
+        )
+        os.write(2, message.encode())
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_first() -> bool:

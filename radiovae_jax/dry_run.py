@@ -4,17 +4,25 @@
 
 Data and weights are opened as for training and both kinds of step are compiled, so
 what would stop the training stops here. Nothing is written.
+
+Of memory there are two accounts. `peak` is what the compiler of this machine plans, in
+the order it chose; `kept` is what the forward pass leaves for the backward pass before
+any compiler, which is what `autoencoder.remat` and `train.dtype` are for.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+from jax.extend import core
 from jaxtyping import PyTree
 
-from radiovae_jax import experiment, sharding, train
+from radiovae_jax import experiment, sharding, train, train_step
+from radiovae_jax.adversary import Adversary
 from radiovae_jax.train import Setup
+from radiovae_jax.train_step import TrainState
 
 MB, TERA = 1e6, 1e12
 
@@ -31,6 +39,7 @@ class Planned(NamedTuple):
     reused: int  # outputs that lie where the donated state lay
     temporaries: int
     code: int
+    kept: int  # see `kept`
     flops: float
 
     @property
@@ -53,7 +62,13 @@ def run(config: ml_collections.ConfigDict) -> str:
         experiment.adversarial(config, step) for step in (0, config.train.steps - 1)
     }
     planned = {
-        kind: plan(setup.compiled.step[kind], setup.fresh, raw, setup.mesh.size)
+        kind: plan(
+            setup.compiled.step[kind],
+            setup.fresh,
+            raw,
+            kept=kept(config, setup, raw, adversarial=kind),
+            devices=setup.mesh.size,
+        )
         for kind in sorted(kinds)
     }
     sections = (
@@ -65,13 +80,14 @@ def run(config: ml_collections.ConfigDict) -> str:
     return "\n\n".join(sections)
 
 
-def plan(step: Any, state: PyTree, raw: PyTree, devices: int) -> Planned:
+def plan(step: Any, state: PyTree, raw: PyTree, *, kept: int, devices: int) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 
     Args:
       step: of `Compiled.step`.
       state: the state, or its shapes.
       raw: a batch as the pipeline gives it, or its shapes.
+      kept: of `kept`.
       devices: how many run the step.
     """
     key = jax.eval_shape(jax.random.key, 0)
@@ -83,7 +99,49 @@ def plan(step: Any, state: PyTree, raw: PyTree, devices: int) -> Planned:
         reused=stats.alias_size_in_bytes,
         temporaries=stats.temp_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
+        kept=kept,
         flops=cost["flops"] * devices,
+    )
+
+
+def kept(
+    config: ml_collections.ConfigDict, setup: Setup, raw: PyTree, *, adversarial: bool
+) -> int:
+    """Returns the bytes that one device keeps for the backward pass of a step.
+
+    Of one part of its images, since the parts of `accumulate_steps` come one after the
+    other. The step's arguments, parameters among them, are not counted: they are there
+    anyway. Only shapes go through: nothing is computed or compiled.
+    """
+    built = setup.built
+    images = config.train.batch_size // setup.mesh.size // config.train.accumulate_steps
+    part = {
+        name: jax.ShapeDtypeStruct((images, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in raw.items()
+    }
+
+    def residuals(weights, state: TrainState, raw, key):
+        batch = built.to_batch(raw)
+        noise = train_step.draw_noise(built.networks.autoencoder, batch.image, key)
+        terms_of = functools.partial(
+            train_step.forward,
+            built.networks,
+            built.settings,
+            weights,
+            Adversary(state.disc_params, state.disc_stats, state.lecam),
+            part=train_step.Part(batch, noise, key),
+            adversarial=adversarial,
+        )
+        return jax.vjp(terms_of, state.params, has_aux=True)[1]
+
+    key = jax.eval_shape(jax.random.key, 0)
+    traced = jax.make_jaxpr(residuals)(
+        built.perceptual_weights, setup.fresh, part, key
+    ).jaxpr
+    left = {out for out in traced.outvars if isinstance(out, core.Var)}
+    return sum(
+        out.aval.size * out.aval.dtype.itemsize
+        for out in left.difference(traced.invars)
     )
 
 
@@ -121,7 +179,7 @@ def networks(setup: Setup) -> str:
 def memory(planned: dict[bool, Planned]) -> str:
     """Returns a line for each kind of step, in MB a device."""
     names = {False: "without discriminator", True: "with discriminator"}
-    columns = ("arguments", "outputs", "reused", "temporaries", "code", "peak")
+    columns = ("arguments", "outputs", "reused", "temporaries", "code", "peak", "kept")
     head = f"{'step, MB a device':24}" + "".join(f"{name:>13}" for name in columns)
     lines = [head + f"{'TFLOP':>10}"]
     for kind, plan in planned.items():

@@ -55,6 +55,7 @@ PERCEPTUAL = flags.DEFINE_string(
 )
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
+ROWS = ("autoencoder", "autoencoder_sample", "pca")
 SAMPLE_SEED = 0
 SHOWN = 3  # of the best and of the worst maps
 
@@ -74,26 +75,30 @@ def evaluate(
 
     Raises:
       ValueError, FileNotFoundError: no run, no such split, data that cannot be read.
+      OSError: its folder cannot be written.
     """
     config = run_folder.read_config(workdir)
     config_check.check(config)
     if data_root:
         config.data.root = data_root
+    folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
     step = step or checkpoint.best_step(workdir)
     model, params = run_folder.load(workdir, weights, step=step)
     wanted = perceptual_weights or config.loss.perceptual_weights
-    lpips_weights = perceptual(wanted, seen_shape(config, source.shape), notes)
-    trustworthy = lpips_weights != () and wanted != "random"
-    rows = ("autoencoder", "autoencoder_sample", "pca")
+    seen = seen_shape(config, source.shape)
+    stored = config.train.metrics_size == "stored"
+    lpips_weights = perceptual(wanted, source.shape if stored else seen, notes)
+    # VGG takes gray and colours; LPIPS goes over other channels one by one.
+    telling = lpips_weights != () and wanted != "random" and seen[2] in (1, 3)
     judge = comparison.Judge(
-        rows=rows if baseline == "pca" else rows[:2],
+        rows=ROWS if baseline == "pca" else ROWS[:2],
         regions=regions,
         image_size=config.data.image_size,
-        stored=config.train.metrics_size == "stored",
+        stored=stored,
         perceptual=lpips_weights != (),
-        features="vgg16_relu5_3" if trustworthy else "pixels_8x8",
+        features="vgg16_relu5_3" if telling else "pixels_8x8",
     )
     pca = fit_pca(config, model) if baseline == "pca" else ()
     measured = measure(
@@ -112,14 +117,14 @@ def evaluate(
         "data": source.summary(),
         "split": split,
         "images": len(source),
-        "size": list(seen_shape(config, source.shape)),
+        "size": list(seen),
         "commit": provenance.commit(),
         "notes": notes,
         **terms(config, judge),
         **record.numbers(measured, judge, wanted),
         "config": run_folder.jsonable(config),
     }
-    folder = pathlib.Path(workdir) / "evaluation"
+    found["summary"] = record.summary(found)
     record.write(folder, split, found, measured.maps)
     figure = picture(measured, with_buildings="building" in regions)
     plots.save(figure, folder / f"{split}_best_worst.png")
@@ -160,16 +165,16 @@ def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int
 
 
 def perceptual(
-    source: str, shape: tuple[int, int, int], notes: list[str]
+    source: str, shape: tuple[int, ...], notes: list[str]
 ) -> lpips.LpipsWeights | tuple[()]:
-    """Returns LPIPS's weights where they are there and fit the maps; else ()."""
+    """Returns LPIPS's weights where they are there and the maps large enough; or ()."""
     if source == "none":
         notes.append("no LPIPS: not asked for")
         return ()
-    if shape[2] not in (1, 3) or min(shape[:2]) < lpips.SMALLEST:
+    if min(shape[:2]) < lpips.SMALLEST:
         notes.append(
-            f"no LPIPS: maps of shape {shape}, and it takes 1 or 3 channels of at "
-            f"least {lpips.SMALLEST}x{lpips.SMALLEST}"
+            f"no LPIPS: maps of shape {shape}, and it takes at least "
+            f"{lpips.SMALLEST}x{lpips.SMALLEST}"
         )
         return ()
     try:
@@ -233,9 +238,10 @@ def picture(measured: Measured, *, with_buildings: bool):
 
 
 def main(argv: list[str]) -> None:
-    del argv
     logging.set_verbosity(logging.ERROR)  # what is worth saying is in the notes
     with command_line.one_message(debug=DEBUG.value):
+        command_line.nothing_more(argv)
+        command_line.keep_compiled()
         found = evaluate(
             pathlib.Path(WORKDIR.value),
             split=SPLIT.value,

@@ -69,6 +69,9 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             (*seen, stored_shape[2]),
             CONDITIONS * loss.disc_conditional,
         )
+        if loss.ssim_weight or loss.ssim_balance:
+            image = jnp.zeros((1, *seen, stored_shape[2]))
+            jax.eval_shape(losses.ssim, image, image)
     return Experiment(
         networks=networks,
         settings=train_step.LossSettings(
@@ -343,7 +346,7 @@ def open_data(
         fields.append("buildings")
     if loss.disc_conditional:
         fields.append("antenna")
-    if loss.objective != "base" and data.source in ("radiomapseer", "synthetic"):
+    if loss.objective != "base":
         fields += radio_fields(config)
     fields += also
     fields = list(dict.fromkeys(fields))
@@ -373,11 +376,15 @@ def open_outlined(config: ConfigDict, split: str) -> pipeline.Source:
 def radio_fields(config: ConfigDict) -> list[str]:
     """Returns what a radio objective reads beside the map.
 
-    The k^2 mask where it is stored (tools/write_k2.py); elsewhere it is computed from
-    the map on the device. The transmitter; for dpm2irt4 the DPM map to encode.
+    The transmitter, where the data set knows it. The k^2 mask where it is stored
+    (tools/write_k2.py); elsewhere it is computed from the map on the device. For
+    dpm2irt4 the DPM map to encode.
     """
-    fields = ["antenna"]
-    if radiomapseer.has_k2(config.data.root, config.data.simulation):
+    data = config.data
+    fields = [] if data.source == "folder" else ["antenna"]
+    if data.source not in ("radiomapseer", "synthetic"):
+        return fields
+    if radiomapseer.has_k2(data.root, data.simulation):
         fields.append("k2_neg_norm")
     if config.loss.objective == "dpm2irt4":
         fields.append("DPM")

@@ -101,6 +101,8 @@ def three_axes(run: Run) -> Figure:
             continue
         drawn += found
         panels.set_scale(axis)
+        if axis is not left:
+            axis.grid(False)
         axis.set_ylabel(label, color=colour)
         axis.tick_params(axis="y", which="both", colors=colour)
         side = "left" if axis is left else "right"

@@ -8,12 +8,16 @@ to it. Elsewhere the process decides for itself.
 import os
 import signal
 import threading
+import time
 
 import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Two signals so close together are one: `timeout` sends its own to the process and to
+# its group, a terminal and a launcher both pass Ctrl-C on.
+ECHO_S = 0.5
 
 
 class Interruption:
@@ -26,6 +30,7 @@ class Interruption:
 
     def __init__(self):
         self._heard: signal.Signals | None = None
+        self._heard_at = 0.0  # of time.monotonic()
         self._before: dict[int, object] = {}
         self._distributed = (
             jax.distributed.is_initialized()
@@ -65,7 +70,7 @@ class Interruption:
         reached = multihost_utils.reached_preemption_sync_point(step)
         if reached and self._listening and signal.SIGTERM not in self._before:
             # From here on another SIGTERM is a second one.
-            self._heard = signal.SIGTERM
+            self._heard, self._heard_at = signal.SIGTERM, time.monotonic()
             self._take(signal.SIGTERM)
         return reached
 
@@ -83,9 +88,11 @@ class Interruption:
         if number not in SIGNALS:
             return
         if self._heard is not None:
+            if time.monotonic() - self._heard_at < ECHO_S:
+                return
             os.write(2, f"\n{number.name} again: ending at once\n".encode())
             os._exit(128 + number)
-        self._heard = number
+        self._heard, self._heard_at = number, time.monotonic()
         logging.warning(
             "%s: saving after this step; a second signal ends at once", number.name
         )

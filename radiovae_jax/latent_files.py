@@ -65,19 +65,21 @@ def read(path: pathlib.Path) -> LatentFile:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no npz, or none with latents in it.
+      ValueError: no npz, none with latents in it, or of parts that do not fit.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; `encode` makes one")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is truncated, or no npz; `encode` makes one")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; `encode` makes one") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path} is truncated or no npz archive ({e}); encode its maps again"
-        ) from e
+            f"{path} is damaged ({error}); encode its maps again"
+        ) from error
     z = arrays.get("z", arrays.get("mean"))
-    if z is None or z.ndim != 4 or not np.issubdtype(z.dtype, np.floating):
+    if z is None or z.ndim != 4 or not z.size or not _floats(z):
         raise ValueError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; expected mean or z, "
             "floats [n, h/f, w/f, channels], as `encode` writes them"
@@ -85,9 +87,27 @@ def read(path: pathlib.Path) -> LatentFile:
     if not np.isfinite(z).all():
         raise ValueError(f"{path} holds latents that are not finite")
     unnamed = [f"{path.stem}_{i}" for i in range(len(z))]
-    names = arrays.get("names", arrays.get("name", unnamed))
-    nothing = np.zeros(0, np.int32)
-    stored, seen = (
-        tuple(arrays.get(key, nothing).tolist()) for key in ("stored", "seen")
-    )
-    return LatentFile([str(name) for name in names], z, stored, seen)
+    names = list(map(str, np.ravel(arrays.get("names", arrays.get("name", unnamed)))))
+    if len(names) != len(z):
+        raise ValueError(f"{path} has {len(names)} names for {len(z)} latents")
+    # They become the names of files.
+    bad = [name for name in names if pathlib.PurePath(name).name != name]
+    if bad:
+        raise ValueError(f"{path} names a map {bad[0]!r}; a name has no folder in it")
+    stored, seen = (_sides(arrays, key, path) for key in ("stored", "seen"))
+    return LatentFile(names, z, stored, seen)
+
+
+def _floats(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.floating)
+
+
+def _sides(
+    arrays: dict[str, np.ndarray], key: str, path: pathlib.Path
+) -> tuple[int, ...]:
+    if key not in arrays:
+        return ()
+    sides = np.ravel(arrays[key]).tolist()
+    if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+        raise ValueError(f"{path}: {key} is {sides}, expected height and width")
+    return tuple(sides)

@@ -85,6 +85,8 @@ def histogram(
         axis.set_axis_off()
     for channel, axis in enumerate(axes.flat[:shown]):
         _density(axis, values[:, channel], f"z{channel}")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("density", fontsize=9)
     axes[0, 0].legend(fontsize=8, framealpha=0.85)
     return figure
 

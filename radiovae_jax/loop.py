@@ -216,8 +216,10 @@ class Loop:
             )
             if skipped.in_row >= self.limits.max_skipped:
                 good = self.last_good(skipped.step - skipped.in_row)
-                message = self.told(stopping.too_many(skipped), good)
-                raise stopping.TooManySkippedError(message, good=good)
+                problem = stopping.too_many(
+                    skipped, good=good, rollbacks=self.rollbacks
+                )
+                raise stopping.TooManySkippedError(self.told(problem, good), good=good)
 
     def last_good(self, step: int) -> int:
         """Returns the newest checkpoint up to a step; 0 for none."""

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from radiovae_jax.types import Array, Image, Latent, Logits, PerImage, Scalar
 
 Step = Int[Array, ""] | int
+SSIM_TAPS = 11  # along each side of its window
 
 
 def reconstruction(x: Image, recon: Image) -> Image:
@@ -199,14 +200,24 @@ def free_bits(kl: Latent, *, minimum: float) -> Float[Array, "1 p q z"]:
 def ssim(x: Image, recon: Image) -> PerImage:
     """Returns 1 - SSIM of f = (x + 1) / 2, with data range 1, per image.
 
-    Window and constants are those of `metrics.ssim`. Images of at least 11x11.
+    Window and constants are those of `metrics.ssim`.
+
+    Raises:
+      ValueError: an image smaller than the window.
 
     Source: Wang et al. 2004 (IEEE TIP 13(4)), 11-tap Gaussian; computed by dm-pix.
     """
     import dm_pix  # not in the core's dependencies
 
+    height, width = x.shape[1:3]
+    if min(height, width) < SSIM_TAPS:
+        raise ValueError(
+            f"the SSIM loss needs images of at least {SSIM_TAPS}x{SSIM_TAPS} pixels, "
+            f"got {height}x{width}; set loss.ssim_weight=0 and loss.ssim_balance=0, or "
+            "train on larger ones (data.image_size, data.crop)"
+        )
     f_x, f_recon = (x + 1.0) / 2.0, (recon + 1.0) / 2.0
-    return 1.0 - dm_pix.ssim(f_x, f_recon, filter_size=11, filter_sigma=1.5)
+    return 1.0 - dm_pix.ssim(f_x, f_recon, filter_size=SSIM_TAPS, filter_sigma=1.5)
 
 
 def feature_matching(

@@ -34,6 +34,9 @@ PROCESS = flags.DEFINE_integer(
 HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_s", 60, "Seconds after which a silent process ends the others."
 )
+CONNECT = flags.DEFINE_integer(
+    "connect_s", 300, "Seconds after which a process gives up finding the others."
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     False,
@@ -71,6 +74,7 @@ def run() -> None:
 
     from radiovae_jax import distributed, dry_run, showing, train
 
+    command_line.keep_compiled()
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
     distributed.start(
         automatic=DISTRIBUTED.value,
@@ -78,6 +82,7 @@ def run() -> None:
         processes=PROCESSES.value,
         process=PROCESS.value,
         heartbeat_s=HEARTBEAT.value,
+        connect_s=CONNECT.value,
     )
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
@@ -123,4 +128,5 @@ def report(workdir: pathlib.Path, metrics: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    command_line.with_huge_pages()
     app.run(main, flags_parser=command_line.parse)

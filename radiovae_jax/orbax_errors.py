@@ -13,7 +13,16 @@ def first_line(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """Returns the reason, with which TensorStore's long lines end."""
+    """Returns the reason: the operating system's word for it, where there is one.
+
+    Of several writers the first to fail is heard: TensorStore, whose long lines end
+    with the reason, or Python, whose OSError ends with the file.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
     line = str(error).strip().partition("\n")[0]
     return line.rpartition(": ")[2].partition(" [os_error_code")[0]
 

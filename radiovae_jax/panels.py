@@ -33,7 +33,7 @@ def new(run: Run, title: str, size: tuple[float | int, float | int]) -> Figure:
     words = waiting(run)
     if reached(run):
         words = (
-            f"dashed line and shade: with the discriminator, from step {run.switch:,}"
+            f"dashed line and shade: with the discriminator, after step {run.switch:,}"
         )
     figure.supxlabel(words, fontsize=10, color=GRAY)
     return figure
@@ -105,7 +105,7 @@ def set_scale(axis: Axes) -> None:
     """Log where numbers are far apart; on a linear scale single spikes may leave it."""
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_formatter(FuncFormatter(short))
-    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     lines = [np.asarray(line.get_ydata(), np.float64) for line in axis.lines]
     if not lines:
         return

@@ -112,7 +112,8 @@ def samples(
         figsize=(panel * columns + 1.4, panel * rows * _bounded(height / width) + 0.6),
         layout="constrained",
     )
-    notes = [title, colours.words(channels), _finite_note(maps)]
+    part = f"the first {count} of {len(f)}" if count < len(f) else ""
+    notes = [title, part, colours.words(channels), _finite_note(maps)]
     figure.suptitle(_join(notes), fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[count:]:

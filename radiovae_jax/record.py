@@ -4,13 +4,12 @@ import csv
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from radiovae_jax import comparison, latents
-from radiovae_jax.comparison import COLUMNS, FEATURES
-from radiovae_jax.measure import Measured
+from radiovae_jax.comparison import COLUMNS, FEATURES, POOLED
+from radiovae_jax.measure import Measured, Table
 
 
 def numbers(
@@ -48,48 +47,64 @@ def write(folder: pathlib.Path, split: str, record: dict, maps: list[dict]) -> N
     """Writes `split`.json (what is not finite as null) and `split`.csv.
 
     The CSV has one line a map; its columns are named by their place in the record,
-    row/scale/region/metric.
+    row/scale/region/metric. The folder is there.
     """
-    folder.mkdir(exist_ok=True)
-    finite = jax.tree.map(
-        lambda v: None if isinstance(v, float) and not math.isfinite(v) else v, record
-    )
-    (folder / f"{split}.json").write_text(json.dumps(finite, indent=2) + "\n")
+    text = json.dumps(finite(record), indent=2)
+    (folder / f"{split}.json").write_text(text + "\n")
     with (folder / f"{split}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, tuple(maps[0]))
         writer.writeheader()
         writer.writerows(maps)
 
 
+def finite(value: Any) -> Any:
+    """Returns nested dicts and lists, in their order, without NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def table(record: dict[str, Any]) -> str:
     """Returns the numbers as text: means over maps, then of all pixels together."""
     height, width, _ = record["size"]
-    pooled = ("nmse_pooled", "rmse_db_pooled", "psnr_pooled")
     lines = [
         record["data"],
         f"step {record['step']}, {record['weights']} weights, seen at "
         f"{height}x{width}, metrics at the {record['metrics_size']} size, commit "
         f"{record['commit']}",
-        f"{'':<49}{'mean over maps of each':-^40}{'all pixels as one':-^30}",
+        f"{'':<47} {' mean over maps of each ':-^49} {' all pixels as one ':-^29}",
         f"{'row':<20}{'scale':<17}{'region':<10}"
         + "".join(f"{name:>10}" for name in COLUMNS)
-        + "".join(f"{name.removesuffix('_pooled'):>10}" for name in pooled),
+        + "".join(f"{name.removesuffix('_pooled'):>10}" for name in POOLED),
     ]
     for row, by_scale in record["rows"].items():
         for scale, by_region in by_scale.items():
             for region, found in by_region.items():
-                cells = "".join(f"{found[name]:>10.4g}" for name in (*COLUMNS, *pooled))
+                cells = "".join(f"{found[name]:>10.4g}" for name in (*COLUMNS, *POOLED))
                 lines.append(f"{row:<20}{scale:<17}{region:<10}{cells}")
     return "\n".join([*lines, *summary(record)])
 
 
+def explained(rows: Table) -> list[str]:
+    """Returns a line on an infinite NMSE, where there is one in the table."""
+    found = [numbers for scales in rows.values() for numbers in scales.values()]
+    if not any(math.isinf(v["nmse"]) for regions in found for v in regions.values()):
+        return []
+    return [
+        "NMSE inf: a map is 0 all over that region (no signal under a roof, say) and "
+        "leaves nothing to compare the error with; RMSE tells"
+    ]
+
+
 def summary(record: dict[str, Any]) -> list[str]:
-    """Returns lines on LPIPS, the Fréchet distance, the latent, and the notes."""
+    """Returns lines on infinite NMSE, LPIPS, Fréchet, the latent, and the notes."""
 
     def of_rows(rows: dict[str, float]) -> str:
         return ", ".join(f"{row} {value:.4g}" for row, value in rows.items())
 
-    lines = []
+    lines = explained(record["rows"])
     if record["lpips"]["rows"]:
         label = " on RANDOM weights" if record["lpips"]["weights"] == "random" else ""
         lines.append(f"LPIPS{label}: {of_rows(record['lpips']['rows'])}")

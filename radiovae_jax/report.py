@@ -19,8 +19,8 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def main(argv: list[str]) -> None:
-    del argv
     with command_line.one_message(debug=DEBUG.value):
+        command_line.nothing_more(argv)
         print(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
 
 

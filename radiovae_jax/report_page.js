@@ -5,7 +5,9 @@
   const data = JSON.parse(document.getElementById("run-data").textContent);
   const HEIGHT = 250, LEFT = 58, RIGHT = 20, TOP = 8, BOTTOM = 24;
   const SVG = "http://www.w3.org/2000/svg";
-  const all = data.range[1] > data.range[0] ? data.range : [data.range[0] - 1, data.range[0] + 1];
+  // Room at both ends, so that the first and the last points are whole.
+  const room = 0.02 * (data.range[1] - data.range[0]) || 1;
+  const all = [data.range[0] - room, data.range[1] + room];
   let view = all.slice();
   const charts = [];
 

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from radiovae_jax import curves, diagnosis, report_charts
+from radiovae_jax.comparison import COLUMNS, POOLED
 from radiovae_jax.curves import Run
 
 PICTURE = re.compile(r"(?P<name>.+?)(_(?P<step>\d{7}))?\.png")
@@ -46,7 +47,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 def page(workdir: pathlib.Path) -> str:
     """Returns the report of a run as HTML."""
     run = curves.read(workdir)
-    config = json.loads((workdir / "config.json").read_text())
+    config = curves.read_config(workdir)
     name = escape(workdir.resolve().name)
     step, steps = run.lines[-1]["step"], config["train"]["steps"]
     sections = {
@@ -81,7 +82,7 @@ def page(workdir: pathlib.Path) -> str:
 
 def phase(run: Run) -> str:
     if run.lines[-1]["step"] > run.switch:
-        return f"with the discriminator since step {run.switch:,}"
+        return f"with the discriminator after step {run.switch:,}"
     return "without discriminator so far"
 
 
@@ -152,27 +153,25 @@ def embedded(path: pathlib.Path) -> str:
 
 def evaluations(workdir: pathlib.Path) -> str:
     """Returns a table for every record in evaluation/."""
-    parts = []
+    names, parts = (*COLUMNS, *POOLED), []
     for path in sorted((workdir / "evaluation").glob("*.json")):
         record = read_json(path)
         rows = [
-            (row, scale, region, *numbers.values())
+            (row, scale, region, *(numbers.get(name) for name in names))
             for row, by_scale in record.get("rows", {}).items()
             for scale, by_region in by_scale.items()
             for region, numbers in by_region.items()
         ]
         if not rows:
             continue
-        names = next(
-            iter(next(iter(next(iter(record["rows"].values())).values())).values())
-        )
-        said = [record.get(key) for key in ("data", "commit")]
-        notes = [*filter(None, said), *record.get("notes", [])]
+        notes = [record.get("data"), f"commit {record.get('commit')}"]
+        notes += record.get("summary", record.get("notes", []))
         parts.append(
             f"<h3>{escape(path.stem)}, step {escape(str(record.get('step')))}, "
             f"{escape(str(record.get('weights')))} weights</h3>"
             f'<p class="soft">{"<br>".join(escape(str(note)) for note in notes)}</p>'
             + table(("row", "scale", "region", *names), rows)
+            + hint("–: infinite, or not there. Pooled: all pixels taken as one map.")
         )
     return "\n".join(parts) or hint(
         f"Not evaluated yet: python -m radiovae_jax.evaluate --workdir {workdir}"
@@ -260,7 +259,12 @@ def hint(text: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a table that scrolls sideways where it is too wide; all cells escaped."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    rows = list(rows)
+    left = [isinstance(value, str) for value in rows[0]] if rows else [True] * len(head)
+    top = "".join(
+        f'<th class="text">{escape(name)}</th>' if text else f"<th>{escape(name)}</th>"
+        for name, text in zip(head, left, strict=False)  # no head: nothing
+    )
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if top else ""
     return f'<div class="wide"><table>{thead}<tbody>{body}</tbody></table></div>'

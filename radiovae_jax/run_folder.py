@@ -148,6 +148,24 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         ) from error
 
 
+def training_side(
+    config: ml_collections.ConfigDict,
+) -> tuple[str, int | tuple[int, ...]]:
+    """Returns the field that says at which size a run trained, and its value.
+
+    Of maps that are used as they are stored the config only has the size for which
+    the autoencoder was laid out.
+    """
+    fields = {
+        "data.crop": config.data.crop,
+        "data.image_size": config.data.image_size,
+        "data.synthetic.size": config.data.source == "synthetic"
+        and config.data.synthetic.size,
+        "autoencoder.resolution": config.autoencoder.resolution,
+    }
+    return next((field, side) for field, side in fields.items() if side)
+
+
 def load(
     workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
 ) -> tuple[AutoencoderKL, Any]:

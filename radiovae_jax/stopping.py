@@ -126,13 +126,27 @@ class Skipped(NamedTuple):
     in_row: int  # how many were left out up to this one, without one between
 
 
-def too_many(skipped: Skipped) -> Problem:
+def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
+    """Says that nothing is learned any more, and what helps.
+
+    Args:
+      good: the checkpoint to go back to; 0 for none.
+      rollbacks: how often the run went back already.
+    """
+    remedy = (
+        "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
+    )
+    if good:
+        remedy += (
+            "with --config.train.init_from=THIS_FOLDER; or have the rates lowered by "
+            f"itself, with train.rollback={rollbacks + 3}"
+        )
+    else:
+        remedy += "(train.rollback has no checkpoint to go back to)"
     return Problem(
         f"{skipped.in_row} updates in a row were not finite, up to step "
         f"{skipped.step} (train.max_skipped)",
-        "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
-        "with --config.train.init_from=THIS_FOLDER; or have the rates lowered by "
-        "itself, with train.rollback=3",
+        remedy,
     )
 
 

@@ -233,7 +233,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     setup = set_up(config)
     start_from = None
     if config.train.init_from and not run_folder.has_checkpoints(workdir):
-        start_from = warm_start.read(config.train.init_from, setup.fresh)
+        start_from = warm_start.read(
+            config.train.init_from,
+            setup.fresh,
+            reconstruction=config.loss.reconstruction,
+        )
     if distributed.is_first():
         run_folder.claim(workdir, config)
     distributed.wait_for_all("the folder of the run")

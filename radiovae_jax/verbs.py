@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from radiovae_jax import coder, latent_files, plots
+from radiovae_jax import coder, colours, command_line, latent_files, plots
 from radiovae_jax.coder import Coder, Frame
 from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
@@ -26,12 +26,20 @@ class Job(NamedTuple):
     coder: Coder
     flags: argparse.Namespace
     out: pathlib.Path
+    said: set[str]  # what was said already
+
+    def say_once(self, text: str) -> None:
+        """Prints a line, unless it was printed before."""
+        if text not in self.said:
+            self.said.add(text)
+            say(text)
 
     def free(self, names: Iterable[str]) -> list[pathlib.Path]:
         """Returns the paths of new files in the folder, which is made.
 
         Raises:
           ValueError: two results have one name, or a file is there already.
+          OSError: the folder cannot be made or written.
         """
         paths = [self.out / name for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
@@ -46,7 +54,7 @@ class Job(NamedTuple):
                 f"{len(there)} of the results are there already, {there[0]} first; "
                 "--overwrite replaces them, --out DIR writes elsewhere"
             )
-        self.out.mkdir(parents=True, exist_ok=True)
+        command_line.folder(self.out, flag="--out")
         return paths
 
     def not_an_input(self, paths: Iterable[pathlib.Path]) -> None:
@@ -61,11 +69,12 @@ def reconstruct(job: Job) -> None:
     """decode(encode(map)) with the posterior's mean, in the format of the input."""
     files = mapfiles.find(job.flags.files)
     outs = {path: targets(path, job.flags.format) for path in files}
-    paths = job.free(name for names in outs.values() for name in names)
+    names = [name for names in outs.values() for name in names]
+    pictures = [f"{path.stem}_error.png" for path in files]
+    paths = job.free([*names, *pictures])
     job.not_an_input(paths)
-    pictures = job.free(f"{path.stem}_error.png" for path in files)
     errors: list[float] = []
-    for path, picture in zip(bar(files, "map files"), pictures, strict=True):
+    for path, picture in zip(bar(files, "map files"), paths[len(names) :], strict=True):
         held = read(job, path)
         frame = frame_of(job, held)
         recon = np.stack(
@@ -118,14 +127,16 @@ def decode(job: Job) -> None:
     """The maps of latents."""
     for path in job.flags.files:
         held = latent_files.read(path)
-        outs = job.free(f"{name}.{job.flags.format}" for name in held.names)
-        (picture,) = job.free([f"{path.stem}_decoded.png"])
+        names = [f"{name}.{job.flags.format}" for name in held.names]
+        *outs, picture = job.free([*names, f"{path.stem}_decoded.png"])
         whole = tuple(side * job.coder.factor for side in held.z.shape[1:3])
         seen = held.seen or whole
         frame = Frame(held.stored or seen, seen)
         maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
         write_maps(job, outs, np.stack(maps))
-        plots.save(plots.samples(np.stack(maps), title=path.stem), picture)
+        plots.save(
+            plots.samples(np.stack(maps), title=f"{path.name}, decoded"), picture
+        )
 
 
 def sample(job: Job) -> None:
@@ -186,18 +197,13 @@ def interpolate(job: Job) -> None:
 def strip(maps: Maps, titles: Sequence[str], title: str) -> Figure:
     """Returns a row of maps."""
     figure = Figure(figsize=(1.6 * len(maps) + 1, 2.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    words = colours.words(maps.shape[-1])
+    figure.suptitle(f"{title}, {words}" if words else title, fontsize=11)
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, f, name in zip(axes, maps, titles, strict=True):
-        axis.set_title(name, fontsize=10)
-        axis.set_xticks([])
-        axis.set_yticks([])
-        shown = axis.imshow(
-            radiomap.f_to_db(f[..., 0]),
-            cmap=plots.MAP_COLOURS,
-            norm=plots.MAP_RANGE_DB,
-        )
-    figure.colorbar(shown, ax=list(axes), pad=0.01).set_label("path gain (dB)")
+        shown = plots.show_map(axis, f, name, reference=maps)
+    if maps.shape[-1] == 1:
+        plots.colour_bar(figure, shown, axes, "path gain (dB)", radiomap.f_to_db(maps))
     return figure
 
 
@@ -216,6 +222,12 @@ def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
 
 def read(job: Job, path: pathlib.Path) -> MapFile:
     held = mapfiles.read(path, unit=job.flags.unit)
+    if held.f.shape[-1] != job.coder.channels:
+        raise ValueError(
+            f"{path} has {held.f.shape[-1]} channels, and the model of "
+            f"{job.coder.description} takes {job.coder.channels}; give another "
+            "--workdir, or other maps"
+        )
     if held.clipped:
         say(f"{path.name}: {held.clipped} values outside -147 to -47 dB, clipped")
     return held
@@ -230,21 +242,22 @@ def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):
 def frame_of(job: Job, held: MapFile) -> Frame:
     """Decides at which size a file's maps pass, and says what is special about it."""
     stored = held.f.shape[1:3]
+    maps = f"maps of {by(stored)}:"
     frame = coder.frame(job.coder, stored, job.flags.size)
     if frame.seen != stored:
-        say(f"{held.path.name}: resized from {by(stored)} to {by(frame.seen)} and back")
+        job.say_once(f"{maps} resized to {by(frame.seen)} and back")
     elif frame.seen != job.coder.training_size:
-        say(
-            f"{held.path.name}: {by(stored)} where the training saw "
-            f"{by(job.coder.training_size)}; GroupNorm's statistics are of the whole "
-            "map, so the error may be larger than the evaluation's"
+        job.say_once(
+            f"{maps} the training's size is {by(job.coder.training_size)} "
+            f"({job.coder.size_field}); GroupNorm's statistics are of the whole map, "
+            "so at another size the error may be larger than the evaluation's"
             + ("; --size training resizes" if job.coder.image_size else "")
         )
     rows, columns = coder.padding(job.coder, frame)
     if rows or columns:
-        say(
-            f"{held.path.name}: {rows} rows and {columns} columns mirrored at the end, "
-            f"for a multiple of {job.coder.factor}, and cut off again"
+        job.say_once(
+            f"{maps} {rows} rows and {columns} columns mirrored at the end, for a "
+            f"multiple of {job.coder.factor}, and cut off again"
         )
     return frame
 

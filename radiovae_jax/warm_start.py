@@ -20,7 +20,7 @@ class Weights(NamedTuple):
     discriminator: Mapping[str, PyTree]  # {"params", "batch_stats"} or {}
 
 
-def read(folder: str, fresh: TrainState) -> Weights:
+def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
     """Reads the weights of another run that a fresh state can start from.
 
     Those of the autoencoder are the judged ones (the average), from the best
@@ -29,6 +29,8 @@ def read(folder: str, fresh: TrainState) -> Weights:
     Args:
       folder: of the other run (`train.init_from`).
       fresh: the state to start, or its shapes.
+      reconstruction: of the run to start; a decoder of logits ("bce") is no start for
+        one of images, nor the other way round.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint in it.
@@ -40,9 +42,18 @@ def read(folder: str, fresh: TrainState) -> Weights:
         logvar, disc = run_folder.load_loss(folder, step=step)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"train.init_from: {error}") from error
+    config = run_folder.read_config(folder)
+    theirs = config.loss.reconstruction
+    if (theirs == "bce") != (reconstruction == "bce"):
+        raise ValueError(
+            f"train.init_from={folder} was trained with loss.reconstruction={theirs} "
+            f"and this run has {reconstruction}: with bce the decoder gives logits, "
+            f"with the others the image itself. Set loss.reconstruction={theirs}, or "
+            "start from another run"
+        )
     differing = _differing(params["params"], fresh.params["autoencoder"])
     if differing:
-        fields = run_folder.read_config(folder).autoencoder.to_dict()
+        fields = config.autoencoder.to_dict()
         raise ValueError(
             f"train.init_from={folder} holds another autoencoder:\n  "
             + "\n  ".join(differing[:5])

@@ -3,7 +3,6 @@
 import functools
 import pathlib
 import shutil
-import sys
 
 import command
 import jax
@@ -13,7 +12,7 @@ import tiny
 from PIL import Image
 
 import radiovae_jax
-from radiovae_jax import DiagonalGaussian, apply, coder, train
+from radiovae_jax import DiagonalGaussian, apply, coder, run_folder, train, verbs
 from radiovae_jax.data import radiomap, sionna
 
 # Every command loads and compiles; here the first one does.
@@ -54,16 +53,15 @@ def autoencode(run):
 
 @pytest.fixture
 def call(run, tmp_path, monkeypatch, capsys):
-    """Calls a verb; returns the folder of its results and what it printed."""
+    """Calls a verb; returns the folder of its results and what it said."""
 
     monkeypatch.setattr(coder, "load", load_once)
 
-    def of(verb, *arguments, out=tmp_path / "out"):
-        files = [str(a) for a in arguments]
+    def of(verb, *arguments, out=tmp_path / "out", status=0):
         flags = [f"--workdir={run / 'run'}", f"--out={out}"]
-        monkeypatch.setattr(sys, "argv", ["apply", verb, *files, *flags])
-        apply.main()
-        return out, capsys.readouterr().out
+        assert apply.main([verb, *map(str, arguments), *flags]) == status
+        said = capsys.readouterr()
+        return out, said.err if status else said.out
 
     return of
 
@@ -85,7 +83,7 @@ def test_a_png_comes_back_as_the_model_makes_it(run, call, autoencode):
 def test_db_stay_db_and_odd_sides_are_mirrored_and_cut(run, call, autoencode):
     out, said = call("reconstruct", run / "in_db.npy", "--unit=db")
     assert "0 rows and 1 columns mirrored" in said
-    assert "30x27 where the training saw 32x32" in said
+    assert "maps of 30x27: the training's size is 32x32 (data.synthetic.size)" in said
     f = np.load(run / "in_f.npy")
     _, recon = autoencode(np.pad(f, ((0, 0), (0, 1)), "reflect"))
     found_db = np.load(out / "in_db.npy")
@@ -176,21 +174,18 @@ def test_large_maps_go_band_by_band(run, monkeypatch, tiles, one_pass, by_bands)
     assert (found is marker) == by_bands
 
 
-def test_nothing_is_overwritten_unasked_and_an_input_never(run, call, capsys):
+def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
     out, _ = call("reconstruct", run / "a.png")
     (out / "a.png").write_bytes(b"precious")
-    with pytest.raises(SystemExit) as ended:
-        call("reconstruct", run / "b.png", run / "a.png")
-    assert ended.value.code == 1
-    assert "--overwrite" in capsys.readouterr().err
+    _, error = call("reconstruct", run / "b.png", run / "a.png", status=1)
+    assert "--overwrite" in error
     assert (out / "a.png").read_bytes() == b"precious"
     assert not (out / "b.png").exists()
     call("reconstruct", run / "a.png", "--overwrite")
     assert gray(out / "a.png").shape == (32, 32)
     before = (run / "a.png").read_bytes()
-    with pytest.raises(SystemExit):
-        call("reconstruct", run / "a.png", "--overwrite", out=run)
-    assert "one of the maps given" in capsys.readouterr().err
+    _, error = call("reconstruct", run / "a.png", "--overwrite", out=run, status=1)
+    assert "one of the maps given" in error
     assert (run / "a.png").read_bytes() == before
 
 
@@ -200,7 +195,16 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call, capsys):
         ("absent.png does not exist", "reconstruct", ["absent.png"]),
         ("torn.png is truncated", "encode", ["torn.png"]),
         ("--unit db", "reconstruct", ["in_db.npy"]),
+        ("five.npy has 5 channels", "encode", ["five.npy"]),
+        ("a map has pixels", "encode", ["empty.npy"]),
+        ("holds 1 non-finite", "encode", ["nan.npy"]),
         ("4 channels, and those of", "decode", ["other.npz"]),
+        ("of no map of 32x32, which has 16x16", "decode", ["smaller.npz"]),
+        ("2 names for 1 latents", "decode", ["misnamed.npz"]),
+        ("'../up'; a name has no folder", "decode", ["outside.npz"]),
+        ("expected mean or z", "decode", ["none.npz"]),
+        ("nothing.npz is truncated, or no npz", "decode", ["nothing.npz"]),
+        ("pickled.npz is damaged", "decode", ["pickled.npz"]),
         ("expected mean or z", "decode", ["strange.npz"]),
         ("one map to one other", "interpolate", ["a.png", "scene2.npz"]),
         ("maps of one size", "interpolate", ["a.png", "in_f.npy"]),
@@ -208,19 +212,34 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call, capsys):
         ("no map file", "reconstruct", ["run/config.json"]),
     ],
 )
-def test_errors_name_the_thing_and_the_remedy(run, call, capsys, words, verb, files):
+def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
     (run / "torn.png").write_bytes((run / "a.png").read_bytes()[:200])
     np.savez(run / "other.npz", mean=np.zeros((1, 8, 8, 4), np.float32))
+    np.save(run / "five.npy", np.zeros((32, 32, 5), np.float32))
+    np.save(run / "empty.npy", np.zeros((0, 5), np.float32))
+    np.save(run / "nan.npy", np.float32([[0, np.nan]]))
+    z, whole = np.zeros((1, 8, 8, 3), np.float32), np.int32([32, 32])
+    np.savez(run / "smaller.npz", mean=z, stored=whole, seen=whole)
+    np.savez(run / "misnamed.npz", mean=z, names=["a", "b"])
+    np.savez(run / "outside.npz", mean=z, names=["../up"])
+    np.savez(run / "none.npz", mean=z[:0])
+    np.savez(run / "pickled.npz", mean=np.array([{}]))
+    (run / "nothing.npz").touch()
     np.savez(run / "strange.npz", weights=np.zeros(3))
     gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
     np.savez(run / "scene2.npz", tx_cell_indices=np.zeros((2, 2), int), **gain)
     (run / "again").mkdir(exist_ok=True)
     shutil.copy(run / "a.png", run / "again")
-    with pytest.raises(SystemExit) as ended:
-        call(verb, *(run / name for name in files))
-    assert ended.value.code == 1
-    error = capsys.readouterr().err
+    _, error = call(verb, *(run / name for name in files), status=1)
     assert words in error and "internal error" not in error
+
+
+def test_a_picture_of_one_map_never_replaces_another_map(run, call):
+    for name in ("c.png", "c_error.png"):
+        shutil.copy(run / "a.png", run / name)
+    out, error = call("reconstruct", run / "c.png", run / "c_error.png", status=1)
+    assert "several results would be" in error and "c_error.png" in error
+    assert not out.exists()
 
 
 def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
@@ -250,11 +269,36 @@ def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
     assert coder.frame(half, stored, size).seen == seen
 
 
+@pytest.mark.parametrize(
+    "source, crop, image_size, found",
+    [
+        ("synthetic", 0, 0, ("data.synthetic.size", 32)),
+        ("folder", 0, 0, ("autoencoder.resolution", (64, 48))),
+        ("folder", 0, 48, ("data.image_size", 48)),
+        ("synthetic", 16, 48, ("data.crop", 16)),
+    ],
+)
+def test_the_field_that_says_the_trainings_size_is_found(
+    tmp_path, source, crop, image_size, found
+):
+    config = tiny.config(tmp_path)
+    config.autoencoder.resolution = (64, 48)
+    config.data.update(source=source, crop=crop, image_size=image_size)
+    assert run_folder.training_side(config) == found
+
+
+def test_maps_of_five_channels_are_interpolated_in_colours():
+    maps = np.random.default_rng(0).random((3, 8, 8, 5))
+    figure = verbs.strip(maps, ["0%", "50%", "100%"], "a_to_b")
+    assert figure.get_suptitle() == "a_to_b, 5 channels, mixed"
+    assert [axis.images[0].get_array().shape for axis in figure.axes] == [(8, 8, 3)] * 3
+
+
 def test_a_map_that_is_resized_comes_back_at_its_size():
     # A network that changes nothing; the enlargement has an exact inverse.
     nothing = dict.fromkeys(coder.Coder._fields)
     functions = dict(encode=lambda x: DiagonalGaussian(x, x), decode=lambda z: z)
-    numbers = dict(factor=4, channels=1, latent_channels=1, image_size=40)
+    numbers = dict(factor=1, channels=1, latent_channels=1, image_size=40)
     same = coder.Coder(**(nothing | functions | numbers))
     f = np.random.default_rng(0).random((32, 32, 1)).astype(np.float32)
     frame = coder.frame(same, (32, 32), "auto")

@@ -60,11 +60,14 @@ def test_pictures_and_latents_are_drawn(ran):
 
 def test_it_can_be_evaluated_beside_a_linear_coder(ran):
     channels, workdir, metrics = ran
-    evaluate.evaluate(workdir, step=2, baseline="pca", perceptual_weights="none")
+    evaluate.evaluate(workdir, step=2, baseline="pca", perceptual_weights="random")
     record = json.loads((workdir / "evaluation" / "val.json").read_text())
     assert record["size"] == [16, 16, channels]
     found = record["rows"]["autoencoder"]["raw"]["all"]["nmse"]
     np.testing.assert_allclose(found, metrics["nmse"], rtol=1e-4)
+    lpips, frechet = record["lpips"]["rows"], record["frechet"]
+    assert lpips.keys() == record["rows"].keys() and min(lpips.values()) > 0
+    assert frechet["dimensions"] == 8 * 8 * channels
 
 
 def test_five_channels_pass_lpips_and_a_wrong_width_names_its_field(tmp_path):

@@ -4,6 +4,9 @@ import os
 import pathlib
 import resource
 import shutil
+import socket
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -163,6 +166,13 @@ def test_arrays_that_are_not_as_they_were_saved_are_damage(workdir, caplog):
     assert "params/autoencoder/kernel" in caplog.text
 
 
+def test_a_file_in_the_folders_place_is_named_before_any_step(tmp_path):
+    (tmp_path / "checkpoints").write_text("not ours")
+    with pytest.raises(NotADirectoryError, match=r"/checkpoints is no folder; move"):
+        Checkpoints(tmp_path)
+    assert (tmp_path / "checkpoints").read_text() == "not ours"
+
+
 def test_where_no_checkpoint_can_be_read_nothing_is_moved(workdir):
     for step in ("1", "2"):
         cut(workdir / "checkpoints" / step)
@@ -213,6 +223,18 @@ def test_a_disk_that_is_full_is_said_once_and_the_older_one_stays(workdir):
     assert "\n" not in str(error.value)
     assert restored_step(workdir) == 2
     assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
+
+
+def test_the_first_one_that_cannot_be_written_names_no_older(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(checkpoint.NotWrittenError, match=r"No space .* no older one"):
+        checkpoints.save(state_at(1), {"position": 1}, None)
+    checkpoints.close()
 
 
 def test_newer_ones_are_dropped_so_that_their_steps_can_be_saved_again(workdir):
@@ -268,3 +290,94 @@ def test_checksums_do_not_depend_on_how_an_array_is_cut():
     assert checksums.of_local_part(Whole(values.shape, parts)) == (
         checksums.of_local_part(jnp.asarray(values))
     )
+
+
+# Two processes of one device each: a state whose larger arrays are split over them is
+# saved, or restored where one finds damage that the other cannot see.
+TOGETHER = """
+import sys
+import jax
+import numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_checkpoint import state_at
+from radiovae_jax.checkpoint import Checkpoints
+
+mesh = Mesh(jax.devices(), "all")
+
+def spread(leaf):
+    spec = PartitionSpec("all") if leaf.shape[:1] == (64,) else PartitionSpec()
+    place = NamedSharding(mesh, spec)
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, place, lambda part: values[part])
+
+checkpoints = Checkpoints(sys.argv[3])
+if not checkpoints.steps():
+    for step in (1, 2):
+        state = jax.tree.map(spread, state_at(step))
+        checkpoints.save(state, {"position": step}, {"nmse": 1 / step})
+    checkpoints.wait()
+else:
+    state, data = checkpoints.restore_latest(jax.tree.map(spread, state_at(0)))
+    print("restored", int(state.step), data, checkpoints.steps(), flush=True)
+    checkpoints.save(jax.tree.map(spread, state_at(2)), {"position": 2}, {"nmse": 0.5})
+    checkpoints.wait()
+checkpoints.close()
+"""
+
+
+def two_processes(workdir: pathlib.Path) -> list[str]:
+    """Runs TOGETHER; returns what each process says it restored."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, address, str(index), str(workdir)],
+            cwd=pathlib.Path(__file__).parent,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    try:
+        printed = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], printed
+    return [
+        line
+        for said, _ in printed
+        for line in said.splitlines()
+        if line.startswith("restored")
+    ]
+
+
+@pytest.fixture(scope="module")
+def saved_by_two(tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("runs") / "by_two"
+    assert two_processes(workdir) == []
+    return workdir
+
+
+def cut_a_half(folder):
+    """Cuts what the second process wrote: the first reads its own half all the same."""
+    path = largest(folder / "state" / "ocdbt.process_1")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [cut_a_half, cut, tear_the_metrics])
+def test_processes_agree_on_what_is_damaged_and_one_moves_it(
+    saved_by_two, tmp_path, harm
+):
+    workdir = shutil.copytree(saved_by_two, tmp_path / "run")
+    harm(workdir / "checkpoints" / "2")
+    expected = "restored 1 {'position': 1} [1]"
+    assert two_processes(workdir) == [expected] * 2
+    assert os.listdir(workdir / "damaged_checkpoints") == ["2"]
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
+    assert restored_step(workdir) == 2  # saved again, here read by one process

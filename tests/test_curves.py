@@ -82,3 +82,7 @@ def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
     showcase.write(tmp_path, [])
     with pytest.raises(FileNotFoundError, match="has no whole line yet"):
         curves.read(tmp_path)
+    for damaged in ('{"loss": {"disc_start": 1', "{}", '{"loss": {"disc_start": ""}}'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"config\.json is damaged, or no run's"):
+            curves.read(tmp_path)

@@ -7,6 +7,8 @@ import pytest
 from radiovae_jax import logbook
 
 STEPS = 10
+# test_sharding.py says the same of five compiled steps, within the quick tests.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

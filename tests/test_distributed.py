@@ -11,7 +11,7 @@ import command
 import jax
 import pytest
 
-from radiovae_jax import distributed, logbook, run_folder, train
+from radiovae_jax import command_line, distributed, logbook, run_folder, train
 
 STEPS, STOP = 5, 3
 RUN = [
@@ -171,10 +171,38 @@ def test_when_one_process_is_killed_the_other_ends_with_an_error(
             process.kill()
 
 
-def wait_for_steps(path, processes: list[subprocess.Popen]) -> None:
-    """Returns once the run has logged two steps."""
+@pytest.mark.slow
+def test_a_notice_to_one_process_saves_one_step_and_ends_both(tmp_path):
+    """A pod's preemption reaches a host or two, not all, and as SIGTERM."""
+    flags = ("--config.train.steps=100000", "--config.data.val_split=")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    saved = [0]
+    for times in (1, 2):
+        processes = start_two(tmp_path, *flags)
+        try:
+            wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes, saved[-1] + 2)
+            processes[1].send_signal(signal.SIGTERM)
+            printed = [process.communicate(timeout=100) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        ends = [process.returncode for process in processes]
+        assert ends == [command_line.INTERRUPTED] * 2, printed
+        steps = sorted(int(path.name) for path in checkpoints.iterdir())
+        assert len(steps) == times, "one step of both processes, and nothing half"
+        assert steps[-1] >= saved[-1] + 2
+        for _, log in printed:
+            assert f"interrupted: saved step {steps[-1]} of 100000" in log
+            assert "Traceback" not in log
+        saved = steps
+    lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, saved[-1] + 1))
+
+
+def wait_for_steps(path, processes: list[subprocess.Popen], steps: int = 2) -> None:
+    """Returns once the run has logged so many steps."""
     for _ in range(500):
-        if path.exists() and len(logbook.read(path)) >= 2:
+        if path.exists() and len(logbook.read(path)) >= steps:
             return
         assert all(process.poll() is None for process in processes)
         time.sleep(1)
@@ -187,6 +215,12 @@ def wait_for_steps(path, processes: list[subprocess.Popen]) -> None:
         ({"coordinator": "host:1"}, "--processes=0"),
         ({"coordinator": "host", "processes": 2, "process": 1}, "HOST:PORT"),
         ({"coordinator": "host:1", "processes": 2, "process": 2}, "to one less"),
+        ({"coordinator": "host:a", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"coordinator": "host:65536", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"processes": -2}, "--processes=-2"),
+        ({"process": -2}, "--process=-2"),
+        ({"heartbeat_s": 0}, "--heartbeat_s=0"),
+        ({"connect_s": -1}, "--connect_s=-1"),
         ({"automatic": True, "process": 1}, "leave out"),
         ({"automatic": True}, "found no cluster .*--coordinator=HOST:PORT"),
     ],
@@ -199,6 +233,32 @@ def test_half_of_the_coordinates_end_in_one_message(monkeypatch, options, words)
     with pytest.raises(ValueError, match=words):
         distributed.start(**options)
     assert not jax.distributed.is_initialized()
+
+
+def test_a_port_that_is_not_to_be_had_is_an_error_of_the_coordinator(monkeypatch):
+    def refuse(**options):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")
+
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    with pytest.raises(OSError, match=r"coordinator host:1.*RPC server.*port free"):
+        distributed.start(coordinator="host:1", processes=2, process=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, process):
+    done = command.main(
+        "--config=configs/quickstart.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--coordinator=localhost:{free_port()}",
+        "--processes=2",
+        f"--process={process}",
+        "--connect_s=2",
+    )
+    assert done.returncode == 1
+    assert f"find each other within 2 s (process {process} of 2" in done.stderr
+    assert "Traceback" not in done.stderr and " @ 0x" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_alone_starts_nothing_and_waits_for_nobody():

@@ -1,13 +1,15 @@
 """What --dry_run says, against counts by hand; and that it leaves nothing behind."""
 
+import functools
 import re
 
 import command
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
-from radiovae_jax import dry_run, train
+from radiovae_jax import dry_run, experiment, train
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_the_page_counts_what_is_there(page):
 @pytest.mark.parametrize("kind", ["without discriminator", "with discriminator"])
 @pytest.mark.slow
 def test_the_peak_is_what_lies_there_at_once(page, kind):
-    arguments, outputs, reused, temporaries, _, peak, tera = numbers(page, kind)
+    arguments, outputs, reused, temporaries, _, peak, _, tera = numbers(page, kind)
     assert peak == pytest.approx(arguments + outputs - reused + temporaries, abs=0.3)
     (state,) = numbers(page, "state")
     # The donated state makes room for the next one; the batch comes with it.
@@ -111,3 +113,26 @@ def test_a_device_holds_its_part_of_a_split_state(setup):
     _, setup = setup
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(setup.fresh))
     assert f"{size / 1e6:,.1f} MB a device" in dry_run.networks(setup)
+
+
+def test_remat_keeps_the_inputs_of_blocks_alone_for_the_way_back(setup):
+    """16x16, one level, no attention; a batch of four in two parts on one device."""
+    config, setup = setup
+    kept = {}
+    for remat in (False, True):
+        other = config.copy_and_resolve_references()
+        other.autoencoder.update(ch_mult=(1,), mid_attention=False, remat=remat)
+        other.train.accumulate_steps = 2
+        built = experiment.build(other, (16, 16, 1))
+        state = jax.eval_shape(
+            functools.partial(experiment.init_state, other, built), jax.random.key(0)
+        )
+        small = setup._replace(built=built, fresh=state)
+        raw = {"gray": jax.ShapeDtypeStruct((4, 16, 16, 1), jnp.uint8)}
+        kept[remat] = dry_run.kept(other, small, raw, adversarial=False)
+    # In both: conv_in's outputs and blocks' (3 + 4 inputs) of two images; each further
+    # array of 32 channels in a block is one that rematerialisation drops.
+    inputs = 7 * 2 * 16 * 16 * 32 * 4
+    assert inputs < kept[True] < 3 * inputs
+    # A block's norms, swishes and convolutions leave at least eight such arrays.
+    assert kept[False] - kept[True] > 8 * inputs

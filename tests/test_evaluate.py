@@ -113,6 +113,7 @@ def test_a_sample_is_worse_than_the_mode_by_the_posteriors_noise_alone(run):
     assert sample["nmse"] == pytest.approx(mode["nmse"], rel=0.5)
 
 
+@pytest.mark.slow
 def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one(run):
     folder, *_ = run
     one = evaluate.evaluate(
@@ -162,7 +163,7 @@ def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
     assert "split test" in done.stdout
     failed = command.module("evaluate", f"--workdir={folder / 'run'}", "--step=2")
     assert failed.returncode == 1
-    assert "no checkpoint of step 2" in failed.stderr
+    assert "no checkpoint of step 2; it has those of [3]" in failed.stderr
     assert "Traceback" not in failed.stderr
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         evaluate.evaluate(tmp_path)
@@ -253,7 +254,7 @@ def test_lpips_and_features_of_vgg_are_nothing_for_equal_maps():
 
 def test_random_lpips_weights_are_called_so_wherever_they_show(tmp_path):
     notes = []
-    assert evaluate.perceptual("random", (32, 32, 1), notes)
+    assert evaluate.perceptual("random", (32, 32, 5), notes)
     assert "random weights" in notes[0]
     frechet = dict.fromkeys(("features", "dimensions", "images"), 1)
     frechet |= {"covariance_is_singular": True, "rows": {"autoencoder": 1.0}}
@@ -262,16 +263,25 @@ def test_random_lpips_weights_are_called_so_wherever_they_show(tmp_path):
     latent |= {"kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
     found = {"frechet": frechet, "latent": latent, "notes": notes}
     lines = record.summary(
-        found | {"lpips": {"weights": "random", "rows": {"autoencoder": 0.1}}}
+        found
+        | {"lpips": {"weights": "random", "rows": {"autoencoder": 0.1}}, "rows": {}}
     )
     assert lines[0].startswith("LPIPS on RANDOM weights")
     assert lines[-1] == notes[0]
 
 
+def test_an_infinite_nmse_is_explained():
+    maps = {name: {"nmse": v} for name, v in (("street", 0.1), ("building", np.inf))}
+    found = {"rows": {"autoencoder": {"raw": maps}}}
+    (line,) = record.explained(found["rows"])
+    assert "0 all over that region" in line
+    maps["building"]["nmse"] = 0.2
+    assert record.explained(found["rows"]) == []
+
+
 def test_lpips_that_cannot_be_is_left_out_with_a_reason(tmp_path):
     for source, shape, words in (
         (str(tmp_path), (32, 32, 1), "vgg16_weights.h5 is missing"),
-        ("random", (32, 32, 5), "1 or 3 channels"),
         ("random", (8, 32, 1), "at least 16x16"),
         ("none", (32, 32, 1), "not asked for"),
     ):

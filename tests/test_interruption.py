@@ -77,7 +77,10 @@ def test_a_second_signal_ends_at_once_though_the_main_thread_is_busy(
     ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(first)
-        time.sleep(0.3)
+        # The same one at once, as `timeout` sends it: not a second one.
+        time.sleep(0.01)
+        process.send_signal(first)
+        time.sleep(0.8)
         assert process.poll() is None
         process.send_signal(second)
         try:

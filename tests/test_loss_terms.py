@@ -167,6 +167,14 @@ def test_the_ssim_loss_is_0_for_equal_images_and_its_gradient_finite_on_flat_one
         assert np.isfinite(grad).all()
 
 
+def test_the_ssim_loss_of_less_than_its_window_is_refused_before_training():
+    config = tiny.config("unused")
+    config.loss.update(ssim_balance=1.0, disc_num_layers=1)
+    config.data.image_size = 10
+    with pytest.raises(ValueError, match=r"at least 11x11 pixels, got 10x10; set loss"):
+        experiment.build(config, (32, 32, 1))
+
+
 def test_feature_matching_adds_layers_and_leaves_the_real_ones_alone():
     real = [jnp.ones((1, 4, 4, 2)), jnp.zeros((1, 2, 2, 8))]
     fake = [jnp.full((1, 4, 4, 2), 0.75), jnp.full((1, 2, 2, 8), 2.0)]

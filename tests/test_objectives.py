@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax import experiment, logbook, losses, physics, train, train_step
+from radiovae_jax import (
+    config_check,
+    experiment,
+    logbook,
+    objectives,
+    physics,
+    train,
+    train_step,
+)
 from radiovae_jax.data import pipeline, radiomap, synthetic
 from radiovae_jax.data.batch import to_batch
 
@@ -32,6 +40,7 @@ def config_of(city, objective: str, **data):
     return config
 
 
+@pytest.mark.slow
 def test_an_objective_trains_from_the_config_and_lowers_its_terms(city, tmp_path):
     config = config_of(city, "edge_pinn")
     config.train.update(steps=40, validate_every=40, checkpoint_every=40)
@@ -44,19 +53,9 @@ def test_an_objective_trains_from_the_config_and_lowers_its_terms(city, tmp_path
         assert f"val/{name}_loss" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [*(pytest.param(k, marks=pytest.mark.slow) for k in ("edge", "dpm2irt4")), "bce"],
-)
-def test_the_other_kinds_of_loss_go_down_in_40_steps(city, kind):
-    config = config_of(city, "base")
-    config.train.steps = 40
-    if kind in losses.RECONSTRUCTION:
-        config.loss.reconstruction = kind
-    else:
-        config.loss.objective = kind
-    config.data.simulation = "IRT4" if kind == "dpm2irt4" else "DPM"
-    source = experiment.open_data(config, "train")
+def trained(config, split: str) -> list[dict]:
+    """Returns the logs of a training without discriminator."""
+    source = experiment.open_data(config, split)
     built = experiment.build(config, source.shape)
     state = experiment.init_state(config, built, jax.random.key(0))
 
@@ -82,10 +81,45 @@ def test_the_other_kinds_of_loss_go_down_in_40_steps(city, kind):
         state, log = step(state, raw)
         logs.append(jax.device_get(log))
     batches.close()
-    names = {"edge": ["rec", "edge"], "dpm2irt4": ["rec", "edge", "pinn"]}
-    for name in names.get(kind, ["rec"]):
+    return logs
+
+
+def assert_lower(logs, names, *, factor: float) -> None:
+    for name in names:
         values = [log[f"{name}_loss"] for log in logs]
-        assert np.mean(values[-10:]) < 0.9 * np.mean(values[:3]), name
+        first, last = np.mean(values[:5]), np.mean(values[-10:])
+        print(f"{name}: {first:.4f} to {last:.4f}")
+        assert last < factor * first, name
+
+
+@pytest.mark.slow
+def test_a_plain_vae_of_logits_lowers_its_cross_entropy(city):
+    config = config_of(city, "base")
+    config.loss.reconstruction = "bce"
+    config.train.steps = 40
+    assert_lower(trained(config, "train"), ["rec"], factor=0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*objectives.TERMS, "bce", "mse", "l1"])
+def test_each_objective_lowers_its_terms_in_50_steps_on_real_maps(realmaps, kind):
+    """As docs/losses.md tells it, but for the weight of the KL; dpm2irt4 has one pair.
+
+    Measured: rec falls to 0.33 of its start or less (l1 0.42; bce 0.76, of which the
+    maps' own entropy is most), edge to 0.43, pinn to 0.81 (edge_pinn), 0.91 (dpm2irt4).
+    """
+    config = config_of(realmaps, "base", image_size=64)
+    config.train.steps = 50
+    if kind in objectives.TERMS:
+        config.loss.objective = kind
+    else:
+        config.loss.reconstruction = kind
+    if kind == "dpm2irt4":
+        config.data.simulation = "IRT4"
+    logs = trained(config, "all")
+    assert_lower(logs, objectives.TERMS.get(kind, ("rec",)), factor=0.95)
+    totals = [log["total_loss"] for log in logs]
+    assert np.mean(totals[-10:]) < np.mean(totals[:5])
 
 
 def test_dpm2irt4_encodes_dpm_and_aims_at_irt4_of_the_same_pair(city, caplog):
@@ -144,6 +178,86 @@ def test_the_k2_mask_is_read_where_it_is_stored_and_else_computed(city, tmp_path
     raw = {key: value[None] for key, value in record.items() if key != "name"}
     stored = to_batch(raw, objective="edge", **options).k2_neg_norm
     np.testing.assert_allclose(stored, 0.2, atol=1e-6)
+
+
+def test_masks_that_are_missing_or_damaged_say_how_to_write_them(city, tmp_path):
+    root = tmp_path / "city"
+    shutil.copytree(city, root)
+    config = config_of(root, "edge")
+    folder = root / "gain" / "DPM_k2_neg_norm"
+    folder.mkdir()
+    paths = sorted((root / "gain" / "DPM").iterdir())
+    for path in paths[1:]:
+        radiomap.write_png(folder / path.name, np.full((16, 16), 51, np.uint8))
+    with pytest.raises(FileNotFoundError) as error:
+        experiment.open_data(config, "all")
+    command = f"tools/write_k2.py --root {root} --simulation DPM"
+    assert "1 of 20 files are missing" in str(error.value)
+    assert command in str(error.value) and f"move {folder} away" in str(error.value)
+    shutil.copy(paths[0], folder)
+    (folder / paths[0].name).write_bytes(paths[0].read_bytes()[:60])
+    source = experiment.open_data(config, "all")
+    for index, words in enumerate(("truncated", "16x16x1, expected 32x32x1")):
+        with pytest.raises(ValueError) as error:
+            source[index]
+        assert words in str(error.value) and command in str(error.value)
+        assert f"{paths[index].name}" in str(error.value)
+
+
+def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
+    gain = np.full((2, 16, 16), 1e-9)
+    cells = np.array([[3, 4], [5, 6]])
+    np.savez(tmp_path / "a.npz", path_gain=gain, cell_size=1.0, tx_cell_indices=cells)
+    config = config_of(tmp_path, "edge")
+    config.data.source = "sionna"
+    record = experiment.open_data(config, "all")[0]
+    assert record["antenna"][15 - 4, 3, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"loss.objective": "edge", "data.source": "tfds_images"},
+            "the images of data.source=tfds_images are none: set loss.objective=base",
+        ),
+        (
+            {
+                "loss.objective": "dpm2irt4",
+                "data.simulation": "IRT4",
+                "data.source": "folder",
+            },
+            "data.source=folder has none: set data.source=radiomapseer",
+        ),
+        (
+            {"loss.objectives.edge.total": (1.0, 1.0, 0.1)},
+            "edge.total weighs pinn, which edge does not compute",
+        ),
+        (
+            {"loss.objectives.base.balance": (1.0, 2.5, 0.0)},
+            "base.balance weighs edge, which base does not compute: weigh rec alone",
+        ),
+        (
+            {"loss.kl_schedule": "cyclical", "train.steps": 7},
+            "kl_cycles=4 does not fit train.steps=7",
+        ),
+        (
+            {"loss.r1_weight": 10.0, "loss.disc_factor": 0.0},
+            "r1_weight=10 is of the discriminator, and loss.disc_factor=0",
+        ),
+        (
+            {"data.source": "mnist"},
+            "'tfds_images' is any data set of TFDS, by its name",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(city, fields, message):
+    config = tiny.config(city)
+    config_check.check(config)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ValueError) as error:
+        config_check.check(config)
+    assert message in str(error.value)
 
 
 def test_the_released_transmitter_mask_is_255_and_survives_a_resize():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tool
 
 from radiovae_jax import losses, physics
 from radiovae_jax.data import radiomap
@@ -17,6 +18,7 @@ from radiovae_jax.data.radiomapseer import RadioMapSeer
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 RANGES = ("unit", "released")
+write_k2 = tool.load("write_k2")
 NO_TX = jnp.zeros((1, 16, 16, 1))
 
 
@@ -344,7 +346,7 @@ def run_tool(*arguments):
     )
 
 
-def test_the_tool_writes_the_masks_that_the_reader_reads(city, tmp_path):
+def test_the_tool_writes_the_masks_that_the_reader_reads(city, tmp_path, capsys):
     root = shutil.copytree(city, tmp_path / "city")
     folder = root / "gain" / "DPM_k2_neg_norm"
     folder.mkdir()
@@ -365,16 +367,21 @@ def test_the_tool_writes_the_masks_that_the_reader_reads(city, tmp_path):
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert np.mean(found != expected) < 0.01
     assert found[0].min() == 255 and found.min() == 0
-    assert "0 masks written" in run_tool("--root", root, "--simulation", "DPM").stdout
+    assert write_k2.main(["--root", str(root), "--simulation", "DPM"]) == 0
+    assert "0 masks written" in capsys.readouterr().out
 
 
-def test_the_tool_says_what_is_wrong(city, tmp_path):
-    assert "--simulation" in run_tool("--help").stdout
+def test_the_tool_says_what_is_wrong(city, tmp_path, capsys):
+    root = shutil.copytree(city, tmp_path / "city")
+    there = root / "gain" / "DPM_k2_neg_norm"
+    there.write_text("kept")
     for arguments, words in [
         (("--root", tmp_path / "none"), "radiomapseer.github.io"),
         (("--root", city, "--simulation", "IRT4"), "gain/ holds DPM"),
         (("--root", city, "--simulation", "IRT5"), "IRT5"),
+        (("--root", root, "--simulation", "DPM"), f"{there} must be a folder"),
     ]:
-        done = run_tool(*arguments)
-        assert done.returncode != 0
-        assert words in done.stderr and "Traceback" not in done.stderr
+        assert write_k2.main(list(map(str, arguments))) == 1
+        said = capsys.readouterr().err
+        assert words in said and "Traceback" not in said
+    assert there.read_text() == "kept"

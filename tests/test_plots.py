@@ -117,6 +117,7 @@ def test_samples_fill_a_grid_with_one_scale_in_db(count):
     assert bar_labels(figure) == ["path gain (dB)"]
     shown = [axis for axis in panels(figure) if axis.images]
     assert len(shown) == min(count, 16)
+    assert ("the first 16 of 20" in figure.get_suptitle()) == (count == 20)
     assert {axis.images[0].get_clim() for axis in shown} == {(-147, -47)}
 
 

@@ -80,6 +80,7 @@ def full(tmp_path_factory):
         "step": 150_000,
         "weights": "ema",
         "data": "<b>city</b>",
+        "summary": ["KL 7 nats"],
         "rows": {"autoencoder": {"raw": {"all": numbers, "street": numbers}}},
         "latent": {"of_each_channel": {"mean": [0.5, -0.25], "std": [2.0, 1.0]}},
     }
@@ -133,8 +134,9 @@ def test_the_newest_picture_of_each_kind_is_in_it(full):
 def test_tables_hold_the_numbers_of_evaluation_and_latents(full):
     _, page = full
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
-    row = ["autoencoder", "raw", "street", "0.01235", "–", "3.25"]
+    row = ["autoencoder", "raw", "street", "0.01235", "3.25", "–", "–"]
     assert " ".join(row) in " ".join(cells)
+    assert "KL 7 nats" in page
     assert "z0 0.5 2 z1 -0.25 1" in " ".join(cells)
     assert "z0 1.5 0.0625" in " ".join(cells)
     assert "loss.disc_start" not in cells and "disc_start 50001" in " ".join(cells)

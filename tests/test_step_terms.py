@@ -24,7 +24,6 @@ LOSS = dict(
     kl_warmup_steps=10,
     free_bits=0.05,
     logvar_init=0.3,
-    disc_start=0,
 )
 
 

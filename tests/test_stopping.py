@@ -133,6 +133,7 @@ def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     assert last(tmp_path)["step"] == 9
 
 
+@pytest.mark.slow
 def test_a_plateau_is_recognised_across_a_resume(city, tmp_path):
     config = tiny.config(city, steps=20, validate_every=2, checkpoint_every=2, images=1)
     config.loss.disc_start = 0
@@ -175,6 +176,17 @@ def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_
     assert [line["step"] for line in lines] == [2, 3, 5, 6, 7]
 
 
+def test_without_a_checkpoint_a_roll_back_is_not_promised(city, tmp_path):
+    config = tiny.config(city, steps=9, checkpoint_every=9, log_every=3)
+    config.data.val_split = ""
+    config.train.update(max_skipped=3, rollback=2)
+    with pytest.raises(FloatingPointError) as error:
+        run(config, tmp_path, bad=lambda step, rate: True)
+    assert "up to step 3 (train.max_skipped); nothing saved in" in str(error.value)
+    assert "no checkpoint to go back to" in str(error.value)
+    assert "init_from" not in str(error.value)
+
+
 @pytest.mark.slow
 def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
     config = tiny.config(city, steps=10, checkpoint_every=4)
@@ -205,7 +217,7 @@ def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
     again = logbook.read(tmp_path / "two" / "metrics.jsonl")
     assert without_time(lines) == without_time(again)
     config.train.rollback = 1
-    with pytest.raises(FloatingPointError, match=r"2 updates .* up to step 9"):
+    with pytest.raises(FloatingPointError, match=r" up to step 9 .*rollback=4$"):
         run(config, tmp_path / "less", bad=bad)
 
 

@@ -131,6 +131,7 @@ def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp
     same(whole, folder)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_message_and_the_older_checkpoint_goes_on(
     folder, unbroken
 ):
@@ -138,7 +139,7 @@ def test_a_full_disk_ends_in_one_message_and_the_older_checkpoint_goes_on(
     shutil.rmtree(folder / "run" / "checkpoints" / "60")
     status, said = lives.ended(lives.start(folder, *SHORT, limit=300_000), folder)
     assert status == 1
-    assert "error: a checkpoint could not be written (File too large)" in said
+    assert "error: a checkpoint could not be written (File too large)" in said, said
     assert "the ones of steps [57] in" in said
     assert "Traceback" not in said, said
     status, said = lives.ended(lives.start(folder, *SHORT), folder)
@@ -179,6 +180,7 @@ def test_a_workdir_that_cannot_be_made_is_named(folder):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     """Root may write everywhere: a folder in the file's place holds root off too."""
     config = few_steps(folder / "city", stop_at=2)
@@ -192,6 +194,7 @@ def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     assert int(saved(folder / "run", config)[0].step) == 8
 
 
+@pytest.mark.slow
 def test_maps_that_vanish_end_the_run_saved_and_it_goes_on_when_they_are_back(folder):
     root, away = folder / "city", folder / "away"
     config = few_steps(root, steps=40, checkpoint_every=40, log_every=40)
@@ -206,6 +209,7 @@ def test_maps_that_vanish_end_the_run_saved_and_it_goes_on_when_they_are_back(fo
     assert int(saved(folder / "run", config)[0].step) == 40
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(folder, caplog):
     config = few_steps(folder / "city", steps=6, stop_at=6)
     stubbed(config, folder / "run")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tool
 
-from radiovae_jax import config_check
+from radiovae_jax import config_check, run_folder
 
 sweep = tool.load("sweep")
 
@@ -45,9 +45,12 @@ def counted(monkeypatch):
     """The grid without the training: every run has the same numbers."""
     trained = []
     numbers = dict.fromkeys(sweep.COLUMNS, 0.5)
-    monkeypatch.setattr(
-        sweep.train, "run", lambda config, folder: trained.append(folder.name)
-    )
+
+    def train(config, folder):
+        run_folder.claim(folder, config)
+        trained.append(folder.name)
+
+    monkeypatch.setattr(sweep.train, "run", train)
     monkeypatch.setattr(sweep, "measure", lambda config, folder: dict(numbers))
     return trained
 
@@ -57,7 +60,7 @@ def test_a_finished_run_is_not_run_again(counted, tmp_path):
     sweep.sweep(tmp_path, runs[:1], steps=9, size=32)
     sweep.sweep(tmp_path, runs, steps=9, size=32)
     assert counted == ["bce_1_linear", "mse_0.1_cyclical"]
-    with pytest.raises(ValueError, match="another config"):
+    with pytest.raises(ValueError, match=r"another config[^$]*or another --out"):
         sweep.sweep(tmp_path, runs, steps=10, size=32)
 
     records = sweep.collect(tmp_path)
@@ -77,9 +80,41 @@ def test_the_configs_are_the_grids(tmp_path):
     config_check.check(config)
 
 
+def test_runs_that_do_not_go_into_one_table_are_refused(counted, tmp_path):
+    sweep.sweep(tmp_path, [("bce", 1.0, "linear")], steps=9, size=32)
+    sweep.check_finished(tmp_path, steps=9, size=32)
+    with pytest.raises(ValueError, match=r"holds runs of --steps 9 --size 32.*--out"):
+        sweep.check_finished(tmp_path, steps=10, size=32)
+    record = tmp_path / "bce_1_linear" / "sweep.json"
+    for text in ('{"steps": 9', '{"steps": 9}', "[]"):
+        record.write_text(text)
+        with pytest.raises(ValueError, match=r"linear/sweep.json is no record.*delete"):
+            sweep.check_finished(tmp_path, steps=9, size=32)
+
+
+def test_a_beta_of_0_is_in_the_figure(counted, tmp_path):
+    runs = [("mse", beta, "linear") for beta in (0.0, 0.5, 4.0)]
+    sweep.sweep(tmp_path, runs, steps=9, size=32)
+    axis = sweep.draw(sweep.collect(tmp_path)).axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "0.5", "4"]
+    ends = axis.transData.transform([(0, 0.5), (0.5, 0.5), (4, 0.5)])[:, 0]
+    assert np.isfinite(ends).all() and (np.diff(ends) > 20).all()  # in pixels
+
+
+def test_a_folder_that_cannot_be_written_is_named(counted, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    with pytest.raises(OSError, match=r"file is no folder that can be .*another --out"):
+        sweep.sweep(path, [("bce", 1.0, "linear")], steps=9, size=32)
+    assert path.read_text() == "kept" and not counted
+
+
 def test_what_cannot_be_is_refused_before_anything_runs(counted, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"train\.steps"):
         sweep.sweep(tmp_path, [("bce", 1.0, "linear")], steps=-1, size=32)
+    runs = [("bce", 1.0, "linear"), ("bce", -1.0, "linear")]
+    with pytest.raises(ValueError, match=r"kl_weight=-1.0"):
+        sweep.sweep(tmp_path, runs, steps=9, size=32)
     with pytest.raises(SystemExit):
         sweep.parser().parse_args(["--schedule", "sine"])
     assert "invalid choice: 'sine'" in capsys.readouterr().err

@@ -131,6 +131,8 @@ print("found", source[0]["gray"].shape, "tensorflow" in sys.modules)
 def test_what_cannot_be_read_is_named_with_a_remedy(data_dir, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'mnist' in .*download_and_prepare"):
         TfdsImages(tmp_path, name="mnist")
+    with pytest.raises(FileNotFoundError, match=r"it holds tiny_colours, tiny_images,"):
+        TfdsImages(data_dir, name="no_such_set")
     with pytest.raises(ValueError, match=r"no split 'val': it has train, test"):
         TfdsImages(data_dir, name="tiny_images", split="val")
     with pytest.raises(ValueError, match=r"2 images a record .label, left, more"):

@@ -73,6 +73,7 @@ def test_adversarial_numbers_are_zero_before_disc_start_and_not_after(unbroken):
         assert lines[5][f"val/{name}"] != 0
 
 
+@pytest.mark.slow
 def test_the_discriminator_does_not_move_before_disc_start(city, unbroken, tmp_path):
     config = tiny.config(city, stop_at=3)
     train.run(config, tmp_path)
@@ -253,6 +254,7 @@ def test_the_configs_of_the_project_pass_the_check(config):
     config_check.check(tiny.read(*config.split(":")))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_late_has_saved_what_it_had(city, tmp_path):
     config = tiny.config(city, checkpoint_every=5, validate_every=5)
     root = tmp_path / "city"

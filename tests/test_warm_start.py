@@ -24,6 +24,10 @@ def shapes_of(config):
     )
 
 
+def read(folder, fresh):
+    return warm_start.read(str(folder), fresh, reconstruction="l1_mse")
+
+
 def random_like(shapes, seed: int):
     """Returns a state whose every number is another, as no initialisation makes it."""
     rng = np.random.default_rng(seed)
@@ -55,7 +59,7 @@ def test_the_judged_weights_start_the_run_and_nothing_else_does(city, donor):
     folder, theirs = donor
     shapes = shapes_of(tiny.config(city))
     fresh = random_like(shapes, seed=1)._replace(step=jnp.int32(0))
-    state = warm_start.start(fresh, warm_start.read(str(folder), shapes))
+    state = warm_start.start(fresh, read(folder, shapes))
     assert_equal(state.params["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.ema["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.params["logvar"], theirs.params["logvar"])
@@ -69,7 +73,7 @@ def test_an_average_over_everything_starts_as_what_it_is_of(city, donor):
     config = tiny.config(city)
     config.ema.of = ("autoencoder", "logvar", "disc_params", "disc_stats")
     shapes = shapes_of(config)
-    weights = warm_start.read(str(donor[0]), shapes)
+    weights = read(donor[0], shapes)
     state = warm_start.start(random_like(shapes, seed=1), weights)
     assert_equal(state.ema, train_step.averaged(state, config.ema.of))
 
@@ -80,7 +84,7 @@ def test_a_discriminator_of_another_shape_is_left_fresh_and_said(city, donor, ca
     shapes = shapes_of(config)
     fresh = random_like(shapes, seed=1)
     with caplog.at_level("INFO"):
-        weights = warm_start.read(str(donor[0]), shapes)
+        weights = read(donor[0], shapes)
     state = warm_start.start(fresh, weights)
     assert "discriminator has another shape: starting a fresh one" in caplog.text
     assert_equal(state.disc_params, fresh.disc_params)
@@ -100,6 +104,26 @@ def test_a_folder_that_cannot_start_a_run_stops_it_before_it_is_made(
     assert "holds another autoencoder" in str(error.value)
     assert "'ch_mult': [1, 1]" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_decoder_of_images_starts_no_run_of_logits_and_none_of_logits_one_of_images(
+    city, donor, tmp_path
+):
+    config = tiny.config(city, init_from=str(donor[0]))
+    config.loss.reconstruction = "bce"
+    with pytest.raises(ValueError) as error:
+        train.run(config, tmp_path / "run")
+    assert "with loss.reconstruction=l1_mse and this run has bce" in str(error.value)
+    assert "Set loss.reconstruction=l1_mse" in str(error.value)
+    assert not (tmp_path / "run").exists()
+    # The other way round; but any kind of images starts any other.
+    folder, shapes = tmp_path / "logits", shapes_of(config)
+    shutil.copytree(donor[0], folder)
+    assert warm_start.read(str(folder), shapes, reconstruction="mse").logvar
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"l1_mse"', '"bce"'))
+    with pytest.raises(ValueError, match=r"reconstruction=bce and this run has mse"):
+        warm_start.read(str(folder), shapes, reconstruction="mse")
 
 
 @pytest.mark.slow

@@ -9,6 +9,10 @@ uint8. Every step is waited for; medians of many, after warming up. Ours and the
 take turns in one process, so that a noisy machine is noisy to both. The first step of
 both is compared before anything is timed: the same weights, noise and maps must give
 the same numbers. On a CPU set OMP_NUM_THREADS to the cores that PyTorch may have.
+
+In the adversarial phase ours runs three times: as the config says; with a fresh forward
+pass for the discriminator, as the released trainer has it (the one that is compared
+with the peers); and with a fixed weight instead of the adaptive one, to price that.
 """
 
 import json
@@ -16,6 +20,7 @@ import pathlib
 import platform
 import statistics
 import time
+import unittest.mock
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,19 +36,25 @@ from radiovae_jax import (
     experiment,
     losses,
     provenance,
+    sharding,
     train_step,
 )
+from radiovae_jax.data import pipeline
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
 PEER = flags.DEFINE_enum("peer", "none", ["none", "torch"], "What to time beside ours.")
 COMPILED = flags.DEFINE_bool("compiled", True, "Time compiled PyTorch as well.")
-PARTS = flags.DEFINE_bool("parts", True, "Time the parts of the step.")
+PARTS = flags.DEFINE_bool("parts", True, "Time parts and variants of the step.")
+PHASE = flags.DEFINE_enum(
+    "phase", "both", ["both", "autoencoder", "adversarial"], "Which steps to time."
+)
+DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
 OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
-PHASES = {"autoencoder only": False, "adversarial": True}
+PHASES = {"autoencoder": False, "adversarial": True}
 WARM_UP = 2
 # Sums in another order: of the first step's numbers, relative.
 AGREE = {"float32": 2e-3, "bfloat16": 0.1}
@@ -60,10 +71,20 @@ class Program(NamedTuple):
 
 
 class Ours:
-    """Our step of one phase: `step()` takes one and waits for it."""
+    """Our step of one phase: `step()` takes one and waits for it.
 
-    def __init__(self, config, built, raw, *, adversarial: bool):
+    Args:
+      fresh: runs the fresh forward pass for the discriminator anyway.
+      fixed_weight: puts the number 1 in the place of the adaptive weight.
+    """
+
+    def __init__(
+        self, config, built, raw, *, adversarial: bool, fresh=False, fixed_weight=False
+    ):
         self.built, self.raw = built, raw
+        settings = built.settings
+        if fresh:
+            settings = settings._replace(fresh_reconstruction=True)
         self.key = jax.random.key(config.seed)
         self.state = jax.jit(lambda key: experiment.init_state(config, built, key))(
             jax.random.key(1)
@@ -75,7 +96,7 @@ class Ours:
                 built.networks,
                 built.opt,
                 built.schedules,
-                built.settings,
+                settings,
                 weights,
                 state,
                 built.to_batch(raw),
@@ -84,7 +105,11 @@ class Ours:
             )
 
         arguments = (self.weights, self.state, self.raw, self.key)
-        self.program = compiled(step, *arguments, donate_argnums=1)
+        weight = losses.adaptive_weight
+        if fixed_weight:
+            weight = lambda nll_grad, g_grad: jnp.ones(())  # noqa: E731
+        with unittest.mock.patch.object(losses, "adaptive_weight", weight):
+            self.program = compiled(step, *arguments, donate_argnums=1)
 
     def step(self) -> dict[str, Any]:
         self.state, logs = self.program.run(
@@ -142,6 +167,29 @@ def matrix_peak(dtype) -> tuple[float, float]:
     fastest = min(seconds_of(lambda: product(a).block_until_ready(), 10))
     copied = min(seconds_of(lambda: copy(a).block_until_ready(), 10))
     return 2 * side**3 / fastest, 2 * a.nbytes / copied
+
+
+def data_rate(config, batches: int = 200) -> float:
+    """Returns images/s of the config's data, to the device, with no step beside it."""
+    source = experiment.open_data(config, "train")
+    stream = pipeline.train_batches(
+        source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        crop=config.data.crop,
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+    mesh = sharding.make_mesh(config.train.batch_size)
+
+    def take():
+        jax.block_until_ready(sharding.to_devices(next(stream), mesh))
+
+    seconds_of(take, 2 * config.data.prefetch)  # what lay ready
+    seconds = sum(seconds_of(take, batches))
+    stream.close()
+    return batches * config.train.batch_size / seconds
 
 
 def parts_of(ours: Ours, steps: int) -> dict[str, float]:
@@ -298,12 +346,23 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
         0, 256, (batch, side, side, channels), dtype=np.uint8
     )
     dtype = experiment.compute_dtype(config.train.dtype)
-    ours = Ours(config, built, {"gray": jax.device_put(gray)}, adversarial=adversarial)
+    raw = {"gray": jax.device_put(gray)}
+    kinds = {"radiovae_jax": {}}
+    if adversarial and (PARTS.value or PEER.value != "none"):
+        kinds["ours, fresh forward"] = {"fresh": True}
+    if adversarial and PARTS.value:
+        kinds["ours, fixed weight"] = {"fixed_weight": True}
+    programs = {
+        name: Ours(config, built, raw, adversarial=adversarial, **kind)
+        for name, kind in kinds.items()
+    }
+    ours = programs["radiovae_jax"]
+    same = programs.get("ours, fresh forward", ours)  # the released order
     steppers: dict[str, Callable] = {}
     agreement = {}
     if PEER.value == "torch":
-        steppers = peers(config, ours, adversarial=adversarial)
-    first = ours.step()
+        steppers = peers(config, same, adversarial=adversarial)
+    first = same.step()
     for name, stepper in steppers.items():
         agreement[name] = difference(first, stepper())
         logging.info("%s: first step within %.1e of ours", name, agreement[name])
@@ -312,7 +371,8 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
                 f"{name} and ours differ by {agreement[name]:.1e} in the first step; "
                 "they do not do the same work, so their times say nothing"
             )
-    times = in_turns({"radiovae_jax": ours.step} | steppers, STEPS.value)
+    own = {name: program.step for name, program in programs.items()}
+    times = in_turns(own | steppers, STEPS.value)
     peak, bandwidth = matrix_peak(dtype)
     seconds = statistics.median(times["radiovae_jax"])
     program = ours.program
@@ -345,14 +405,14 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
 
 def table(phase: str, record: dict[str, Any]) -> str:
     rows = [
-        f"{phase}: {record['size']}x{record['size']}, batch {record['batch']}, "
+        f"{phase} step: {record['size']}x{record['size']}, batch {record['batch']}, "
         f"{record['dtype']}"
     ]
     for name, seconds in record["step_seconds"].items():
         ratio = record["ratio_to_ours"][name]
         rate = record["batch"] / seconds
         rows.append(
-            f"  {name:<18}{seconds * 1e3:>10.1f} ms {rate:>9.1f} images/s{ratio:>8.2f}x"
+            f"  {name:<20}{seconds * 1e3:>10.1f} ms {rate:>9.1f} images/s{ratio:>8.2f}x"
         )
     floors = record["floor_seconds"]
     rows += [
@@ -389,7 +449,12 @@ def main(argv: list[str]) -> None:
         config = CONFIG.value
         config_check.check(config)
         record = machine() | {"phases": {}}
+        if DATA.value:
+            record["data_images_per_second"] = rate = data_rate(config)
+            print(f"data: {rate:.0f} images/s")
         for phase, adversarial in PHASES.items():
+            if PHASE.value not in ("both", phase):
+                continue
             record["phases"][phase] = measure(config, adversarial=adversarial)
             print(table(phase, record["phases"][phase]), flush=True)
         if OUT.value:
@@ -398,4 +463,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    command_line.with_huge_pages()
     app.run(main, flags_parser=command_line.parse)

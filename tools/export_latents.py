@@ -49,25 +49,21 @@ from radiovae_jax import (
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
-    try:
-        with command_line.one_message(debug=args.debug):
-            export(args)
-    except SystemExit as end:
-        return end.code
-    return 0
+    return command_line.status(lambda: export(args), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    whole, some = command_line.at_least(0), command_line.at_least(1)
     add("workdir", type=pathlib.Path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
     add("--out", type=pathlib.Path, help="folder (default: WORKDIR/latents/SPLIT)")
     add("--data_root", default="", help="data, if not where the config says")
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
-    add("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add("--seed", type=whole, default=0, help="of the draw (default: 0)")
     add(
         "--format",
         choices=("both", *shards.FORMATS),
@@ -80,18 +76,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="ema",
         help="the average that validation judges (default), or the live weights",
     )
-    add("--step", type=int, default=0, help="which checkpoint (default: the best)")
-    add("--batch_size", type=positive, default=8, help="maps at a time (default: 8)")
-    add("--shard_size", type=positive, default=512, help="maps a file (default: 512)")
+    add("--step", type=whole, default=0, help="which checkpoint (default: the best)")
+    add("--batch_size", type=some, default=8, help="maps at a time (default: 8)")
+    add("--shard_size", type=some, default=512, help="maps a file (default: 512)")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"{number} is not positive")
-    return number
 
 
 def export(args: argparse.Namespace) -> None:
@@ -100,6 +89,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.keep_compiled()
     config = run_folder.read_config(args.workdir)
     config_check.check(config)
     if args.data_root:
@@ -107,6 +97,8 @@ def export(args: argparse.Namespace) -> None:
     source = open_with_condition(config, args.split)
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
+    folder = args.out or args.workdir / "latents" / args.split
+    command_line.folder(folder, flag="--out")
     mesh = sharding.make_mesh(jax.device_count())
     batch_size = sharding.nearest(args.batch_size, mesh.size)
     identity = {
@@ -133,7 +125,6 @@ def export(args: argparse.Namespace) -> None:
         seed=args.seed,
         mesh=mesh,
     )
-    folder = args.out or args.workdir / "latents" / args.split
     manifest = latents.export(
         source,
         encode,

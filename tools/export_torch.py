@@ -35,16 +35,11 @@ StateDict = dict[str, np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
-    try:
-        with command_line.one_message(debug=args.debug):
-            export(args)
-    except SystemExit as end:
-        return end.code
-    return 0
+    return command_line.status(lambda: export(args), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
@@ -60,7 +55,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the average that validation judges (default), or the live weights",
     )
     parser.add_argument(
-        "--step", type=int, default=0, help="which checkpoint (default: the best)"
+        "--step",
+        type=command_line.at_least(0),
+        default=0,
+        help="which checkpoint (default: the best)",
     )
     parser.add_argument(
         "--latents",

@@ -47,16 +47,11 @@ StateDict = dict[str, np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args, overrides = parse(argv)
-    try:
-        with command_line.one_message(debug=args.debug):
-            import_file(args, overrides)
-    except SystemExit as end:
-        return end.code
-    return 0
+    return command_line.status(lambda: import_file(args, overrides), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

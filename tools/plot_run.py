@@ -13,30 +13,46 @@ figure_5_training_summary.png                quality, balance, samples, resource
 
 import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 
 from radiovae_jax import command_line, showing
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parse(argv)
+    return command_line.status(lambda: draw(args), debug=args.debug)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
     parser.add_argument(
         "--latents",
-        type=int,
+        type=command_line.at_least(0),
         default=0,
+        metavar="N",
         help="draw the latents of so many maps as well (default: none)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback")
-    args = parser.parse_args(arguments)
-    with command_line.one_message(debug=args.debug):
-        paths = showing.training_figures(args.workdir)
-        if args.latents > 0:
-            paths += showing.latent_figures(args.workdir, count=args.latents)
-        for path in paths:
-            print(path)
+    return parser.parse_args(argv)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError: what is wrong, and what to do about it.
+    """
+    paths = showing.training_figures(args.workdir)
+    if args.latents > 0:
+        paths += showing.latent_figures(args.workdir, count=args.latents)
+    for path in paths:
+        print(path)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

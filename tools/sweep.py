@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from radiovae_jax import (
+    command_line,
     config_check,
     experiment,
     losses,
@@ -209,20 +210,39 @@ def distances(points: Float[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
 def sweep(
     out: pathlib.Path, runs: Sequence[tuple[str, float, str]], *, steps: int, size: int
 ) -> None:
-    """Trains and measures what is not there yet."""
+    """Trains and measures what is not there yet.
+
+    Raises:
+      ValueError: a run that cannot be; before any of them runs.
+      OSError: OUT cannot be written.
+    """
+    city = out / "city"
+    configs = [configure(*run, steps=steps, size=size, city=city) for run in runs]
+    for config in configs:
+        config_check.check(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise OSError(
+            f"{out} is no folder that can be written ({error.strerror}); give another "
+            "--out"
+        ) from error
     with tqdm(runs, unit="run", file=sys.stdout) as bar:
-        for kind, beta, schedule in bar:
+        for (kind, beta, schedule), config in zip(bar, configs, strict=True):
             folder = out / f"{kind}_{beta:g}_{schedule}"
             bar.set_postfix_str(folder.name)
-            config = configure(
-                kind, beta, schedule, steps=steps, size=size, city=out / "city"
-            )
-            config_check.check(config)
-            run_folder.claim(folder, config)  # refuses other steps or another size
             result = folder / "sweep.json"
-            if result.exists():
-                continue
-            train.run(config, folder)
+            try:
+                if result.exists():
+                    run_folder.claim(folder, config)  # refuses that of another config
+                    continue
+                train.run(config, folder)
+            except (ValueError, OSError) as error:  # of the other command's flag
+                said = str(error).replace("--workdir", "--out")
+                known = ValueError if isinstance(error, ValueError) else OSError
+                raise known(said) from error
             record = dict(reconstruction=kind, beta=beta, schedule=schedule)
             record |= dict(steps=steps, size=size) | measure(config, folder)
             unfinished = result.with_suffix(".tmp")
@@ -230,9 +250,28 @@ def sweep(
             unfinished.replace(result)
 
 
+def check_finished(out: pathlib.Path, *, steps: int, size: int) -> None:
+    """Raises a ValueError if what is in OUT does not go into one table with new runs.
+
+    Before anything runs: a sweep takes hours.
+    """
+    for record in collect(out):
+        there = {name: record[name] for name in ("steps", "size")}
+        if there != dict(steps=steps, size=size):
+            raise ValueError(
+                f"{out} holds runs of --steps {there['steps']} --size {there['size']}, "
+                f"and these are of --steps {steps} --size {size}: one table needs one "
+                "of each; give another --out"
+            )
+
+
 def collect(out: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the records of all finished runs, in the order of the grid."""
-    records = [json.loads(path.read_text()) for path in out.glob("*/sweep.json")]
+    """Returns the records of all finished runs, in the order of the grid.
+
+    Raises:
+      ValueError: a damaged record.
+    """
+    records = [read_record(path) for path in out.glob("*/sweep.json")]
     return sorted(
         records,
         key=lambda r: (
@@ -241,6 +280,21 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
             SCHEDULES.index(r["schedule"]),
         ),
     )
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    names = {"reconstruction", "beta", "schedule", "steps", "size", *COLUMNS}
+    try:
+        record = json.loads(path.read_text())
+        missing = sorted(names - record.keys())
+    except (ValueError, AttributeError) as error:
+        missing = [str(error)]
+    if missing:
+        raise ValueError(
+            f"{path} is no record of this sweep ({', '.join(missing)}); delete it, and "
+            "the same command measures the run again"
+        )
+    return record
 
 
 def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
@@ -272,6 +326,8 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     handles = {}
+    betas = sorted({r["beta"] for r in records})
+    least = min(filter(None, betas), default=1.0)
     for axis, name in zip(axes, PANELS, strict=True):
         for kind, schedule in itertools.product(KINDS, SCHEDULES):
             found = [
@@ -287,8 +343,9 @@ def draw(records: list[dict[str, Any]]) -> Figure:
                     marker="o",
                     markersize=4,
                 )
-        axis.set_xscale("log")
-        axis.set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
+        # Logarithmic but for 0, which is a beta too.
+        axis.set_xscale("symlog", linthresh=least, linscale=0.5)
+        axis.set_xticks(betas, [f"{beta:g}" for beta in betas])
         axis.minorticks_off()
         axis.set_xlabel("beta")
         axis.set_title(COLUMNS[name], fontsize=11)
@@ -300,9 +357,9 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> command_line.Parser:
     summary, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -314,18 +371,27 @@ def parser() -> argparse.ArgumentParser:
     add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
     add("--beta", nargs="+", type=float, default=BETAS, help="default 0.1 1 4 10")
     add("--schedule", nargs="+", choices=SCHEDULES, default=SCHEDULES)
+    add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def main() -> None:
-    flags = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    flags = parser().parse_args(argv)
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(flags.out / "compiled"))
+    return command_line.status(lambda: compare(flags), debug=flags.debug)
+
+
+def compare(flags: argparse.Namespace) -> None:
+    """Does what the command line asks for.
+
+    Raises:
+      ValueError, OSError, FloatingPointError: what is wrong.
+    """
     runs = list(itertools.product(flags.reconstruction, flags.beta, flags.schedule))
-    try:
-        sweep(flags.out, runs, steps=flags.steps, size=flags.size)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    check_finished(flags.out, steps=flags.steps, size=flags.size)
+    sweep(flags.out, runs, steps=flags.steps, size=flags.size)
     records = collect(flags.out)
     write(flags.out, records)
     print(table(records))
@@ -333,4 +399,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,12 +13,13 @@ It takes about 10 ms a map; without masks they are computed during the training.
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import tqdm
 
-from radiovae_jax import physics
+from radiovae_jax import command_line, physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
 
@@ -31,6 +32,7 @@ def write(root: radiomap.Path, simulation: str) -> tuple[int, int]:
     Raises:
       FileNotFoundError: root, its simulation or a transmitter's file is missing.
       ValueError: a damaged file.
+      OSError: the masks' folder cannot be made or written.
     """
     maps = RadioMapSeer(
         root, simulation=simulation, split="all", fields=("gray", "antenna")
@@ -38,9 +40,17 @@ def write(root: radiomap.Path, simulation: str) -> tuple[int, int]:
     paths = [maps.path(FIELD, index) for index in range(len(maps))]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     for index in tqdm.tqdm(missing, desc=f"{simulation} k^2", unit="map"):
-        paths[index].parent.mkdir(exist_ok=True)
         record = maps[index]
-        radiomap.write_png(paths[index], mask(record["gray"], record["antenna"]))
+        drawn = mask(record["gray"], record["antenna"])
+        try:
+            paths[index].parent.mkdir(exist_ok=True)
+            radiomap.write_png(paths[index], drawn)
+        except OSError as error:
+            raise OSError(
+                f"{paths[index]} cannot be written ({error.strerror or error}): "
+                f"{paths[index].parent} must be a folder that can be, with room in it. "
+                "Masks that are there are whole, and the same command goes on"
+            ) from error
     return len(missing), len(paths)
 
 
@@ -55,9 +65,9 @@ def mask(gray: np.ndarray, antenna: np.ndarray) -> np.ndarray:
 _k2_neg_norm = jax.jit(physics.k2_neg_norm)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> command_line.Parser:
     summary, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -68,20 +78,25 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--simulation", default="IRT4", help=f"one of {', '.join(SIMULATIONS)}"
     )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
     return parser
 
 
-def main() -> None:
-    arguments = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parser().parse_args(argv)
     # The masks are small; a GPU would only cost its start.
     jax.config.update("jax_platforms", "cpu")
-    try:
-        written, there = write(arguments.root, arguments.simulation)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    folder = arguments.root / "gain"
-    print(f"{written} masks written, {there} of {arguments.simulation} in {folder}")
+
+    def work() -> None:
+        written, there = write(args.root, args.simulation)
+        folder = args.root / "gain"
+        print(f"{written} masks written, {there} of {args.simulation} in {folder}")
+
+    return command_line.status(work, debug=args.debug)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -86,8 +86,12 @@ def read(path: pathlib.Path, *, unit: str) -> MapFile:
         try:
             f = radiomap.gray_to_f(radiomap.read_map(path))[None]
         except ValueError as error:
-            hint = "; an NPY of dB is read with --unit db" if suffix == ".npy" else ""
+            # What lies outside [0, 1] may be dB; what is damaged is not.
+            outside = "expected f in [0, 1]" in str(error)
+            hint = "; an NPY of dB is read with --unit db" if outside else ""
             raise ValueError(f"{error}{hint}") from error
+    if not f.size:
+        raise ValueError(f"{path} holds an array of {f.shape[1:]}: a map has pixels")
     return MapFile(path, names(path), f, clipped)
 
 

@@ -180,9 +180,22 @@ class RadioMapSeer:
 
     def _read(self, field: str, index: int) -> UInt8[np.ndarray, "h w 1"]:
         path = self.path(field, index)
-        image = radiomap.read_map(path)
-        radiomap.check_shape(image.shape, self.shape, path, self._first)
+        try:
+            image = radiomap.read_map(path)
+            radiomap.check_shape(image.shape, self.shape, path, self._first)
+        except ValueError as error:
+            if field != "k2_neg_norm":
+                raise
+            raise ValueError(
+                f"{error}. As a k^2 mask: delete it, and {self._write_masks()}"
+            ) from error
         return image
+
+    def _write_masks(self) -> str:
+        return (
+            "write what is missing with python tools/write_k2.py --root "
+            f"{self.root} --simulation {self.simulation}"
+        )
 
     def _keep_pairs(self) -> None:
         """Keeps the records whose other simulations, if asked for, are there too."""
@@ -213,11 +226,16 @@ class RadioMapSeer:
             there = {entry.name for entry in _scan(folder, f"field {field!r}")}
             paths = {self.path(field, index) for index in range(len(self))}
             missing = sorted(path for path in paths if path.name not in there)
+            remedy = f"copy them from the source, or leave {field!r} out of the fields"
+            if field == "k2_neg_norm":
+                remedy = (
+                    f"{self._write_masks()}, or move {folder} away: without it masks "
+                    "are computed while training"
+                )
             if missing:
                 raise FileNotFoundError(
                     f"field {field!r}: {len(missing)} of {len(paths)} files are "
-                    f"missing, the first is {missing[0]}; copy them from the source, "
-                    f"or leave {field!r} out of the fields"
+                    f"missing, the first is {missing[0]}; {remedy}"
                 )
 
     def _empty_split(self, found: Names) -> str:

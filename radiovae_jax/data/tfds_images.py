@@ -8,6 +8,7 @@ wants it); then `data.source=tfds_images`, `data.root=data`, `data.dataset=mnist
 """
 
 import operator
+import pathlib
 from collections.abc import Sequence
 from typing import SupportsIndex
 
@@ -113,8 +114,8 @@ def _open(root: radiomap.Path, name: str):
         )
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise FileNotFoundError(
-            f"no prepared TFDS data set {name!r} in {root}; {remedy}, or set data.root "
-            "and data.dataset to one that is there"
+            f"no prepared TFDS data set {name!r} in {root} ({_prepared(root)}); "
+            f"{remedy}, or set data.root and data.dataset to one that is there"
         ) from error
     found = builder.info.file_format
     if found is not tfds.core.FileFormat.ARRAY_RECORD:
@@ -123,6 +124,16 @@ def _open(root: radiomap.Path, name: str):
             f"have no random access; remove it and {remedy}"
         )
     return builder
+
+
+def _prepared(root: radiomap.Path) -> str:
+    """Says which data sets a folder holds: NAME/VERSION or NAME/CONFIG/VERSION."""
+    found = {
+        "/".join(path.relative_to(root).parts[:-2])
+        for depth in ("*/*", "*/*/*")
+        for path in pathlib.Path(root).glob(f"{depth}/dataset_info.json")
+    }
+    return f"it holds {', '.join(sorted(found))}" if found else "it holds none"
 
 
 def _image_feature(builder) -> str:

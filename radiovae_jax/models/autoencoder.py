@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from radiovae_jax.models.layers import (
     Blocks,
+    GroupNorm,
+    UpsampleConv,
     conv,
     downsample,
-    group_norm,
-    upsample_nearest,
 )
 from radiovae_jax.models.posterior import DiagonalGaussian
 from radiovae_jax.types import Array, DType, Image, Latent, PRNGKey
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
             if i != len(self.ch_mult) - 1:
                 h = downsample(h.shape[-1], dtype, f"down_{i}_downsample")(h)
         h = _Mid(h.shape[-1], self.mid_attention, self.blocks, name="mid")(h, train)
-        h = nn.swish(group_norm(dtype, "norm_out")(h))
+        h = nn.swish(GroupNorm(dtype, name="norm_out")(h))
         return conv(h.shape[-1], self.out_features, dtype=dtype, name="conv_out")(h)
 
 
@@ -108,11 +108,8 @@ class Decoder(nn.Module):
                 if self.attn[i]:
                     h = self.blocks.attention(f"up_{i}_attn_{j}")(h)
             if i != 0:
-                width = h.shape[-1]
-                h = conv(width, width, dtype=dtype, name=f"up_{i}_upsample")(
-                    upsample_nearest(h)
-                )
-        h = nn.swish(group_norm(dtype, "norm_out")(h))
+                h = UpsampleConv(dtype, name=f"up_{i}_upsample")(h)
+        h = nn.swish(GroupNorm(dtype, name="norm_out")(h))
         # In float32: bfloat16 would round the map itself, by up to 0.1 dB.
         return conv(h.shape[-1], self.out_ch, name="conv_out")(h.astype(jnp.float32))
 

@@ -10,11 +10,13 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from radiovae_jax.types import Array, DType
 
 Features = Float[Array, "b h w c"]
+GROUPS, EPSILON = 32, 1e-6  # of GroupNorm
 
 
 def torch_kernel_init(key, shape, dtype=jnp.float32):
@@ -63,11 +65,30 @@ def conv(
     )
 
 
-def group_norm(dtype=jnp.float32, name: str | None = None) -> nn.GroupNorm:
-    """32 groups, eps 1e-6; the two-pass variance that PyTorch computes."""
-    return nn.GroupNorm(
-        32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name
-    )
+class GroupNorm(nn.Module):
+    """32 groups, eps 1e-6, in float32; the two-pass variance that PyTorch computes.
+
+    Sums over the pixels of every channel first and over the few channels of a group
+    then: what Flax's sums at once, on CPUs up to five times as fast.
+    """
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def mean(x):
+            groups = x.mean((1, 2)).reshape(len(x), GROUPS, -1).mean(-1)
+            return jnp.repeat(groups, channels // GROUPS, axis=-1)
+
+        x = x.astype(jnp.float32)
+        centred = x - mean(x)[:, None, None]
+        slope = jax.lax.rsqrt(mean(jnp.square(centred)) + EPSILON) * scale[None]
+        y = centred * slope[:, None, None] + bias[None, None, None]
+        return y.astype(self.dtype)
 
 
 class ResnetBlock(nn.Module):
@@ -82,9 +103,9 @@ class ResnetBlock(nn.Module):
         self, x: Features, train: bool = False
     ) -> Float[Array, "b h w {self.features}"]:
         channels = x.shape[-1]
-        h = nn.swish(group_norm(self.dtype, "norm1")(x))
+        h = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
         h = conv(channels, self.features, dtype=self.dtype, name="conv1")(h)
-        h = nn.swish(group_norm(self.dtype, "norm2")(h))
+        h = nn.swish(GroupNorm(self.dtype, name="norm2")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv(self.features, self.features, dtype=self.dtype, name="conv2")(h)
         if channels != self.features:
@@ -138,7 +159,7 @@ class AttnBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         b, h, w, c = x.shape
-        normed = group_norm(self.dtype, "norm")(x)
+        normed = GroupNorm(self.dtype, name="norm")(x)
         q, k, v = (
             conv(c, c, 1, dtype=self.dtype, name=name)(normed).reshape(b, h * w, c)
             for name in ("q", "k", "v")
@@ -183,3 +204,41 @@ def upsample_nearest(x: Features) -> Float[Array, "b 2*h 2*w c"]:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
+
+
+# Which rows of a 3x3 kernel meet the row above (of the small image) and the row itself
+# in even rows of the enlarged image; the row itself and the row below in odd ones.
+_MEETS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+
+
+class UpsampleConv(nn.Module):
+    """A 3x3 convolution of `upsample_nearest`, at 4/9 of its products.
+
+    A pixel of the enlarged image sees 2x2 pixels of the small one, some twice. So the
+    taps that meet the same pixel are added first, for each of the four positions in a
+    2x2 square, and the small image is convolved. Parameters are those of `conv`.
+    """
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Float[Array, "b 2*h 2*w c"]:
+        b, h, w, c = x.shape
+        kernel = self.param("kernel", torch_kernel_init, (3, 3, c, c))
+        bias = self.param("bias", torch_bias_init(9 * c), (c,))
+        taps = jnp.einsum("puk,qvl,klio->pquvio", _MEETS, _MEETS, kernel)
+        taps, x = taps.astype(self.dtype), x.astype(self.dtype)
+
+        def position(p, q):
+            """Returns every second pixel of every second row, from row p, column q."""
+            return jax.lax.conv_general_dilated(
+                x,
+                taps[p, q],
+                window_strides=(1, 1),
+                padding=((1 - p, p), (1 - q, q)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        rows = [jnp.stack([position(p, 0), position(p, 1)], axis=3) for p in (0, 1)]
+        enlarged = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, c)
+        return enlarged + bias.astype(self.dtype)[None, None, None]
