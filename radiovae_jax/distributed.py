@@ -1,6 +1,7 @@
 """Several processes as one run, through JAX's own distributed runtime."""
 
 import contextlib
+import hashlib
 import os
 import sys
 import threading
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 # Longer than any two compilations of one step may differ. A dead process ends the wait
 # much sooner: the runtime ends those who wait.
@@ -137,6 +140,24 @@ def wait_for_all(reason: str) -> None:
     """
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=reason, timeout_ms=1000 * BARRIER_S)
+
+
+def check_same(text: str, what: str) -> None:
+    """Compares a text over all processes, which must call it together.
+
+    Raises:
+      ValueError: a process has another than the first.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(digest))
+    others = [n for n, theirs in enumerate(everyone) if (theirs != everyone[0]).any()]
+    if others:
+        raise ValueError(
+            f"the {what} of process {', '.join(map(str, others))} is not that of "
+            "process 0; start all of them with the same command, file and version"
+        )
 
 
 class Together:

@@ -4,6 +4,7 @@ A run is a folder. The same command in the same folder continues it, bit for bit
 """
 
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -153,6 +154,9 @@ def set_up(config: ConfigDict) -> Setup:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
     config_check.check(config)
+    described = run_folder.jsonable(config)
+    described["data"].pop("root")  # a copy on every machine's own disk, perhaps
+    distributed.check_same(json.dumps(described, sort_keys=True), "config")
     mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
     train_data = experiment.open_data(config, config.data.train_split)
     val_data = None

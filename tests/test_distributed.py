@@ -261,6 +261,19 @@ def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, proc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_processes_with_different_configs_end_before_anything_is_written(tmp_path):
+    def named(process, port):
+        flags, environment = explicit(process, port)
+        return [*flags, f"--config.seed={process}"], environment
+
+    for process in start_two(tmp_path, named=named):
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 1, said
+        assert "error: the config of process 1 is not that of process 0" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_process_alone_starts_nothing_and_waits_for_nobody():
     distributed.start()
     distributed.wait_for_all("nobody")

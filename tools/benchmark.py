@@ -55,7 +55,7 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 PHASES = {"autoencoder": False, "adversarial": True}
-WARM_UP = 2
+WARM_UP, TURN = 2, 5
 # Sums in another order: of the first step's numbers, relative.
 AGREE = {"float32": 2e-3, "bfloat16": 0.1}
 
@@ -147,13 +147,17 @@ def seconds_of(call: Callable, repeats: int) -> list[float]:
 
 
 def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]]:
-    """Times each `steps` times, warmed up, two at a time by turns."""
+    """Times each `steps` times, warmed up, by turns.
+
+    The first steps of a turn do not count: PyTorch's threads go on spinning for a while
+    when it is done, and caches hold what the one before used.
+    """
     times: dict[str, list[float]] = {name: [] for name in steppers}
     for call in steppers.values():
         seconds_of(call, WARM_UP)
     while any(len(taken) < steps for taken in times.values()):
         for name, call in steppers.items():
-            times[name] += seconds_of(call, 2)
+            times[name] += seconds_of(call, WARM_UP + TURN)[WARM_UP:]
     return times
 
 
