@@ -56,10 +56,9 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
     if not (folder / "state").is_dir():
-        there = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        steps = sorted(int(path.name) for path in there if path.name.isdigit())
         raise FileNotFoundError(
-            f"{workdir} has no checkpoint of step {step}; it has those of {steps}"
+            f"{workdir} has no checkpoint of step {step}; it has those of "
+            f"{_whole_steps(folder.parent)}"
         )
     args = ocp.args.PyTreeRestore(
         item=like,
@@ -76,13 +75,17 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
             saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
         _check(saved.get(CHECKSUMS, {}), part)
     except Exception as error:  # Orbax raises whatever its readers raise
-        others = sorted(ocp.utils.checkpoint_steps(folder.parent))
         reason = orbax_errors.first_line(error)
         raise ValueError(
             f"checkpoint {step} of {workdir} cannot be read ({reason}); "
-            f"give another step, there are {others}"
+            f"give another step, there are {_whole_steps(folder.parent)}"
         ) from error
     return part
+
+
+def _whole_steps(folder: pathlib.Path) -> list[int]:
+    """Returns the steps whose checkpoints were written to their end."""
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def _check(saved: checksums.Checksums, state: Any) -> None:
@@ -270,7 +273,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax passes on what its writers raise
             folder = self._workdir / "checkpoints"
-            whole = sorted(ocp.utils.checkpoint_steps(folder))
+            whole = _whole_steps(folder)
             older = f"the ones of steps {whole} in {folder} are whole"
             raise NotWrittenError(
                 f"a checkpoint could not be written ({orbax_errors.cause(error)}); "

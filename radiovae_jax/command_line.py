@@ -70,8 +70,8 @@ def keep_compiled() -> None:
 
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = pathlib.Path(caches) / "radiovae_jax" / platform.node()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        kept = pathlib.Path(caches) / "radiovae_jax" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(kept))
 
 
 def nothing_more(argv: list[str]) -> None:

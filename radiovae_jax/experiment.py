@@ -373,6 +373,21 @@ def open_outlined(config: ConfigDict, split: str) -> pipeline.Source:
         return open_data(config, split)
 
 
+def train_batches(config: ConfigDict, source: pipeline.Source) -> pipeline.TrainBatches:
+    """Returns the endless batches of the configured training, this process's part."""
+    return pipeline.train_batches(
+        source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        crop=config.data.crop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+
+
 def radio_fields(config: ConfigDict) -> list[str]:
     """Returns what a radio objective reads beside the map.
 

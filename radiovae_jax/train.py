@@ -163,17 +163,7 @@ def set_up(config: ConfigDict) -> Setup:
     if config.data.val_split:
         val_data = experiment.open_outlined(config, config.data.val_split)
     built = on_devices(experiment.build(config, train_data.shape), mesh)
-    batches = pipeline.train_batches(
-        train_data,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        augment=config.data.augment,
-        crop=config.data.crop,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
+    batches = experiment.train_batches(config, train_data)
     init = functools.partial(experiment.init_state, config, built)
     shapes = jax.eval_shape(init, jax.random.key(config.seed))
     fresh = sharding.placed(shapes, sharding.of_state(shapes, mesh))

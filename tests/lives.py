@@ -11,13 +11,12 @@ import pathlib
 import resource
 import sys
 
+import command
 import jax
 import stub
 from absl import app
 
 from radiovae_jax import command_line, train
-
-PROJECT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int = 0):
@@ -48,7 +47,7 @@ def live(folder, arguments, real: bool, limit: int) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_compilation_cache_dir", str(PROJECT / ".jax_cache"))
+    jax.config.update("jax_compilation_cache_dir", str(command.PROJECT / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if not real:
         train.compile_all = stub.compiled()
@@ -60,16 +59,11 @@ def live(folder, arguments, real: bool, limit: int) -> None:
         "--config=configs/quickstart.py",
         f"--workdir={folder / 'run'}",
         f"--config.data.root={folder / 'city'}",
-        "--config.autoencoder.ch_mult=(1,1)",
-        "--config.loss.disc_ndf=8",
-        "--config.data.synthetic.maps=10",
-        "--config.data.synthetic.transmitters=2",
-        "--config.data.synthetic.size=32",
-        "--config.train.log_every=1",
+        *command.TINY,
         "--config.train.images=1",
         *arguments,
     ]
-    os.chdir(PROJECT)
+    os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
     app.run(main.main, sys.argv, flags_parser=command_line.parse)
 

@@ -39,7 +39,6 @@ from radiovae_jax import (
     sharding,
     train_step,
 )
-from radiovae_jax.data import pipeline
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
@@ -176,15 +175,7 @@ def matrix_peak(dtype) -> tuple[float, float]:
 def data_rate(config, batches: int = 200) -> float:
     """Returns images/s of the config's data, to the device, with no step beside it."""
     source = experiment.open_data(config, "train")
-    stream = pipeline.train_batches(
-        source,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        augment=config.data.augment,
-        crop=config.data.crop,
-        threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
+    stream = experiment.train_batches(config, source)
     mesh = sharding.make_mesh(config.train.batch_size)
 
     def take():
