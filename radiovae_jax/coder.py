@@ -146,6 +146,18 @@ def decode(
     """Returns the map in [0, 1], without padding and at its stored size.
 
     Raises:
+      ValueError: as `check_latents`.
+    """
+    check_latents(coder, z, frame)
+    height, width = frame.seen
+    seen = coder.decode(jnp.asarray(z)[None])[:, :height, :width]
+    return np.asarray(jnp.clip(resize_back(seen, *frame.stored), 0, 1))[0]
+
+
+def check_latents(coder: Coder, z: Float[Array, "p q z"], frame: Frame) -> None:
+    """Asks whether the decoder makes a map of this frame out of these latents.
+
+    Raises:
       ValueError: the latents are another model's, or of a map of another size.
     """
     if z.shape[-1] != coder.latent_channels:
@@ -161,5 +173,3 @@ def decode(
             f"which has {sides[0]}x{sides[1]} in {coder.description}: they are another "
             "model's; give its --workdir"
         )
-    seen = coder.decode(jnp.asarray(z)[None])[:, :height, :width]
-    return np.asarray(jnp.clip(resize_back(seen, *frame.stored), 0, 1))[0]

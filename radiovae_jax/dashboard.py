@@ -1,25 +1,29 @@
 """A training on one page: quality, losses, balance, samples, convergence, resources."""
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax import curves, diagnosis, panels
+from radiovae_jax import colours, curves, diagnosis, panels, plots
 from radiovae_jax.curves import Curve, Run
+from radiovae_jax.data import radiomap
 from radiovae_jax.panels import BLACK, BLUE, GREEN, ORANGE, RED, SKY, trace
 
 GIB = 2**30
 
 
 def training_summary(
-    run: Run, *, samples: Shaped[np.ndarray, "h w c"], title: str = "Training summary"
+    run: Run,
+    *,
+    samples: Float[np.ndarray, "b h w c"] | None,
+    title: str = "Training summary",
 ) -> Figure:
     """Returns six panels.
 
     Args:
-      samples: the picture of samples from the prior that the run drew last; one of no
-        pixels where it has none.
+      samples: f of the maps that the run drew from the prior last; None where it has
+        none. The first four are shown.
     """
     figure = panels.new(run, title, (17, 9.5))
     (quality, losses, balance), (picture, convergence, resources) = figure.subplots(
@@ -96,11 +100,20 @@ def weighed(run: Run) -> list[tuple[str, Curve, str, str]]:
     ]
 
 
-def _samples(axis: Axes, run: Run, samples: Shaped[np.ndarray, "h w c"]) -> None:
-    if samples.size:
-        axis.imshow(samples)
+def _samples(
+    axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"] | None
+) -> None:
+    if samples is not None:
+        maps = samples[:SAMPLES]
+        words = colours.words(maps.shape[-1])
+        title = "samples from the prior, the latest" + (f", {words}" if words else "")
+        axis.set_title(title, fontsize=11, loc="left")
         axis.set_axis_off()
-        axis.set_title("samples from the prior, the latest", fontsize=11, loc="left")
+        for place, f in zip(QUARTERS, maps, strict=False):
+            shown = plots.show_map(axis.inset_axes(place), f, "", reference=maps)
+        if maps.shape[-1] == 1:
+            gain_db = radiomap.f_to_db(maps)
+            plots.colour_bar(axis.figure, shown, axis, "path gain (dB)", gain_db)
         return
     trace(axis, run, "val/sample_diversity", "mean distance", BLUE)
     panels.finish(
@@ -165,3 +178,6 @@ def _second_axis(left: Axes, right: Axes, label: str, drawn: list) -> None:
 
 
 NO_VALUES = "no validation yet"
+# Left, bottom, width and height, in shares of the panel.
+QUARTERS = [(x, y, 0.49, 0.49) for y in (0.51, 0.0) for x in (0.0, 0.51)]
+SAMPLES = len(QUARTERS)

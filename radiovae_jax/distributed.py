@@ -165,18 +165,30 @@ class Together:
 
     The first collective of a program waits for the other processes, but not for as
     long (30 s on the CPU) as their compilations may take longer than this one's.
+
+    Args:
+      name: what is waited for, where a process does not come.
+      first: arguments that stand before those of every call.
     """
 
-    def __init__(self, name: str, jitted: Any):
-        self.lower = jitted.lower
-        self._name, self._jitted, self._ready = name, jitted, False
+    def __init__(self, name: str, jitted: Any, *first: Any):
+        self._name, self._jitted, self._first = name, jitted, first
+        self.ready = False
 
-    def __call__(self, *arguments):
-        if not self._ready and jax.process_count() > 1:
-            self.lower(*arguments).compile()  # kept for the call below
+    def compile(self, *arguments: Any) -> jax.stages.Compiled:
+        """Returns the executable for such arguments, which may be shapes alone."""
+        return self._jitted.lower(*self._first, *arguments).compile()
+
+    def make_ready(self, *arguments: Any) -> None:
+        """Compiles what the calls will run, in all processes; the first time only."""
+        if not self.ready:
+            self.compile(*arguments)  # JAX keeps it for the call
             wait_for_all(self._name)
-        self._ready = True
-        return self._jitted(*arguments)
+            self.ready = True
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.make_ready(*arguments)
+        return self._jitted(*self._first, *arguments)
 
 
 def leave(status: int) -> None:

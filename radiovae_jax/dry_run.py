@@ -12,7 +12,7 @@ any compiler, which is what `autoencoder.remat` and `train.dtype` are for.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 from radiovae_jax import experiment, sharding, train, train_step
 from radiovae_jax.adversary import Adversary
+from radiovae_jax.distributed import Together
 from radiovae_jax.train import Setup
 from radiovae_jax.train_step import TrainState
 
@@ -80,7 +81,9 @@ def run(config: ml_collections.ConfigDict) -> str:
     return "\n\n".join(sections)
 
 
-def plan(step: Any, state: PyTree, raw: PyTree, *, kept: int, devices: int) -> Planned:
+def plan(
+    step: Together, state: PyTree, raw: PyTree, *, kept: int, devices: int
+) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 
     Args:
@@ -91,7 +94,7 @@ def plan(step: Any, state: PyTree, raw: PyTree, *, kept: int, devices: int) -> P
       devices: how many run the step.
     """
     key = jax.eval_shape(jax.random.key, 0)
-    compiled = step.func.lower(*step.args, state, raw, key).compile()
+    compiled = step.compile(state, raw, key)
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Planned(
         arguments=stats.argument_size_in_bytes,

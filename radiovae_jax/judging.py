@@ -10,19 +10,22 @@ import numpy as np
 from jaxtyping import Bool, PyTree
 
 from radiovae_jax import distributed, logbook, metrics, plots, sharding, validate
-from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.data import mapfiles, pipeline, radiomap
 from radiovae_jax.data.batch import resize
+from radiovae_jax.distributed import Together
 from radiovae_jax.train_step import TrainState
+
+NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
 
 
 class Compiled(NamedTuple):
     """The executables of a run."""
 
     # Each twice: {False: without any discriminator, True: with it}.
-    step: dict[bool, Callable]
-    validate: dict[bool, Callable]
-    sample: Callable
-    latents: Callable  # (state, raw batch) -> mean and deviation of the posterior
+    step: dict[bool, Together]
+    validate: dict[bool, Together]
+    sample: Together
+    latents: Together  # (state, raw batch) -> mean and deviation of the posterior
 
 
 class Judge(NamedTuple):
@@ -89,6 +92,7 @@ class Judge(NamedTuple):
         )
         self._picture(step, "reconstructions", figure)
         self._picture(step, "samples", plots.samples(samples))
+        mapfiles.write_array(self.workdir / "images" / NEWEST_SAMPLES, samples)
 
     def _picture(self, step: int, name: str, figure) -> None:
         path = self.workdir / "images" / f"{name}_{step:07d}.png"

@@ -1,9 +1,11 @@
 """The loop of a run: steps, numbers, pictures, checkpoints; and how it ends."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +101,9 @@ class Loop:
                     batch = next(batches)
                 raw = sharding.to_devices(batch, self.mesh)
                 run_step = self.compiled.step[self.adversarial(done - 1)]
+                if not run_step.ready:
+                    with self.pause("compile"):
+                        run_step.make_ready(state, raw, self.step_key)
                 state, logs = run_step(state, raw, self.step_key)
                 self.ledger.add(done, batch["name"], logs["skipped_in_row"])
                 self.bar.update()
@@ -132,6 +137,17 @@ class Loop:
             self.say(words)
         return bool(words)
 
+    @contextlib.contextmanager
+    def pause(self, purpose: str) -> Iterator[None]:
+        """Keeps what is no step out of the steps' time, in the log and in the bar."""
+        start = time.monotonic()
+        with self.clock.spent_on(purpose):
+            yield
+        if not self.bar.disable:
+            seconds = time.monotonic() - start
+            self.bar.start_t += seconds
+            self.bar.last_print_t += seconds
+
     def say(self, words: str) -> None:
         if distributed.is_first():
             self.bar.write(words)
@@ -163,12 +179,12 @@ class Loop:
         if due.log:
             values |= judging.named("train", jax.device_get(logs)) | resources.memory()
             values |= self.clock.lap(done, train.batch_size)
-            values |= self.clock.told("checkpoint")
+            values |= self.clock.told("compile") | self.clock.told("checkpoint")
             self.bar.set_postfix_str(judging.postfix(values, self.metrics))
         if due.histograms:
             judging.histograms(self.log, self.compiled, state, raw, done)
         if due.judge:
-            with self.clock.spent_on("validation"):
+            with self.pause("validation"):
                 metrics = self.judge().validate(
                     state,
                     done,
@@ -265,7 +281,7 @@ class Loop:
             "position": int(state.step),
             "rollbacks": self.rollbacks,
         }
-        with self.clock.spent_on("checkpoint"):
+        with self.pause("checkpoint"):
             self.checkpoints.save(state, position, self.metrics if judged else None)
 
     def rescue(self, state: TrainState, batches) -> None:

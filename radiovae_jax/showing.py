@@ -9,13 +9,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from radiovae_jax import (
     curves,
     dashboard,
     experiment,
     figures,
+    judging,
     latent_plots,
     plots,
     report_page,
@@ -34,11 +34,8 @@ def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
       FileNotFoundError: no run, or one that has not logged yet.
     """
     run, folder = curves.read(workdir), pathlib.Path(workdir) / "figures"
-    drawn = sorted((pathlib.Path(workdir) / "images").glob("samples_*.png"))
-    samples = np.zeros((0, 0, 3), np.uint8)
-    if drawn:
-        with Image.open(drawn[-1]) as picture:
-            samples = np.asarray(picture.convert("RGB"))
+    drawn = pathlib.Path(workdir) / "images" / judging.NEWEST_SAMPLES
+    samples = np.load(drawn) if drawn.exists() else None
     return [
         plots.save(figure, folder / f"{name}.png")
         for name, figure in (

@@ -27,6 +27,7 @@ from radiovae_jax import (
 )
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.distributed import Together
 from radiovae_jax.experiment import Experiment
 from radiovae_jax.loop import Compiled, Loop
 from radiovae_jax.train_step import TrainState
@@ -94,16 +95,15 @@ def compile_all(
         )
         return {"mean": posterior.mean, "logvar": posterior.logvar}
 
-    def together(function, **options) -> distributed.Together:
-        return distributed.Together("a step", jax.jit(function, **options))
+    def together(function, *first, **options) -> Together:
+        return Together("a step", jax.jit(function, **options), *first)
 
-    def compiled(function, **options) -> dict[bool, Callable]:
+    def compiled(function, **options) -> dict[bool, Together]:
         return {
-            adversarial: functools.partial(
-                together(
-                    functools.partial(function, adversarial=adversarial), **options
-                ),
+            adversarial: together(
+                functools.partial(function, adversarial=adversarial),
                 built.perceptual_weights,
+                **options,
             )
             for adversarial in (False, True)
         }

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -73,6 +74,8 @@ def reconstruct(job: Job) -> None:
     pictures = [f"{path.stem}_error.png" for path in files]
     paths = job.free([*names, *pictures])
     job.not_an_input(paths)
+    for path in files:  # what is wrong with one is said before hours of work
+        frame_of(job, read(job, path))
     errors: list[float] = []
     for path, picture in zip(bar(files, "map files"), paths[len(names) :], strict=True):
         held = read(job, path)
@@ -125,18 +128,31 @@ def encode(job: Job) -> None:
 
 def decode(job: Job) -> None:
     """The maps of latents."""
-    for path in job.flags.files:
-        held = latent_files.read(path)
-        names = [f"{name}.{job.flags.format}" for name in held.names]
-        *outs, picture = job.free([*names, f"{path.stem}_decoded.png"])
-        whole = tuple(side * job.coder.factor for side in held.z.shape[1:3])
-        seen = held.seen or whole
-        frame = Frame(held.stored or seen, seen)
+    files = [(path, latent_files.read(path)) for path in job.flags.files]
+    for _, held in files:  # what is wrong with one is said before hours of work
+        coder.check_latents(job.coder, held.z[0], latent_frame(job, held))
+    names = [
+        [
+            *(f"{name}.{job.flags.format}" for name in held.names),
+            f"{path.stem}_decoded.png",
+        ]
+        for path, held in files
+    ]
+    free = iter(job.free(itertools.chain(*names)))
+    for path, held in files:
+        outs = list(itertools.islice(free, len(held.z)))
+        frame = latent_frame(job, held)
         maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
         write_maps(job, outs, np.stack(maps))
-        plots.save(
-            plots.samples(np.stack(maps), title=f"{path.name}, decoded"), picture
-        )
+        title = f"{path.name}, decoded"
+        plots.save(plots.samples(np.stack(maps), title=title), next(free))
+
+
+def latent_frame(job: Job, held: latent_files.LatentFile) -> Frame:
+    """Returns the frame of a file's maps; without one in the file, the latents' own."""
+    whole = tuple(side * job.coder.factor for side in held.z.shape[1:3])
+    seen = held.seen or whole
+    return Frame(held.stored or seen, seen)
 
 
 def sample(job: Job) -> None:
@@ -229,7 +245,9 @@ def read(job: Job, path: pathlib.Path) -> MapFile:
             "--workdir, or other maps"
         )
     if held.clipped:
-        say(f"{path.name}: {held.clipped} values outside -147 to -47 dB, clipped")
+        job.say_once(
+            f"{path.name}: {held.clipped} values outside -147 to -47 dB, clipped"
+        )
     return held
 
 

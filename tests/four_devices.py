@@ -53,7 +53,7 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     for _ in range(STEPS):
         raw = sharding.to_devices(next(batches), mesh)
         if not logs:
-            program = step.func.lower(*step.args, state, raw, key).compile().as_text()
+            program = step.compile(state, raw, key).as_text()
         state, values = step(state, raw, key)
         logs.append({name: float(value) for name, value in values.items()})
     batches.close()

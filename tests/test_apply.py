@@ -234,6 +234,20 @@ def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
     assert words in error and "internal error" not in error
 
 
+def test_one_bad_file_among_good_ones_leaves_nothing_half_done(run, call):
+    (run / "torn2.png").write_bytes((run / "a.png").read_bytes()[:200])
+    z = np.zeros((1, 16, 16, 3), np.float32)
+    np.savez(run / "good.npz", mean=z)
+    np.savez(run / "bad.npz", mean=z[..., :2])
+    for verb, names in (
+        ("reconstruct", ("a.png", "torn2.png")),
+        ("decode", ("good.npz", "bad.npz")),
+    ):
+        out, error = call(verb, *(run / name for name in names), status=1)
+        assert names[1] in error or "another model's" in error
+        assert not out.exists() or not list(out.iterdir())
+
+
 def test_a_picture_of_one_map_never_replaces_another_map(run, call):
     for name in ("c.png", "c_error.png"):
         shutil.copy(run / "a.png", run / name)

@@ -126,6 +126,7 @@ def test_the_run_leaves_its_files_where_people_look(unbroken):
     assert config["autoencoder"]["ch"] == 32
     assert (workdir / "images" / "reconstructions_0000006.png").stat().st_size > 10_000
     assert (workdir / "images" / "samples_0000006.png").exists()
+    assert np.load(workdir / "images" / "samples.npy").shape == (2, 32, 32, 1)
     assert list((workdir / "tensorboard").glob("events*"))
     assert metrics["nmse"] > 0
 

@@ -130,9 +130,14 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
     values = radiomap.f_to_db(f) if unit == "db" else f
     if f.shape[-1] == 1:
         values = values[..., 0]
+    write_array(path, values.astype(np.float32))
+
+
+def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
+    """Writes an NPY, all of it or nothing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
-        np.save(file, values.astype(np.float32))
+        np.save(file, values)
     partial.replace(path)
 
 
