@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "radiovae_jax"
 # From the leaves up; a module imports from its own room and from those above it here.
 ROOMS = [
     {"types"},
-    {"losses", "physics", "torch_tables", "data.radiomap", "data.splits"},
+    {"losses", "physics", "slopes", "torch_tables", "data.radiomap", "data.splits"},
     {"torch_structure"},
     {
         "schedules",
@@ -57,7 +57,7 @@ ROOMS = [
 ]
 CORE = (
     "losses physics objectives schedules optimizers metrics microbatches monitor "
-    "adversary train_step types "
+    "adversary train_step slopes types "
     "torch_weights diffusers_weights"
 ).split()
 ABSENT = (

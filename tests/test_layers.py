@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax.models import layers
+from radiovae_jax.models import convolution, layers
 
 
 def random(*shape, seed=0):
@@ -88,3 +88,68 @@ def test_group_norm_of_bfloat16_is_computed_in_float32():
     assert ours.dtype == jnp.bfloat16
     wide = layers.GroupNorm().apply(params, x.astype(jnp.float32))
     np.testing.assert_array_equal(ours, wide.astype(jnp.bfloat16))
+
+
+P1 = ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "height, width, size, channels, features, padding",
+    [
+        (5, 7, 1, 6, 4, ((0, 0), (0, 0))),  # a product
+        (5, 7, 3, 6, 1, P1),  # shifts
+        (5, 7, 4, 6, 1, P1),
+        (5, 6, 4, 130, 5, P1),  # patches
+        (5, 6, 2, 520, 5, ((1, 0), (0, 1))),
+        (5, 7, 3, 6, 4, P1),  # XLA's own
+    ],
+)
+def test_every_form_of_a_convolution_is_the_convolution(
+    height, width, size, channels, features, padding
+):
+    x = random(2, height, width, channels)
+    kernel = random(size, size, channels, features, seed=1)
+
+    def of(form):
+        return lambda kernel, x: form(x, kernel, padding)
+
+    shape = jax.eval_shape(of(convolution.by_xla), kernel, x).shape
+    y = random(*shape, seed=2)
+    ours, theirs = both(of(convolution.convolve), of(convolution.by_xla), kernel, x, y)
+    close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "kernel, height, form",
+    [
+        ((3, 3, 32, 1), 64, "by_shifts"),
+        ((4, 4, 256, 512), 8, "by_patches"),
+        ((4, 4, 256, 512), 128, "by_xla"),
+        ((3, 3, 128, 128), 8, "by_xla"),
+    ],
+)
+def test_the_form_follows_from_the_shapes(monkeypatch, kernel, height, form):
+    taken = []
+    for name in ("by_shifts", "by_patches", "by_xla"):
+        real = getattr(convolution, name)
+        monkeypatch.setattr(
+            convolution,
+            name,
+            lambda *args, name=name, real=real: taken.append(name) or real(*args),
+        )
+    x = jax.ShapeDtypeStruct((2, height, height, kernel[2]), jnp.float32)
+    kernel = jax.ShapeDtypeStruct(kernel, jnp.float32)
+    jax.eval_shape(lambda x, kernel: convolution.convolve(x, kernel, P1), x, kernel)
+    assert taken[0] == form
+
+
+def test_only_a_cpu_takes_another_form_than_xlas():
+    def products(platform):
+        lowered = (
+            jax.jit(lambda x, kernel: convolution.convolve(x, kernel, P1))
+            .trace(random(1, 8, 8, 32), random(3, 3, 32, 1))
+            .lower(lowering_platforms=(platform,))
+        )
+        return lowered.as_text().count("dot_general")
+
+    assert (products("cpu"), products("cuda"), products("tpu")) == (1, 0, 0)

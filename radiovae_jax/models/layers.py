@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from radiovae_jax.models import convolution
 from radiovae_jax.types import Array, DType
 
 Features = Float[Array, "b h w c"]
@@ -52,6 +53,7 @@ def conv(
 ) -> nn.Conv:
     """Returns a Conv with PyTorch's initialisation; 'same' size unless told."""
     pad = (kernel_size - 1) // 2 if padding is None else padding
+    hook = _convolve if strides == 1 else None
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -62,7 +64,12 @@ def conv(
         bias_init=torch_bias_init(in_channels * kernel_size**2),
         dtype=dtype,
         name=name,
+        conv_general_dilated=hook,
     )
+
+
+def _convolve(x, kernel, strides, padding, **kwargs):
+    return convolution.convolve(x, kernel, tuple(map(tuple, padding)))
 
 
 class GroupNorm(nn.Module):
@@ -231,13 +238,7 @@ class UpsampleConv(nn.Module):
 
         def position(p, q):
             """Returns every second pixel of every second row, from row p, column q."""
-            return jax.lax.conv_general_dilated(
-                x,
-                taps[p, q],
-                window_strides=(1, 1),
-                padding=((1 - p, p), (1 - q, q)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            return convolution.convolve(x, taps[p, q], ((1 - p, p), (1 - q, q)))
 
         rows = [jnp.stack([position(p, 0), position(p, 1)], axis=3) for p in (0, 1)]
         enlarged = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, c)

@@ -1,0 +1,46 @@
+"""Functions of an image whose gradient is computed with them, once.
+
+The weights of the terms are known only after some of the gradients are (`pull_back` in
+train_step.py), so every term is pulled back up to three times, mostly with weight 0.
+Through a network that would be up to three times the work. A gradient of one number an
+image can be scaled instead: `with_slope` keeps it, and every pull-back is a product.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from radiovae_jax.types import Array, Image
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def with_slope(
+    function: Callable[[Image], tuple[Float[Array, "*b"], Any]], image: Image
+) -> tuple[Float[Array, "*b"], Any]:
+    """Returns function(image): one number, or one for each image, and what else.
+
+    Differentiable with respect to the image alone, and of what is returned the numbers
+    alone: nothing flows back through what else, or to what the function closes over.
+
+    Args:
+      function: each of its numbers, where there are several, depends on its own image.
+    """
+    return function(image)
+
+
+def _forward(function, image):
+    numbers, pull, other = jax.vjp(function, image, has_aux=True)
+    (slope,) = pull(jnp.ones_like(numbers))
+    return (numbers, other), slope
+
+
+def _backward(function, slope, grads):
+    grad, _ = grads
+    return (grad.reshape(*grad.shape, *(slope.ndim - grad.ndim) * (1,)) * slope,)
+
+
+with_slope.defvjp(_forward, _backward)
