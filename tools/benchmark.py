@@ -18,6 +18,7 @@ with the peers); and with a fixed weight instead of the adaptive one, to price t
 import json
 import pathlib
 import platform
+import random
 import statistics
 import time
 import unittest.mock
@@ -149,14 +150,16 @@ def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]
     """Times each `steps` times, warmed up, by turns.
 
     The first steps of a turn do not count: PyTorch's threads go on spinning for a while
-    when it is done, and caches hold what the one before used.
+    when it is done, and caches hold what the one before used. The order of the turns is
+    random, for it matters who was before.
     """
     times: dict[str, list[float]] = {name: [] for name in steppers}
+    order = random.Random(0)
     for call in steppers.values():
         seconds_of(call, WARM_UP)
     while any(len(taken) < steps for taken in times.values()):
-        for name, call in steppers.items():
-            times[name] += seconds_of(call, WARM_UP + TURN)[WARM_UP:]
+        for name in order.sample(list(steppers), len(steppers)):
+            times[name] += seconds_of(steppers[name], WARM_UP + TURN)[WARM_UP:]
     return times
 
 
