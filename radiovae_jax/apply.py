@@ -143,6 +143,11 @@ def use(flags: argparse.Namespace) -> None:
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
     print(run.description)
+    if getattr(flags, "format", None) == "png" and run.channels != 1:
+        raise ValueError(
+            f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
+            "maps of this run; take --format=npy"
+        )
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
     print(f"written to {out}")

@@ -102,7 +102,7 @@ class Loop:
                 raw = sharding.to_devices(batch, self.mesh)
                 run_step = self.compiled.step[self.adversarial(done - 1)]
                 if not run_step.ready:
-                    with self.pause("compile"):
+                    with self.pause("compile", state):
                         run_step.make_ready(state, raw, self.step_key)
                 state, logs = run_step(state, raw, self.step_key)
                 self.ledger.add(done, batch["name"], logs["skipped_in_row"])
@@ -138,8 +138,13 @@ class Loop:
         return bool(words)
 
     @contextlib.contextmanager
-    def pause(self, purpose: str) -> Iterator[None]:
-        """Keeps what is no step out of the steps' time, in the log and in the bar."""
+    def pause(self, purpose: str, state: Any) -> Iterator[None]:
+        """Keeps what is no step out of the steps' time, in the log and in the bar.
+
+        The steps that led to the state, and may still run on the device, are waited for
+        first.
+        """
+        jax.block_until_ready(state)
         start = time.monotonic()
         with self.clock.spent_on(purpose):
             yield
@@ -179,12 +184,14 @@ class Loop:
         if due.log:
             values |= judging.named("train", jax.device_get(logs)) | resources.memory()
             values |= self.clock.lap(done, train.batch_size)
-            values |= self.clock.told("compile") | self.clock.told("checkpoint")
+            for purpose in ("compile", "checkpoint", "histograms"):
+                values |= self.clock.told(purpose)
             self.bar.set_postfix_str(judging.postfix(values, self.metrics))
         if due.histograms:
-            judging.histograms(self.log, self.compiled, state, raw, done)
+            with self.pause("histograms", state):
+                judging.histograms(self.log, self.compiled, state, raw, done)
         if due.judge:
-            with self.pause("validation"):
+            with self.pause("validation", state):
                 metrics = self.judge().validate(
                     state,
                     done,
@@ -281,7 +288,7 @@ class Loop:
             "position": int(state.step),
             "rollbacks": self.rollbacks,
         }
-        with self.pause("checkpoint"):
+        with self.pause("checkpoint", state):
             self.checkpoints.save(state, position, self.metrics if judged else None)
 
     def rescue(self, state: TrainState, batches) -> None:

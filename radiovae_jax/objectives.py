@@ -156,7 +156,6 @@ def loss_terms(
         name: losses.nll(term, logvar, reduction=settings.reduction)
         for name, term in pixelwise.items()
     }
-    # Without pixel weights both are one value, and XLA pulls back through LPIPS once.
     weighted = plain
     if batch.weights.shape[-1]:
         weighted = {

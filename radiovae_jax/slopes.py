@@ -23,8 +23,9 @@ def with_slope(
 ) -> tuple[Float[Array, "*b"], Any]:
     """Returns function(image): one number, or one for each image, and what else.
 
-    Differentiable with respect to the image alone, and of what is returned the numbers
-    alone: nothing flows back through what else, or to what the function closes over.
+    Of what is returned the numbers alone are differentiable, and with respect to the
+    image alone: JAX raises UnexpectedTracerError where something that the function
+    closes over is differentiated.
 
     Args:
       function: each of its numbers, where there are several, depends on its own image.

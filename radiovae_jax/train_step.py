@@ -178,10 +178,13 @@ def forward(
         g, moved = slopes.with_slope(g_of, made.image)
         terms = terms._replace(g=g)
         if settings.feature_matching_weight:
-            # The same forward pass, and statistics, as above: XLA runs it once.
-            _, _, fake = judge(made.image, batch.cond)
-            _, _, real = judge(batch.target, batch.cond)  # its statistics are dropped
-            matching = losses.feature_matching(real, fake)
+
+            def matching_of(image):
+                _, _, fake = judge(image, batch.cond)  # XLA runs it once, as above
+                _, _, real = judge(batch.target, batch.cond)
+                return losses.feature_matching(real, fake), ()
+
+            matching, _ = slopes.with_slope(matching_of, made.image)
             terms = terms._replace(feature_matching=matching)
     return terms, (Averages(means, moved), Kept(made.image, made.posterior.logvar))
 

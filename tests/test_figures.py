@@ -94,8 +94,8 @@ def test_the_dashboard_shows_the_samples_and_the_clamp(run):
     shown = next(
         axis for axis in figure.axes if "samples" in axis.get_title(loc="left")
     )
-    panels = [child.images[0].get_array() for child in shown.child_axes]
-    np.testing.assert_allclose(panels, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
+    drawn = [child.images[0].get_array() for child in shown.child_axes]
+    np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
 
 
 def test_the_balance_weighs_every_term(run):
@@ -153,11 +153,19 @@ def test_spikes_do_not_set_the_scale_of_a_linear_axis():
     assert abs(labelled(adversarial)["generator"].get_ydata()).max() < 1
 
 
-def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys):
+def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys, monkeypatch):
+    real, shown = dashboard.training_summary, []
+
+    def summary(run, *, samples):
+        shown.append(samples)
+        return real(run, samples=samples)
+
+    monkeypatch.setattr(dashboard, "training_summary", summary)
     showcase.write(tmp_path / "run", showcase.lines(20, 5000))
     (tmp_path / "run" / "images").mkdir()
     np.save(tmp_path / "run" / "images" / "samples.npy", np.zeros((1, 8, 8, 3)))
     assert tool.load("plot_run").main([str(tmp_path / "run")]) == 0
+    assert [samples.shape for samples in shown] == [(1, 8, 8, 3)]
     folder = tmp_path / "run" / "figures"
     assert sorted(path.stem for path in folder.iterdir()) == sorted(NAMES)
     assert capsys.readouterr().out.split() == [str(folder / f"{n}.png") for n in NAMES]

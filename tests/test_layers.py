@@ -143,13 +143,14 @@ def test_the_form_follows_from_the_shapes(monkeypatch, kernel, height, form):
     assert taken[0] == form
 
 
-def test_only_a_cpu_takes_another_form_than_xlas():
+@pytest.mark.parametrize("shape", [(3, 3, 32, 1), (4, 4, 256, 2)])
+def test_only_a_cpu_takes_another_form_than_xlas(shape):
+    traced = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, P1)).trace(
+        random(1, 8, 8, shape[2]), random(*shape)
+    )
+
     def products(platform):
-        lowered = (
-            jax.jit(lambda x, kernel: convolution.convolve(x, kernel, P1))
-            .trace(random(1, 8, 8, 32), random(3, 3, 32, 1))
-            .lower(lowering_platforms=(platform,))
-        )
-        return lowered.as_text().count("dot_general")
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return text.count("dot_general")
 
     assert (products("cpu"), products("cuda"), products("tpu")) == (1, 0, 0)

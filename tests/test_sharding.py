@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import command
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from radiovae_jax import sharding
+from radiovae_jax import distributed, sharding
 
 SCRIPT = pathlib.Path(__file__).with_name("four_devices.py")
 
@@ -140,3 +142,16 @@ def test_rows_come_back_in_their_order():
     placed = sharding.to_devices(batch, mesh)
     assert list(placed) == ["x"]
     np.testing.assert_array_equal(sharding.local(placed["x"]), batch["x"])
+
+
+def test_what_was_made_ready_is_not_compiled_again(caplog):
+    def doubled(first, x):
+        return first + 2 * x
+
+    together = distributed.Together("a step", jax.jit(doubled), jnp.ones(3))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        together.make_ready(jnp.ones(3))
+        compiled = caplog.text.count("XLA compilation of jit(doubled)")
+        assert together.ready and compiled == 1
+        np.testing.assert_array_equal(together(jnp.ones(3)), 3 * np.ones(3))
+        assert caplog.text.count("XLA compilation of jit(doubled)") == compiled

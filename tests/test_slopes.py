@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from radiovae_jax import slopes
 
@@ -51,3 +52,11 @@ def test_three_pull_backs_go_through_the_function_once():
 
     assert products(network) == 1 + 3
     assert products(lambda image: slopes.with_slope(network, image)) == 1 + 1
+
+
+def test_what_the_function_closes_over_is_not_silently_left_out():
+    def total(scale):
+        return slopes.with_slope(lambda image: ((image * scale).sum(), ()), IMAGE)[0]
+
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jax.grad(total)(2.0)

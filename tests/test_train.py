@@ -51,6 +51,15 @@ def test_stopping_and_going_on_equals_one_unbroken_run_bit_for_bit(
     assert without_time(lines[0]) == without_time(lines[1])
 
 
+def test_compiling_is_told_of_each_phase_and_is_no_time_of_a_step(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    told = [line["step"] for line in lines if "time/compile_seconds" in line]
+    assert told == [1, 4]
+    # What it was before: the compilation in the first step.
+    for line in (lines[0], lines[3]):
+        assert line["time/step_seconds"] < line["time/compile_seconds"] / 2
+
+
 def test_each_step_is_logged_once_under_the_agreed_names(unbroken):
     lines = logbook.read(unbroken[0] / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]

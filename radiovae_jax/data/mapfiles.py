@@ -136,9 +136,12 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
 def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
     """Writes an NPY, all of it or nothing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, values)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.save(file, values)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_scene(
@@ -155,6 +158,9 @@ def write_scene(
     with np.load(like, allow_pickle=False) as scene:
         kept = {name: scene[name] for name in ("cell_size", "tx_cell_indices")}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

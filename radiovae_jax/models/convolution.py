@@ -1,9 +1,10 @@
 """Convolutions of stride 1, in the form that is fast where they run.
 
-All forms add up the same products. On accelerators a convolution is XLA's own. On CPUs
-XLA is slow at two of this model's, and for these it is a product of matrices: those to
-a single channel (the gradient of the kernel, at 1% of the machine's speed) and those
-that are deep and small (the discriminator's last ones, the gradient of the input).
+All forms add up the same products. A convolution of one pixel is a product of matrices
+everywhere, others are XLA's own. On CPUs XLA is slow at two more of this model's, and
+for these it is a product too: those to a single channel (the gradient of the kernel, at
+1% of the machine's speed) and those that are deep and small (the discriminator's last
+ones, the gradient of the input).
 """
 
 import functools
@@ -54,13 +55,13 @@ def by_shifts(x: Map, kernel: Kernel, padding: Padding) -> Result:
     rows, columns, channels, features = kernel.shape
     b, height, width, _ = x.shape
     taps = jnp.moveaxis(kernel, 2, 0).reshape(channels, -1)
-    products = (x.reshape(-1, channels) @ taps).reshape(
-        b, height, width, rows, columns, features
-    )
+    products = _product(x.reshape(-1, channels), taps)
+    products = products.reshape(b, height, width, rows, columns, features)
     products = jnp.pad(products, ((0, 0), *padding, (0, 0), (0, 0), (0, 0)))
-    return sum(
+    total = sum(
         part[:, :, :, row, column] for row, column, part in _shifts(products, kernel)
     )
+    return total.astype(x.dtype)
 
 
 def by_patches(x: Map, kernel: Kernel, padding: Padding) -> Result:
@@ -68,8 +69,11 @@ def by_patches(x: Map, kernel: Kernel, padding: Padding) -> Result:
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     patches = jnp.concatenate([part for _, _, part in _shifts(x, kernel)], axis=-1)
     b, height, width, depth = patches.shape
-    product = patches.reshape(-1, depth) @ kernel.reshape(depth, -1)
-    return product.reshape(b, height, width, -1)
+    product = _product(patches.reshape(-1, depth), kernel.reshape(depth, -1))
+    return product.reshape(b, height, width, -1).astype(x.dtype)
+
+
+_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
 def _shifts(padded, kernel: Kernel):

@@ -68,7 +68,8 @@ def conv(
     )
 
 
-def _convolve(x, kernel, strides, padding, **kwargs):
+def _convolve(x, kernel, strides, padding, **unset):
+    """What Flax calls; `conv` sets neither dilation, groups nor precision."""
     return convolution.convolve(x, kernel, tuple(map(tuple, padding)))
 
 
