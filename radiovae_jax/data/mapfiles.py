@@ -5,10 +5,11 @@
 .npz   linear path gain of every transmitter, as data/sionna.py describes
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -135,10 +136,17 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
 
 def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
     """Writes an NPY, all of it or nothing."""
+    with _whole(path) as file:
+        np.save(file, values)
+
+
+@contextlib.contextmanager
+def _whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Gives a file to write, which takes the path's place once nothing failed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.save(file, values)
+            yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -157,10 +165,5 @@ def write_scene(
     gain = np.where(f > 0, 10.0 ** (radiomap.f_to_db(f.astype(np.float64)) / 10), 0.0)
     with np.load(like, allow_pickle=False) as scene:
         kept = {name: scene[name] for name in ("cell_size", "tx_cell_indices")}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _whole(path) as file:
+        np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)
