@@ -30,6 +30,7 @@ from radiovae_jax import (
     provenance,
     record,
     run_folder,
+    showing,
 )
 from radiovae_jax.comparison import SCALES
 from radiovae_jax.data import pipeline, radiomap
@@ -255,6 +256,8 @@ def main(argv: list[str]) -> None:
         print(record.table(found))
         place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
         print(f"written: {place}.json, .csv and _best_worst.png")
+        for path in showing.renew_report(WORKDIR.value):
+            print(f"renewed: {path}")
 
 
 if __name__ == "__main__":

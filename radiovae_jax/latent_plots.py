@@ -64,7 +64,7 @@ def histogram(
 ) -> Figure:
     """Returns the density of each channel against N(0, 1), with its mean and std.
 
-    The density is on a log scale where a channel is three times wider or narrower
+    The density is on a log scale where any channel is three times wider or narrower
     than N(0, 1): on a linear one the wider of the two is a flat line.
 
     Raises:
@@ -83,8 +83,11 @@ def histogram(
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[shown:]:
         axis.set_axis_off()
+    drawn = [_finite(values[:, channel]) for channel in range(shown)]
+    log = any(one.size and not 1 / 3 < one.std() < 3 for one in drawn)
     for channel, axis in enumerate(axes.flat[:shown]):
-        _density(axis, values[:, channel], f"z{channel}")
+        bad = len(values) - drawn[channel].size
+        _density(axis, drawn[channel], f"z{channel}", bad=bad, log=log)
     for axis in axes[:, 0]:
         axis.set_ylabel("density", fontsize=9)
     axes[0, 0].legend(fontsize=8, framealpha=0.85)
@@ -103,14 +106,14 @@ def _maps(figure: Figure, axes, maps: Float[np.ndarray, "b h w c"]) -> None:
         bar.set_axis_off()
 
 
-def _density(axis: Axes, values: Float[np.ndarray, "n"], name: str) -> None:
-    finite = values[np.isfinite(values)]
+def _density(
+    axis: Axes, finite: Float[np.ndarray, "n"], name: str, *, bad: int, log: bool
+) -> None:
     axis.tick_params(labelsize=8)
     if not finite.size:
         axis.set_title(f"{name}: no finite value", fontsize=10)
         return
     mean, std = finite.mean(), finite.std()
-    bad = values.size - finite.size
     note = f", {bad} not finite" if bad else ""
     axis.set_title(f"{name}: mean {mean:.3g}, std {std:.3g}{note}", fontsize=10)
     reach = max(3.5, np.quantile(np.abs(finite), 0.999))
@@ -122,14 +125,18 @@ def _density(axis: Axes, values: Float[np.ndarray, "n"], name: str) -> None:
     x = np.linspace(-reach, reach, 801)
     normal = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
     axis.plot(x, normal, color="#D55E00", lw=1.5, label="N(0, 1)")
-    if not 1 / 3 < std < 3:
+    if log:
         lowest = min(density[density > 0].min(), 1e-3)
         axis.set_yscale("log")
         axis.set_ylim(lowest / 2, 2 * max(density.max(), normal.max()))
 
 
+def _finite(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "n"]:
+    return values[np.isfinite(values)]
+
+
 def _symmetric(values: Float[np.ndarray, "b p q"]) -> Normalize:
-    finite = np.abs(values[np.isfinite(values)])
+    finite = np.abs(_finite(values))
     limit = float(np.quantile(finite, 0.99)) if finite.size else 0.0
     return Normalize(-(limit or 1.0), limit or 1.0)
 

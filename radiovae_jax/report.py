@@ -4,8 +4,8 @@
 
 RUN/report.html holds all it shows and loads nothing, so it can be mailed, archived and
 opened without a network. What a run does not have yet (an evaluation, latents) is a
-line that says which command makes it. Training ends with it; run this again after an
-evaluation.
+line that says which command makes it. Training ends with it, an evaluation and an
+export of latents renew it.
 """
 
 import pathlib

@@ -88,7 +88,7 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
 
 
 def after_training(workdir: pathlib.Path, *, latents: int) -> list[pathlib.Path]:
-    """Draws all there is to draw; what cannot be drawn is a warning, no error.
+    """Draws all there is to draw; what cannot be drawn is said and ends nothing.
 
     Args:
       latents: of so many maps; 0 leaves them out.
@@ -102,8 +102,20 @@ def after_training(workdir: pathlib.Path, *, latents: int) -> list[pathlib.Path]
     if not latents:
         del tasks["the latents"]
     for what, draw in tasks.items():
-        try:
-            written += draw()
-        except Exception as error:  # a picture is not worth a run
-            logging.warning("%s could not be made: %r", what, error)
+        written += _drawn(what, draw)
     return written
+
+
+def renew_report(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the report again, with what was added to the run, if it has one."""
+    if not (pathlib.Path(workdir) / "report.html").exists():
+        return []
+    return _drawn("the report", lambda: [report_page.write(workdir)])
+
+
+def _drawn(what: str, draw: Callable[[], list[pathlib.Path]]) -> list[pathlib.Path]:
+    try:
+        return draw()
+    except Exception as error:  # a picture is not worth a run
+        logging.error("%s could not be made: %r", what, error)
+        return []

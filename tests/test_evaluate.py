@@ -16,6 +16,7 @@ from radiovae_jax import (
     evaluate,
     experiment,
     record,
+    report_page,
     run_folder,
     train,
 )
@@ -148,6 +149,7 @@ def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one
 
 def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
     folder, *_ = run
+    report = report_page.write(folder / "run")
     done = command.module(
         "evaluate",
         f"--workdir={folder / 'run'}",
@@ -161,6 +163,8 @@ def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
     assert "no LPIPS" in done.stdout
     assert "vgg16_weights.h5 is missing" in done.stdout
     assert "split test" in done.stdout
+    assert f"renewed: {report}" in done.stdout
+    assert "<h3>test, step 3, live weights</h3>" in report.read_text()
     failed = command.module("evaluate", f"--workdir={folder / 'run'}", "--step=2")
     assert failed.returncode == 1
     assert "no checkpoint of step 2; it has those of [3]" in failed.stderr

@@ -186,3 +186,14 @@ def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplo
     written = showing.after_training(tmp_path, latents=0)
     assert [path.name for path in written] == ["report.html"]
     assert "the figures could not be made: OSError('disk full')" in caplog.text
+
+
+def test_an_evaluation_renews_the_report_that_is_there(tmp_path, caplog):
+    showcase.write(tmp_path, showcase.lines(5))
+    assert showing.renew_report(tmp_path) == []
+    (tmp_path / "report.html").write_text("old")
+    assert showing.renew_report(tmp_path) == [tmp_path / "report.html"]
+    assert "<h1>" in (tmp_path / "report.html").read_text()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert showing.renew_report(tmp_path) == []
+    assert "the report could not be made" in caplog.text

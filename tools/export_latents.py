@@ -42,6 +42,7 @@ from radiovae_jax import (
     run_folder,
     sharding,
     shards,
+    showing,
     torch_files,
 )
 
@@ -138,6 +139,8 @@ def export(args: argparse.Namespace) -> None:
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     print(describe(folder, manifest))
     print(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
+    for path in showing.renew_report(args.workdir):
+        print(f"renewed: {path}")
 
 
 def open_with_condition(config: ml_collections.ConfigDict, split: str):
