@@ -14,13 +14,14 @@ little memory and with the result of one pass. VERB --help shows the flags.
 """
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import coder, command_line, verbs
+from radiovae_jax import coder, command_line, latent_files, verbs
 from radiovae_jax.data import mapfiles
 
 VERBS = {
@@ -30,6 +31,10 @@ VERBS = {
     "sample": (verbs.sample, "maps from standard normal latents"),
     "interpolate": (verbs.interpolate, "two maps -> maps between them in latent space"),
 }
+STOPPED = (
+    "stopped; what is written is whole. The same command with --overwrite, or another "
+    "--out, begins again"
+)
 
 
 def parser() -> command_line.Parser:
@@ -64,8 +69,11 @@ def parser() -> command_line.Parser:
             _unit_flag(verb, "unit of NPY files of floats")
         if name == "sample":
             _at_least(verb, "--count", 1, 4, "number of maps, default 4")
-            _at_least(verb, "--seed", 0, 0, "of the noise, default 0")
-            _at_least(verb, "--side", 0, 0, "pixels of a side, default the training's")
+            _at_least(
+                verb, "--seed", 0, 0, "of the noise, default 0", command_line.MAX_SEED
+            )
+            words = "pixels of a side, default the training's"
+            _at_least(verb, "--side", 0, 0, words, math.isqrt(latent_files.MOST_PIXELS))
         if name == "interpolate":
             _at_least(
                 verb, "--steps", 2, 8, "number of maps, default 8, both ends included"
@@ -119,16 +127,21 @@ def _unit_flag(verb: argparse.ArgumentParser, words: str) -> None:
 
 
 def _at_least(
-    verb: argparse.ArgumentParser, flag: str, low: int, default: int, words: str
+    verb: argparse.ArgumentParser,
+    flag: str,
+    low: int,
+    default: int,
+    words: str,
+    high: int = sys.maxsize,
 ) -> None:
-    whole = command_line.at_least(low)
+    whole = command_line.at_least(low, high)
     verb.add_argument(flag, type=whole, default=default, metavar="N", help=words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     flags = parser().parse_args(argv)
-    return command_line.status(lambda: use(flags), debug=flags.debug)
+    return command_line.status(lambda: use(flags), debug=flags.debug, stopped=STOPPED)
 
 
 def use(flags: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import run_folder, tiling
+from radiovae_jax import config_check, run_folder, tiling
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import resize, resize_back
 from radiovae_jax.models.posterior import DiagonalGaussian
@@ -59,8 +59,10 @@ def load(
 
     Raises:
       FileNotFoundError: no run, or no checkpoint in it.
+      ValueError: its config does not fit this version.
     """
     config = run_folder.read_config(workdir)
+    config_check.check(config)
     step = step or run_folder.best_step(workdir)
     model, params = run_folder.load(workdir, weights, step=step)
     whole = {

@@ -20,6 +20,7 @@ from absl import flags
 # Linux's [choice] of who gets large pages: always, madvise (who asks), never.
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
+MAX_SEED = 2**32 - 1  # JAX takes what is beyond modulo 2^32
 INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
 
 
@@ -90,12 +91,15 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}\n{self.prog} --help shows the flags")
 
 
-def at_least(low: int) -> Callable[[str], int]:
-    """Returns what reads a flag of argparse that is a whole number from `low` on."""
+def at_least(low: int, high: int = sys.maxsize) -> Callable[[str], int]:
+    """Returns what reads a flag of argparse: a whole number from `low` to `high`."""
+    most = f" to {high}" if high < sys.maxsize else ""
 
     def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low}")
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no whole number from {low}{most}"
+            )
         return int(text)
 
     return whole
@@ -123,10 +127,10 @@ def folder(path: pathlib.Path, *, flag: str) -> pathlib.Path:
     return path
 
 
-def status(work: Callable[[], None], *, debug: bool) -> int:
+def status(work: Callable[[], None], *, debug: bool, stopped: str = "stopped") -> int:
     """Does the work of a command and returns the status that it ends with."""
     try:
-        with one_message(debug=debug):
+        with one_message(debug=debug, stopped=stopped):
             work()
     except SystemExit as end:
         return end.code
@@ -134,12 +138,16 @@ def status(work: Callable[[], None], *, debug: bool) -> int:
 
 
 @contextlib.contextmanager
-def one_message(*, debug: bool):
-    """Turns what goes wrong inside into one message and the status that it has."""
+def one_message(*, debug: bool, stopped: str = "stopped"):
+    """Turns what goes wrong inside into one message and the status that it has.
+
+    Args:
+      stopped: what is said after Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print("\nstopped; a run goes on with the same command", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         sys.exit(130)
     except Interrupted as error:
         print(f"\ninterrupted: {error}", file=sys.stderr)

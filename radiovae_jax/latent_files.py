@@ -11,7 +11,8 @@ mean and logvar are the network's own, not multiplied by the scale. A shard of
 tools/export_latents.py can be read too.
 """
 
-import os
+import collections
+import math
 import pathlib
 import zipfile
 import zlib
@@ -21,7 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import latents
+from radiovae_jax import latents, whole_files
+
+MOST_PIXELS = 2**26  # of a map: 8192x8192; resized to that it takes 5 GB
 
 
 class LatentFile(NamedTuple):
@@ -45,8 +48,7 @@ def write(
 ) -> None:
     """Writes the file, all of it or nothing."""
     numbers = latents.statistics(latents.of_posterior(mean, logvar))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with whole_files.written(path) as partial, partial.open("wb") as file:
         np.savez(
             file,
             mean=mean,
@@ -57,7 +59,6 @@ def write(
             seen=np.int32(seen),
             run=np.array(run),
         )
-    partial.replace(path)
 
 
 def read(path: pathlib.Path) -> LatentFile:
@@ -91,11 +92,32 @@ def read(path: pathlib.Path) -> LatentFile:
     if len(names) != len(z):
         raise ValueError(f"{path} has {len(names)} names for {len(z)} latents")
     # They become the names of files.
-    bad = [name for name in names if pathlib.PurePath(name).name != name]
+    bad = [n for n in names if pathlib.PurePath(n).name != n or "\0" in n]
     if bad:
-        raise ValueError(f"{path} names a map {bad[0]!r}; a name has no folder in it")
+        raise ValueError(
+            f"{path} names a map {bad[0]!r}; a name has no folder and no NUL in it"
+        )
+    _differ(names, path)
     stored, seen = (_sides(arrays, key, path) for key in ("stored", "seen"))
     return LatentFile(names, z, stored, seen)
+
+
+def check_size(sides: Sequence[int], what: str) -> None:
+    """Raises a ValueError, before the memory gives out, if a map would be too large."""
+    if math.prod(sides) > MOST_PIXELS:
+        raise ValueError(
+            f"{what} is {'x'.join(map(str, sides))}, and maps of at most {MOST_PIXELS} "
+            "pixels (8192x8192) are encoded and decoded; cut it into several"
+        )
+
+
+def _differ(names: list[str], path: pathlib.Path) -> None:
+    name, count = collections.Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{path} has {count} maps named {name!r}, which would be one file; encode "
+            "them in several commands, each with its own --out"
+        )
 
 
 def _floats(array: np.ndarray) -> bool:
@@ -110,4 +132,5 @@ def _sides(
     sides = np.ravel(arrays[key]).tolist()
     if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
         raise ValueError(f"{path}: {key} is {sides}, expected height and width")
+    check_size(sides, f"{path}: {key}")
     return tuple(sides)

@@ -176,7 +176,7 @@ def export(
             shard = there.get(number)
             if shard is None or not shards.whole(folder, shard):
                 records, seen = encoded(part, encode, keep, batch_size, bar)
-                stem = f"latents-{number:05d}-of-{count:05d}"
+                stem = f"{shards.STEM}-{number:05d}-of-{count:05d}"
                 paths = [folder / f"{stem}.{name}" for name in formats]
                 for path in paths:
                     shards.write(path, records)

@@ -60,7 +60,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(command_line.not_chatter)
     try:
-        with command_line.one_message(debug=DEBUG.value):
+        with command_line.one_message(
+            debug=DEBUG.value, stopped="stopped; a run goes on with the same command"
+        ):
             run()
     except SystemExit as end:
         if end.code != command_line.INTERRUPTED:  # that all processes do together

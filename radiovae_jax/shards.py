@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from radiovae_jax import whole_files
 from radiovae_jax.data import pipeline
 
 Record = dict[str, np.ndarray]
 FORMATS = ("array_record", "npz")
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
+STEM = "latents"  # of the names of shards
 
 
 def write(path: pathlib.Path, records: list[Record]) -> None:
@@ -25,13 +27,12 @@ def write(path: pathlib.Path, records: list[Record]) -> None:
     Raises:
       OSError: it cannot be written, for want of space, say.
     """
-    unfinished = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".npz":
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **pipeline.stack(records))
-    else:
-        write_array_record(unfinished, records)
-    unfinished.replace(path)
+    with whole_files.written(path) as partial:
+        if path.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **pipeline.stack(records))
+        else:
+            write_array_record(partial, records)
 
 
 def write_array_record(path: pathlib.Path, records: list[Record]) -> None:
@@ -81,11 +82,21 @@ def sha256(path: pathlib.Path) -> str:
 def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
     """Returns the shards that are there already, by number.
 
+    A list is there before the first shard, so no shard is ever of unknown origin.
+
     Raises:
-      ValueError: they are the latents of something else, or the list is damaged.
+      ValueError: they are the latents of something else, or the list is damaged or
+        lacking.
     """
+    whole_files.sweep(folder)
     file = folder / (MANIFEST if (folder / MANIFEST).exists() else PROGRESS)
     if not file.exists():
+        for path in folder.glob(f"{STEM}-*"):
+            raise ValueError(
+                f"{folder} holds {path.name} and no list that says of what; remove "
+                "the folder, or give another --out"
+            )
+        write_json(file, dict(identity=identity, shards=[]))
         return {}
     try:
         saved = json.loads(file.read_text())
@@ -117,6 +128,5 @@ def differences(there: Any, here: Any, name: str) -> Iterator[str]:
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes a file, all of it or nothing."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
+    with whole_files.written(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """Functions of an image whose gradient is computed with them, once.
 
 The weights of the terms are known only after some of the gradients are (`pull_back` in
-train_step.py), so every term is pulled back up to three times, mostly with weight 0.
-Through a network that would be up to three times the work. A gradient of one number an
-image can be scaled instead: `with_slope` keeps it, and every pull-back is a product.
+train_step.py), so every term is pulled back up to three times: once with weight 0, once
+for a multiple of what there is already. Through a network that would be three times
+the work. A gradient of one number an image can be scaled instead: `with_slope` keeps
+it, and every pull-back is a product.
 """
 
 import functools

@@ -19,6 +19,7 @@ from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
 
 Maps = Float[np.ndarray, "n h w c"]
+SHOWN = 10  # maps in the picture of an interpolation
 
 
 class Job(NamedTuple):
@@ -39,15 +40,21 @@ class Job(NamedTuple):
         """Returns the paths of new files in the folder, which is made.
 
         Raises:
-          ValueError: two results have one name, or a file is there already.
+          ValueError: two results have one name, or one is there already.
           OSError: the folder cannot be made or written.
         """
         paths = [self.out / name for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
         if twice:
             raise ValueError(
-                f"several results would be {twice[0]}; give their maps in several "
-                "commands, each with its own --out"
+                f"several results would be {twice[0]}; rename one of the files given, "
+                "or give them in several commands, each with its own --out"
+            )
+        folders = [path for path in paths if path.is_dir()]
+        if folders:
+            raise ValueError(
+                f"{folders[0]} is a folder, and a result is to have its name; move it "
+                "away, or give another --out"
             )
         there = [path for path in paths if path.exists()]
         if there and not self.flags.overwrite:
@@ -101,15 +108,28 @@ def reconstruct(job: Job) -> None:
 
 def encode(job: Job) -> None:
     """Posteriors to one npz for each size of map."""
-    by_size: dict[tuple[int, int], list[MapFile]] = collections.defaultdict(list)
+    by_size: dict[tuple[int, int], list[pathlib.Path]] = collections.defaultdict(list)
+    taken: dict[tuple[tuple[int, int], str], pathlib.Path] = {}
+    # What is wrong with one is said before hours of work; no map is kept.
     for path in mapfiles.find(job.flags.files):
         held = read(job, path)
-        by_size[held.f.shape[1:3]].append(held)
+        size = held.f.shape[1:3]
+        latent_files.check_size(size, str(path))
+        by_size[size].append(path)
+        for name in held.names:
+            other = taken.setdefault((size, name), path)
+            if other is not path:
+                raise ValueError(
+                    f"{other} and {path} both hold a map named {name}, and the latents "
+                    "of one file need names that differ; give a map once, rename one, "
+                    "or give them in several commands, each with its own --out"
+                )
     several = len(by_size) > 1
     outs = [f"latents_{by(size)}.npz" if several else "latents.npz" for size in by_size]
     for out, (size, group) in zip(job.free(outs), by_size.items(), strict=True):
         found, names, frame = [], [], Frame(size, size)
-        for held in bar(group, "map files"):
+        for path in bar(group, "map files"):
+            held = read(job, path)
             frame = frame_of(job, held)
             found += [moments(job, f, frame) for f in held.f]
             names += held.names
@@ -158,7 +178,8 @@ def latent_frame(job: Job, held: latent_files.LatentFile) -> Frame:
 def sample(job: Job) -> None:
     """Maps from the prior; the i-th depends on the seed and i alone."""
     count, seed, side = job.flags.count, job.flags.seed, job.flags.side
-    outs = job.free(f"sample_{seed}_{i:03d}.{job.flags.format}" for i in range(count))
+    numbers = padded(count, 3)
+    outs = job.free(f"sample_{seed}_{i}.{job.flags.format}" for i in numbers)
     (picture,) = job.free([f"samples_{seed}.png"])
     size = (side, side) if side else job.coder.training_size
     rows, columns = (-(-length // job.coder.factor) for length in size)
@@ -194,8 +215,8 @@ def interpolate(job: Job) -> None:
             "interpolate between maps of one size"
         )
     stem = f"{a.names[0]}_to_{b.names[0]}"
-    steps = range(job.flags.steps)
-    outs = job.free(f"{stem}_{i:02d}.{job.flags.format}" for i in steps)
+    steps = padded(job.flags.steps, 2)
+    outs = job.free(f"{stem}_{i}.{job.flags.format}" for i in steps)
     (picture,) = job.free([f"{stem}.png"])
     frame = frame_of(job, a)
     first, last = (moments(job, file.f[0], frame)[0] for file in held)
@@ -207,7 +228,15 @@ def interpolate(job: Job) -> None:
         ]
     )
     write_maps(job, outs, maps)
-    plots.save(strip(maps, [f"{share:.0%}" for share in shares], stem), picture)
+    few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
+    titles = [f"{share:.0%}" for share in shares[few]]
+    plots.save(strip(maps[few], titles, stem), picture)
+
+
+def padded(count: int, digits: int) -> list[str]:
+    """Returns the numbers below count, in as many digits as sorts them by name."""
+    digits = max(digits, len(str(count - 1)))
+    return [f"{i:0{digits}d}" for i in range(count)]
 
 
 def strip(maps: Maps, titles: Sequence[str], title: str) -> Figure:

@@ -1,6 +1,7 @@
 """`apply`: files in, files out, by hand and by the functions underneath."""
 
 import functools
+import json
 import pathlib
 import shutil
 
@@ -9,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from matplotlib.figure import Figure
 from PIL import Image
 
 import radiovae_jax
 from radiovae_jax import DiagonalGaussian, apply, coder, run_folder, train, verbs
-from radiovae_jax.data import radiomap, sionna
+from radiovae_jax.data import mapfiles, radiomap, sionna
 
 # Every command loads and compiles; here the first one does.
 load_once = functools.cache(coder.load)
@@ -210,6 +212,17 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
         ("maps of one size", "interpolate", ["a.png", "in_f.npy"]),
         ("several results would be", "reconstruct", ["a.png", "again/a.png"]),
         ("no map file", "reconstruct", ["run/config.json"]),
+        ("both hold a map named a", "encode", ["a.png", "again/a.png"]),
+        ("2 maps named 'a', which would be one", "decode", ["twins.npz"]),
+        ("stored is 100000x100000, and maps of at most", "decode", ["vast.npz"]),
+        ("'a\\x00b'; a name has no folder and no NUL", "decode", ["nul.npz"]),
+        ("shape (0, 32, 32), so the scene has no tr", "encode", ["silent.npz"]),
+        (
+            "values are above -47 dB, where the range of path gains ends; an NPY of f",
+            "encode",
+            ["in_f.npy", "--unit=db"],
+        ),
+        ("nan_db.npy holds 2 non-finite", "encode", ["nan_db.npy", "--unit=db"]),
     ],
 )
 def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
@@ -222,16 +235,64 @@ def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
     np.savez(run / "smaller.npz", mean=z, stored=whole, seen=whole)
     np.savez(run / "misnamed.npz", mean=z, names=["a", "b"])
     np.savez(run / "outside.npz", mean=z, names=["../up"])
+    twins = np.concatenate([z, z])
+    np.savez(run / "twins.npz", mean=twins, names=["a", "a"])
+    np.savez(run / "nul.npz", mean=z, names=["a\0b"])
+    np.savez(run / "vast.npz", mean=z, stored=np.int32([100000, 100000]))
+    np.save(run / "nan_db.npy", np.float32([[-100, np.nan], [np.inf, -90]]))
     np.savez(run / "none.npz", mean=z[:0])
     np.savez(run / "pickled.npz", mean=np.array([{}]))
     (run / "nothing.npz").touch()
     np.savez(run / "strange.npz", weights=np.zeros(3))
     gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
     np.savez(run / "scene2.npz", tx_cell_indices=np.zeros((2, 2), int), **gain)
+    silent = np.zeros((0, 2), int)
+    gain["path_gain"] = gain["path_gain"][:0]
+    np.savez(run / "silent.npz", tx_cell_indices=silent, **gain)
     (run / "again").mkdir(exist_ok=True)
     shutil.copy(run / "a.png", run / "again")
-    _, error = call(verb, *(run / name for name in files), status=1)
+    given = [name if name.startswith("--") else run / name for name in files]
+    _, error = call(verb, *given, status=1)
     assert words in error and "internal error" not in error
+
+
+def test_gains_far_below_the_range_are_no_signal(run, tmp_path):
+    gain_db = np.float32([[-300, -200, -200], [-147, -97, -47]])
+    np.save(tmp_path / "a.npy", gain_db)
+    held = mapfiles.read(tmp_path / "a.npy", unit="db")
+    np.testing.assert_allclose(held.f[0, ..., 0], [[0, 0, 0], [0, 0.5, 1]], atol=1e-6)
+    assert held.clipped == 3
+
+
+def test_a_folder_in_the_place_of_a_result_is_named_before_the_work(run, call):
+    out, _ = call("encode", run / "a.png")
+    (out / "latents.npz").unlink()
+    (out / "latents.npz").mkdir()
+    _, error = call("encode", run / "a.png", "--overwrite", status=1)
+    assert "latents.npz is a folder" in error and "another --out" in error
+    assert [path.name for path in out.iterdir()] == ["latents.npz"]
+
+
+def test_a_run_whose_config_does_not_fit_is_refused(run, tmp_path):
+    shutil.copytree(run / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["autoencoder"]["ch"] = "a"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not fit this version:\n +autoencoder"):
+        coder.load(tmp_path / "run")
+
+
+def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeypatch):
+    shown = []
+    strip = lambda maps, titles, title: shown.append(titles) or Figure()  # noqa: E731
+    monkeypatch.setattr(verbs, "strip", strip)
+    out, _ = call("interpolate", run / "a.png", run / "b.png", "--steps=101")
+    found = sorted(out.glob("*.npy"))
+    assert [found[i].stem for i in (0, 99, 100)] == [
+        f"a_to_b_{i}" for i in ("000", "099", "100")
+    ]
+    # By hand: 10 of 0 to 100, evenly.
+    assert shown == ["0% 11% 22% 33% 44% 56% 67% 78% 89% 100%".split()]
 
 
 def test_one_bad_file_among_good_ones_leaves_nothing_half_done(run, call):

@@ -15,14 +15,15 @@ from radiovae_jax import command_line
         (OSError("no room"), 1, "error: no room"),
         (KeyError("x"), 1, "internal error: KeyError: 'x'"),
         (command_line.Interrupted("at step 3"), 75, "interrupted: at step 3"),
-        (KeyboardInterrupt(), 130, "goes on with the same command"),
+        (KeyboardInterrupt(), 130, "\nstopped; begin again\n"),
     ],
 )
 def test_an_error_is_one_message_and_a_status(error, status, words, capsys):
     def work():
         raise error
 
-    assert command_line.status(work, debug=False) == status
+    stopped = "stopped; begin again"
+    assert command_line.status(work, debug=False, stopped=stopped) == status
     assert words in capsys.readouterr().err
 
 
@@ -57,6 +58,16 @@ def test_flags_that_cannot_be_end_like_errors(text, capsys):
     message = capsys.readouterr().err
     assert f"{text!r} is no whole number from 2" in message
     assert "tool --help shows the flags" in message
+
+
+def test_seeds_that_jax_would_wrap_are_refused(capsys):
+    parser = command_line.Parser()
+    seed = command_line.at_least(0, command_line.MAX_SEED)
+    parser.add_argument("--seed", type=seed)
+    assert parser.parse_args(["--seed=4294967295"]).seed == 2**32 - 1
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--seed=4294967296"])
+    assert "no whole number from 0 to 4294967295" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

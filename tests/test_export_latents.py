@@ -104,6 +104,7 @@ def test_the_manifest_says_of_what_these_are_the_latents(exported):
     assert (identity["step"], identity["weights"]) == (1, "ema")
     assert identity["config"]["autoencoder.z_channels"] == 3
     assert identity["commit"]
+    assert identity["condition"] == ["buildings", "antenna"]
     assert [shard["count"] for shard in manifest["shards"]] == [6, 6, 4]
     assert manifest["shards"][0]["fields"]["mean"]["shape"] == [16, 16, 3]
 
@@ -126,6 +127,27 @@ def test_other_splits_do_not_replace_the_statistics_of_the_training(
     assert "latents.seed: 0 there, 1 here" in capsys.readouterr().err
 
 
+def test_a_condition_is_whole_or_left_out_aloud_or_refused(workdir, capsys):
+    city = workdir.parent / "city" / "png"
+    config = run_folder.read_config(workdir)
+    config.data.source, config.data.root = "radiomapseer", str(city.parent)
+    one = next((city / "buildings_complete").glob("*.png"))
+    away = one.rename(workdir / "away.png")
+    remedy = rf"1 of \d+ files are missing.*{one.name}; copy.*move .*complete away"
+    with pytest.raises(FileNotFoundError, match=remedy):
+        export_latents.open_with_condition(config, "all")
+    away.rename(one)
+    folder = (city / "antennas").rename(city / "elsewhere")
+    found, fields = export_latents.open_with_condition(config, "all")
+    assert "without antenna: no folder" in capsys.readouterr().out
+    assert fields == ["buildings"]
+    assert set(found[0]) == {"name", "gray", "buildings"}
+    folder.rename(city / "antennas")
+    before = export_latents.names_digest(found)
+    found.names[-1] = (9999, 0)  # as many maps, and another one among them
+    assert export_latents.names_digest(found) != before
+
+
 def test_what_cannot_be_exported_ends_in_one_message(workdir, tmp_path, capsys):
     for arguments, words in (
         ((tmp_path,), "is not the folder of a run"),
@@ -134,5 +156,6 @@ def test_what_cannot_be_exported_ends_in_one_message(workdir, tmp_path, capsys):
     ):
         assert run(*arguments) == 1
         assert words in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run(workdir, "--shard_size=0")
+    for flag in ("--shard_size=0", "--seed=4294967296"):
+        with pytest.raises(SystemExit):
+            run(workdir, flag)

@@ -125,7 +125,9 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(batch, unbroken, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         export(tmp_path, interrupted)
     assert not (tmp_path / "manifest.json").exists()
-    (tmp_path / f".latents-0000{batch // 2}-of-00003.npz.tmp").write_bytes(b"torn")
+    # No process has a number above 2^22: this one was killed.
+    torn = f".latents-0000{batch // 2}-of-00003.npz.{2**22 + 1}.partial"
+    (tmp_path / torn).write_bytes(b"torn")
     again = []
     export(tmp_path, lambda raw: again.append(1) or encode(raw))
     assert len(again) == 5 - 2 * (batch // 2)  # whole shards are not made again
@@ -162,6 +164,23 @@ def test_another_run_is_refused_in_the_same_folder(finished, tmp_path):
     with pytest.raises(ValueError, match=r"config\.seed: 42 there, 43 here\nGive"):
         export(tmp_path, stop, other)
     assert contents(tmp_path) == before
+
+
+def test_shards_of_unknown_origin_are_refused(tmp_path):
+    def killed(raw):
+        # Before the first shard is there, the list says of what it will be.
+        assert json.loads((tmp_path / "progress.json").read_text()) == {
+            "identity": IDENTITY,
+            "shards": [],
+        }
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path, killed)
+    (tmp_path / "progress.json").unlink()
+    (tmp_path / "latents-00000-of-00009.npz").touch()
+    with pytest.raises(ValueError, match=r"00000-of-00009.npz and no list.*remove"):
+        export(tmp_path)
 
 
 def test_a_damaged_manifest_is_named(tmp_path):

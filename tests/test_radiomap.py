@@ -78,6 +78,10 @@ def test_a_written_png_is_read_by_pillow_and_leaves_nothing_else(tmp_path):
         assert image.mode == "L"
         np.testing.assert_array_equal(np.asarray(image), gray[..., 0])
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    (tmp_path / "c.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"c.png is a folder.* move it away"):
+        radiomap.write_png(tmp_path / "c.png", gray)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "c.png"}
     with pytest.raises(ValueError, match=r"b.png: expected \[h, w\] or \[h, w, 1\]"):
         radiomap.write_png(tmp_path / "b.png", np.zeros((3, 4, 3), np.uint8))
 

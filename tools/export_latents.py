@@ -7,9 +7,12 @@
 Fills WORKDIR/latents/SPLIT with shards, statistics.json (mean, std and scale factor
 1/std of each channel) and manifest.json (config, commit, step, shapes, checksums). The
 same command goes on after an interruption, and the files are those of an unbroken run.
+Other weights, options, or names of maps are refused in the same folder; what the map
+files hold is not compared, so remove the folder after changing one.
 
 A record holds mean and logvar [p, q, z] of one map (or with --sample a draw z), its
-name, buildings, and the transmitter's mask and position, where the data set has them.
+name, buildings, and the transmitter's mask and position, where the data set has them;
+what it has none of is printed, and a single file that is missing is an error.
 .npz files hold whole shards, for np.load. In .array_record files each record is the
 bytes of an npz of one map; PyTorch users read any of them with
 
@@ -45,12 +48,14 @@ from radiovae_jax import (
     showing,
     torch_files,
 )
+from radiovae_jax.data import pipeline
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
-    return command_line.status(lambda: export(args), debug=args.debug)
+    stopped = "stopped; the same command goes on"
+    return command_line.status(lambda: export(args), debug=args.debug, stopped=stopped)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,12 +64,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     whole, some = command_line.at_least(0), command_line.at_least(1)
+    seed = command_line.at_least(0, command_line.MAX_SEED)
     add("workdir", type=pathlib.Path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
     add("--out", type=pathlib.Path, help="folder (default: WORKDIR/latents/SPLIT)")
     add("--data_root", default="", help="data, if not where the config says")
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
-    add("--seed", type=whole, default=0, help="of the draw (default: 0)")
+    add("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add(
         "--format",
         choices=("both", *shards.FORMATS),
@@ -95,7 +101,7 @@ def export(args: argparse.Namespace) -> None:
     config_check.check(config)
     if args.data_root:
         config.data.root = args.data_root
-    source = open_with_condition(config, args.split)
+    source, fields = open_with_condition(config, args.split)
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
     folder = args.out or args.workdir / "latents" / args.split
@@ -114,6 +120,8 @@ def export(args: argparse.Namespace) -> None:
         "weights_sha256": digest(params),
         "split": args.split,
         "maps": len(source),
+        "names_sha256": names_digest(source),
+        "condition": fields,
         "latents": {"sample": args.sample, "seed": args.seed if args.sample else None},
         "format": args.format,
         "batch_size": batch_size,
@@ -143,14 +151,42 @@ def export(args: argparse.Namespace) -> None:
         print(f"renewed: {path}")
 
 
-def open_with_condition(config: ml_collections.ConfigDict, split: str):
-    """Opens a split with as much of the condition as the data set has."""
-    for also in (("buildings", "antenna"), ("antenna",), ("buildings",)):
+def open_with_condition(
+    config: ml_collections.ConfigDict, split: str
+) -> tuple[pipeline.Source, list[str]]:
+    """Opens a split with as much of the condition as the data set has.
+
+    Returns:
+      The split, and the fields of the condition that it has; it is printed why others
+      are left out.
+
+    Raises:
+      FileNotFoundError: a field has a folder, and files are missing in it.
+    """
+    plain = source = experiment.open_data(config, split)
+    fields: list[str] = []
+    for field in latents.CONDITION:
         try:
-            return experiment.open_data(config, split, also=also)
-        except (FileNotFoundError, ValueError):
-            continue
-    return experiment.open_data(config, split)
+            source = experiment.open_data(config, split, also=(*fields, field))
+        except FileNotFoundError as error:
+            folder = plain.path(field, 0).parent
+            if folder.is_dir():
+                raise FileNotFoundError(f"{error}: move {folder} away") from error
+            print(f"records without {field}: {error}")
+        except ValueError as error:
+            print(f"records without {field}: {error}")
+        else:
+            fields.append(field)
+    return source, fields
+
+
+def names_digest(source: pipeline.Source) -> str:
+    """Returns a checksum of the names of the maps, in their order.
+
+    Of a TFDS data set, which is written once and whole, their number says enough.
+    """
+    names = getattr(source, "names", getattr(source, "files", len(source)))
+    return hashlib.sha256(str(names).encode()).hexdigest()
 
 
 def digest(params: Any) -> str:

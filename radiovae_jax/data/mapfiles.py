@@ -5,15 +5,14 @@
 .npz   linear path gain of every transmitter, as data/sionna.py describes
 """
 
-import contextlib
-import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from radiovae_jax import whole_files
 from radiovae_jax.data import radiomap, sionna
 
 SUFFIXES = (*radiomap.MAP_SUFFIXES, ".npz")
@@ -91,21 +90,45 @@ def read(path: pathlib.Path, *, unit: str) -> MapFile:
             outside = "expected f in [0, 1]" in str(error)
             hint = "; an NPY of dB is read with --unit db" if outside else ""
             raise ValueError(f"{error}{hint}") from error
+    if suffix == ".npz" and not len(f):
+        raise ValueError(
+            f"{path}: path_gain has shape {f.shape[:3]}, so the scene has no "
+            "transmitter and no map; export it again with one"
+        )
     if not f.size:
         raise ValueError(f"{path} holds an array of {f.shape[1:]}: a map has pixels")
     return MapFile(path, names(path), f, clipped)
 
 
 def _read_db(path: pathlib.Path) -> tuple[Float32[np.ndarray, "h w c"], int]:
-    """Returns f of an NPY of dB, and how many values were clipped to its range."""
+    """Returns f of an NPY of dB, and how many values were clipped to its range.
+
+    Any number of values may lie below the range: no signal is written as -200, say.
+    """
     shape = radiomap.read_shape(path)  # raises what can be wrong with the file
     gain_db = np.load(path, allow_pickle=False).reshape(shape)
-    if not np.issubdtype(gain_db.dtype, np.floating) or not np.isfinite(gain_db).all():
+    if not np.issubdtype(gain_db.dtype, np.floating):
+        raise ValueError(f"{path} holds {gain_db.dtype}; expected floats in dB")
+    bad = np.count_nonzero(~np.isfinite(gain_db))
+    if bad:
         raise ValueError(
-            f"{path} holds {gain_db.dtype}, or values that are not finite; expected "
-            "floats in dB, and -147 where there is no signal"
+            f"{path} holds {bad} non-finite values (nan or inf); write -147 where "
+            "there is no signal"
         )
     f = radiomap.db_to_f(gain_db.astype(np.float32))
+    above = np.count_nonzero(f > 1 + 1e-6)
+    if above > gain_db.size / 2:
+        in_f = gain_db.min() >= 0 and gain_db.max() <= 1
+        raise ValueError(
+            f"{path} spans [{gain_db.min():g}, {gain_db.max():g}]: {above} of its "
+            f"{gain_db.size} values are above -47 dB, where the range of path gains "
+            "ends; "
+            + (
+                "an NPY of f in [0, 1] is read with --unit f"
+                if in_f
+                else "convert them to path gain in dB (path loss has the other sign)"
+            )
+        )
     # Rounding alone takes -47 dB a little beyond 1.
     outside = int(np.sum((f < -1e-6) | (f > 1 + 1e-6)))
     return f.clip(0, 1), outside
@@ -136,20 +159,8 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
 
 def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
     """Writes an NPY, all of it or nothing."""
-    with _whole(path) as file:
+    with whole_files.written(path) as partial, partial.open("wb") as file:
         np.save(file, values)
-
-
-@contextlib.contextmanager
-def _whole(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Gives a file to write, which takes the path's place once nothing failed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_scene(
@@ -165,5 +176,5 @@ def write_scene(
     gain = np.where(f > 0, 10.0 ** (radiomap.f_to_db(f.astype(np.float64)) / 10), 0.0)
     with np.load(like, allow_pickle=False) as scene:
         kept = {name: scene[name] for name in ("cell_size", "tx_cell_indices")}
-    with _whole(path) as file:
+    with whole_files.written(path) as partial, partial.open("wb") as file:
         np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)

@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from radiovae_jax import whole_files
+
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
 
@@ -146,15 +148,15 @@ def write_png(path: Path, gray: UInt8[np.ndarray, "..."]) -> None:
 
     Raises:
       ValueError: any other number of axes or channels.
+      OSError: it cannot be written; a folder of its name is there, say.
     """
     path = pathlib.Path(path)
     if gray.ndim == 3 and gray.shape[-1] == 1:
         gray = gray[..., 0]
     if gray.ndim != 2:
         raise ValueError(f"{path}: expected [h, w] or [h, w, 1], got {gray.shape}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(gray).save(partial, format="PNG")
-    partial.replace(path)
+    with whole_files.written(path) as partial:
+        Image.fromarray(gray).save(partial, format="PNG")
 
 
 def _read_png(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:

@@ -1,0 +1,47 @@
+"""Files that appear under their name once they are whole, and not before."""
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a name to write to; the file takes the path's place if nothing fails.
+
+    The name is this process's own, so two may write the same file at once.
+
+    Raises:
+      IsADirectoryError: a folder is in its place.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, and a file of that name is to be written: move it "
+            "away, or write elsewhere"
+        )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed left unfinished in a folder."""
+    for path in folder.glob(".*.partial"):
+        process = re.search(r"\.(\d+)\.partial$", path.name)
+        if process and not _runs(int(process[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True

@@ -1,0 +1,38 @@
+"""Files are whole under their name, whoever writes them, and whatever ends it."""
+
+import os
+
+import pytest
+
+from radiovae_jax import whole_files
+
+
+def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    with whole_files.written(path) as first:
+        first.write_text("same")
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+        with whole_files.written(path) as second:
+            second.write_text("same")
+        assert path.read_text() == "same"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_files.written(path) as partial:
+        partial.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_killed_processes_left_is_swept(tmp_path):
+    # Linux numbers its processes below 2^22; the parent of the tests runs.
+    names = [f".a.npz.{number}.partial" for number in (2**22 + 1, os.getppid())]
+    for name in (*names, ".mine.partial", "a.npz"):
+        (tmp_path / name).touch()
+    whole_files.sweep(tmp_path)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == sorted([names[1], ".mine.partial", "a.npz"])
