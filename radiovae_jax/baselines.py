@@ -28,6 +28,9 @@ def fit_pca(
       patch: side of a patch, the autoencoder's down-sampling for the same latent size.
       components: numbers kept of a patch.
 
+    Raises:
+      ValueError: sides that are not divisible by the patch.
+
     Source: Pearson 1901; the covariance's leading eigenvectors.
     """
     count, total, outer = 0, 0.0, 0.0
@@ -55,6 +58,11 @@ def reconstruct(pca: Pca, f: Image) -> Image:
 
 def to_patches(f: Image, patch: int) -> Float[Array, "b i j d"]:
     b, height, width, c = f.shape
+    if height % patch or width % patch:
+        raise ValueError(
+            f"maps of {height}x{width} cannot be cut into patches of {patch}x{patch}, "
+            f"the down-sampling; resize them to a multiple of {patch} (data.image_size)"
+        )
     i, j = height // patch, width // patch
     split = f.reshape(b, i, patch, j, patch, c)
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(b, i, j, patch * patch * c)

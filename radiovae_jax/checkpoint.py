@@ -32,17 +32,18 @@ def best_step(workdir: pathlib.Path) -> int:
       FileNotFoundError: there is no checkpoint at all.
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    steps = _whole_steps(folder)
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint under {folder}; train first, or give the folder of a run "
             "with --workdir"
         )
     files = {step: folder / str(step) / "metrics" / "metrics" for step in steps}
+    torn = _torn_metrics(folder)
     judged = {
         step: _nmse(json.loads(file.read_text()))
         for step, file in files.items()
-        if file.exists()
+        if file.exists() and step not in torn
     }
     return min(judged, key=judged.__getitem__) if judged else steps[-1]
 
@@ -52,7 +53,7 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
 
     Raises:
       FileNotFoundError: there is no such step.
-      ValueError: it cannot be read, or is not as it was saved.
+      ValueError: it cannot be read, is not as it was saved, or has other arrays.
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
     if not (folder / "state").is_dir():
@@ -60,32 +61,89 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
             f"{workdir} has no checkpoint of step {step}; it has those of "
             f"{_whole_steps(folder.parent)}"
         )
-    args = ocp.args.PyTreeRestore(
-        item=like,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-        partial_restore=True,
-    )
     try:
-        with (
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-            orbax_errors.quiet(),
-        ):
-            part = reader.restore(folder / "state", args=args)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
-        _check(saved.get(CHECKSUMS, {}), part)
+        with orbax_errors.quiet():
+            unlike = _unlike(folder / "state", like)
+            if not unlike:
+                return _read_part(folder, like)
     except Exception as error:  # Orbax raises whatever its readers raise
         reason = orbax_errors.first_line(error)
         raise ValueError(
             f"checkpoint {step} of {workdir} cannot be read ({reason}); "
             f"give another step, there are {_whole_steps(folder.parent)}"
         ) from error
+    raise ValueError(
+        f"the network in {workdir}/config.json does not fit checkpoint {step} "
+        f"({unlike}); put the config back that the run was trained with"
+    )
+
+
+def _read_part(folder: pathlib.Path, like: Any) -> Any:
+    args = ocp.args.PyTreeRestore(
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        part = reader.restore(folder / "state", args=args)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
+    _check(saved.get(CHECKSUMS, {}), part)
     return part
+
+
+def _unlike(folder: pathlib.Path, like: Any) -> str:
+    """Returns the first array that a saved state has otherwise, in words; or ""."""
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        saved = _shapes(reader.metadata(folder).tree)
+    wanted = _shapes(like)
+    # Of what is wanted in part (params/logvar) the rest is no difference.
+    parts = {_beginning(name) for name in wanted}
+    there = {name: s for name, s in saved.items() if _beginning(name) in parts}
+    differing = sorted(
+        name
+        for name in wanted.keys() | there.keys()
+        if wanted.get(name) != there.get(name)
+    )
+    if not differing:
+        return ""
+    ours, theirs = (s.get(differing[0], "nothing") for s in (wanted, there))
+    return (
+        f"{differing[0]} is {theirs} there and {ours} by the config; in all "
+        f"{len(differing)} arrays differ"
+    )
+
+
+def _beginning(name: str) -> tuple[str, ...]:
+    return tuple(name.split("/")[:2])
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }
 
 
 def _whole_steps(folder: pathlib.Path) -> list[int]:
     """Returns the steps whose checkpoints were written to their end."""
-    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    steps = ocp.utils.checkpoint_steps(folder)
+    return sorted(step for step in steps if (folder / str(step) / "state").is_dir())
+
+
+def _torn_metrics(folder: pathlib.Path) -> list[int]:
+    """Returns the steps whose metrics are torn, or no metrics."""
+    torn = []
+    for path in folder.glob("*/metrics/metrics"):
+        step = path.parts[-3]
+        try:
+            _nmse(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            torn += [int(step)] if step.isdigit() else []
+    return torn
 
 
 def _check(saved: checksums.Checksums, state: Any) -> None:
@@ -118,7 +176,11 @@ class Checkpoints:
             raise NotADirectoryError(
                 f"{folder} is no folder; move it away, or give another --workdir"
             )
-        self._set_aside(self._torn_metrics() if distributed.is_first() else [])
+        # Orbax reads all metrics when it starts, and fails on one that is torn.
+        torn = _torn_metrics(folder) if distributed.is_first() else []
+        for step in torn:
+            logging.warning("checkpoint %s has torn metrics: set aside", step)
+        self._set_aside(torn)
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(
@@ -291,22 +353,6 @@ class Checkpoints:
             (self._workdir / "checkpoints" / str(step)).rename(aside / name)
         # Nobody lists the folder before its last move.
         distributed.wait_for_all("damaged checkpoints")
-
-    def _torn_metrics(self) -> list[int]:
-        """Returns the steps whose metrics are torn.
-
-        Orbax reads all metrics when it starts, and fails on one that is torn.
-        """
-        torn = []
-        for path in (self._workdir / "checkpoints").glob("*/metrics/metrics"):
-            step = path.parts[-3]
-            try:
-                float(json.loads(path.read_text())[BEST_METRIC])
-            except (ValueError, KeyError, TypeError):
-                if step.isdigit():
-                    logging.warning("checkpoint %s has torn metrics: set aside", step)
-                    torn.append(int(step))
-        return torn
 
 
 def _all_agree(mine: bool) -> bool:

@@ -35,6 +35,7 @@ NEEDED = (  # of a config
     ("loss", "kl_weight"),
     ("train", "steps"),
 )
+LARGEST = float(np.finfo(np.float32).max)  # of the type that all is computed in
 LOG_SPAN = 20  # positive numbers that spread further are shown on a log scale
 
 Line = Mapping[str, Any]
@@ -135,9 +136,12 @@ def columns(
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number; JSON has null for what was not."""
+    """Whether this is a finite number; JSON has null for what was not.
+
+    What float32 does not hold no run has logged, and axes could not be laid out for.
+    """
     real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and math.isfinite(value)
+    return bool(real and abs(value) <= LARGEST)
 
 
 def phases(points: Curve, switch: float | int) -> tuple[Curve, Curve]:

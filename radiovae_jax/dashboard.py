@@ -46,6 +46,8 @@ def _quality(axis: Axes, run: Run) -> None:
     right = axis.twinx()
     drawn += trace(right, run, "val/ssim", "SSIM", ORANGE, "--")
     _second_axis(axis, right, "SSIM", drawn)
+    if right.lines:
+        _apart(axis, right)
     if drawn:
         last = [line.get_ydata()[-1] for line in drawn]
         axis.set_title(
@@ -138,10 +140,11 @@ def _convergence(axis: Axes, run: Run) -> None:
         drawn = trace(axis, run, "train/rec_loss", "rec_loss", BLUE)
         panels.finish(axis, run, "rec_loss", title=f"{title}: {NO_VALUES}")
     steps, norms = curves.columns(run, "train/ae_update_norm", "train/ae_param_norm")
-    if not len(steps):
+    known = norms[:, 1] > 0
+    if not known.any():
         return
     right = axis.twinx()
-    ratio = Curve(steps, norms[:, 0] / norms[:, 1])
+    ratio = Curve(steps[known], norms[known, 0] / norms[known, 1])
     drawn += panels.draw(right, run, ratio, "update / weights", SKY, "--")
     _second_axis(axis, right, "norm of the update / of the weights", drawn)
 
@@ -175,6 +178,14 @@ def _second_axis(left: Axes, right: Axes, label: str, drawn: list) -> None:
     right.grid(False)
     right.set_ylabel(label)
     panels.legend_below(left, drawn)
+
+
+def _apart(below: Axes, above: Axes) -> None:
+    """Gives two axes different ends: of curves that rise alike one would hide one."""
+    for axis, down, up in ((below, 0.0, 0.3), (above, 0.3, 0.0)):
+        low, high = axis.get_ylim()
+        if axis.get_yscale() == "linear":
+            axis.set_ylim(low - down * (high - low), high + up * (high - low))
 
 
 NO_VALUES = "no validation yet"

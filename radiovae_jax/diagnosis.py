@@ -137,8 +137,10 @@ def _clamp(run: Run) -> Iterator[Warned]:
             f"In {100 * share:.3g}% of {len(values)} lines it is at "
             f"{run.d_weight_clamp:g}: the reconstruction's gradient is more than "
             f"{curves.D_WEIGHT_CLIP:g} times the adversarial one: nothing is balanced, "
-            "and the weight is a constant, which loss.disc_weight sets. The documented "
-            "run shows the same in 98.5% of its lines.",
+            "and the weight is a constant, which loss.disc_weight sets. Usual, and "
+            "harmless while validation improves: the documented run shows the same in "
+            "98.5% of its lines. If validation fell at the switch, lower "
+            "loss.disc_weight.",
         )
 
 
@@ -166,9 +168,12 @@ def _chance(run: Run) -> Iterator[Warned]:
     if at_chance:
         yield Warned(
             "The discriminator is at chance",
-            f"In the latest lines {seen}: it tells reconstructions from maps hardly "
-            "better than a coin. Right after its start that is normal; later raise "
-            "optimizer.disc_learning_rate, or give it more width (loss.disc_ndf).",
+            f"In the latest lines {seen}: it tells reconstructions from maps no better "
+            "than a coin, and teaches next to nothing. In the first hundreds of steps "
+            "after loss.disc_start, and so in all of a short run, that is usual and "
+            "harmless. Where it lasts for thousands, try more width (loss.disc_ndf), "
+            "or leave it out (loss.disc_factor=0); not many times the "
+            "optimizer.disc_learning_rate, which keeps it there.",
         )
 
 

@@ -81,12 +81,18 @@ def evaluate(
     config = run_folder.read_config(workdir)
     config_check.check(config)
     if data_root:
+        # Of a folder that is not there the synthetic source would draw a city.
+        if config.data.source == "synthetic" and not pathlib.Path(data_root).is_dir():
+            raise FileNotFoundError(
+                f"no folder {data_root}; give the one that holds the maps with "
+                "--data_root, or leave it out for the config's"
+            )
         config.data.root = data_root
-    folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
+    step = step or checkpoint.best_step(workdir)
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
-    step = step or checkpoint.best_step(workdir)
     model, params = run_folder.load(workdir, weights, step=step)
+    folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
     seen = seen_shape(config, source.shape)
     stored = config.train.metrics_size == "stored"

@@ -61,17 +61,20 @@ def loss_components(run: Run) -> Figure:
         trace(pixels, run, name, label, colour, style)
     trace(kl, run, "train/kl_loss", "train", BLUE)
     trace(kl, run, "val/kl_loss", "validation", ORANGE)
+    drawn = []
     for name, label, colour, style in (
         ("train/g_loss", "generator", GREEN, "-"),
         ("train/disc_loss", "discriminator", RED, "--"),
         ("train/logits_real", "logits of maps", SKY, "-."),
         ("train/logits_fake", "logits of reconstructions", PURPLE, ":"),
     ):
-        trace(adversarial, run, name, label, colour, style)
+        drawn += trace(adversarial, run, name, label, colour, style)
     panels.finish(total, run, "per image", title="total and likelihood")
     panels.finish(pixels, run, "per pixel", title="reconstruction terms")
     panels.finish(kl, run, "nats per image", title="KL, before its weight")
     panels.finish(adversarial, run, "", title="adversarial", empty=panels.waiting(run))
+    if drawn:
+        panels.legend_below(adversarial, drawn, columns=2)
     for axis in (kl, adversarial):
         axis.set_xlabel("step")
     return figure

@@ -155,9 +155,12 @@ def read(path: pathlib.Path) -> list[dict]:
     for number, row in enumerate(text.splitlines(), 1):
         try:
             line = json.loads(row)
-            line["step"] + 0  # a number
+            whole = math.isfinite(line["step"])
+        except (ValueError, TypeError, KeyError, OverflowError):
+            whole = False
+        if whole:
             lines.append(line)
-        except (ValueError, TypeError, KeyError):
+        else:
             logging.warning("%s: line %d is torn and left out", path, number)
     return lines
 

@@ -1,18 +1,19 @@
 """Goes over a set of maps once and measures every row of a table on it.
 
 A row is one way to code a map and decode it again; all rows see the same maps. Sums
-are taken on the devices, batch by batch, and added up on the host in float64, so any
-number of maps goes through in the memory of one batch.
+are taken on the devices, batch by batch, and added up on the host in float64. What is
+kept of a map is its name and at most 94 numbers in float32: to the memory of one batch
+comes less than half a kB a map.
 """
 
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from tqdm import tqdm
 
 from radiovae_jax import comparison, latents, metrics, moments, sharding
@@ -22,6 +23,18 @@ from radiovae_jax.moments import Moments
 
 Numbers = dict[str, float]
 Table = dict[str, dict[str, dict[str, Numbers]]]  # row -> scale -> region -> numbers
+
+
+class Lines(NamedTuple):
+    """The numbers of every map."""
+
+    names: list[str]
+    columns: tuple[str, ...]  # "kl", "row/lpips", "row/scale/region/metric"
+    values: Float[np.ndarray, "n k"]
+
+    def mean(self, column: str) -> float:
+        values = self.values[:, self.columns.index(column)]
+        return float(np.mean(values, dtype=np.float64))
 
 
 class Shown(NamedTuple):
@@ -38,7 +51,7 @@ class Measured(NamedTuple):
     """What is known of a set after it was gone over."""
 
     table: Table
-    maps: list[dict[str, Any]]  # one a map: "name" and "row/scale/region/metric"
+    maps: Lines
     perceptual: Numbers  # row -> LPIPS, mean over maps
     frechet: Numbers  # row -> distance of its features to the maps'
     feature_count: int
@@ -94,7 +107,9 @@ class Seen:
 
     def __init__(self, judge: Judge, show: int):
         self._judge, self._show, self._sums = judge, show, None
-        self._maps: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._columns: tuple[str, ...] = ()
+        self._values: list[Float[np.ndarray, "_ k"]] = []  # of each batch
         self._features: dict[str, Moments] = {}
         self._latent: Moments | None = None
         self._latent_shape: tuple[int, ...] = ()
@@ -120,10 +135,12 @@ class Seen:
                 f"{row}/{scale}/{region}/{name}": made.each[name][where]
                 for name in COLUMNS
             }
+        self._names += [str(name) for name in names[real]]
+        self._columns = tuple(columns)
+        values = np.stack([values[real] for values in columns.values()], axis=1)
+        self._values.append(values.astype(np.float32))
         for i in np.flatnonzero(real):
-            line = {column: float(values[i]) for column, values in columns.items()}
-            self._maps.append({"name": str(names[i]), **line})
-            nmse = line[f"{rows[0]}/raw/all/nmse"]
+            nmse = float(columns[f"{rows[0]}/raw/all/nmse"][i])
             images = (array[i] for array in made.shown)
             self._rank(Shown(nmse, str(names[i]), *images))
         pairs = zip(rows, made.features, strict=True)
@@ -150,7 +167,8 @@ class Seen:
 
     def result(self) -> Measured:
         """Returns the numbers of all that was added."""
-        rows, half = self._judge.rows, len(self._maps) // 2
+        rows, half = self._judge.rows, len(self._names) // 2
+        maps = Lines(self._names, self._columns, np.concatenate(self._values))
         table: Table = {row: {scale: {} for scale in SCALES} for row in rows}
         for where, (row, scale, region) in self._places():
             sums = metrics.Sums(*(value[where] for value in self._sums))
@@ -159,11 +177,11 @@ class Seen:
         target = self._features[""]
         return Measured(
             table=table,
-            maps=self._maps,
+            maps=maps,
             perceptual={
-                row: self._mean(f"{row}/lpips")
+                row: maps.mean(f"{row}/lpips")
                 for row in rows
-                if f"{row}/lpips" in self._maps[0]
+                if f"{row}/lpips" in maps.columns
             },
             frechet={
                 row: metrics.frechet(
@@ -177,10 +195,7 @@ class Seen:
             feature_count=len(target.mean),
             latent=self._latent,
             latent_shape=self._latent_shape,
-            kl=self._mean("kl") if "kl" in self._maps[0] else float("nan"),
-            best=self._best[: len(self._maps) - half],
+            kl=maps.mean("kl") if "kl" in maps.columns else float("nan"),
+            best=self._best[: len(self._names) - half],
             worst=self._worst[::-1][:half],
         )
-
-    def _mean(self, column: str) -> float:
-        return float(np.mean([line[column] for line in self._maps]))

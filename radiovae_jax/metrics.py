@@ -109,7 +109,8 @@ def ssim(target: Image, recon: Image, region: Region = ALL) -> PerImage:
     if min(height, width) < SSIM_TAPS:
         raise ValueError(
             f"SSIM needs images of at least {SSIM_TAPS}x{SSIM_TAPS} pixels, got "
-            f"{height}x{width}; leave it out for maps this small"
+            f"{height}x{width}; give larger maps, or measure at the size that the "
+            "model sees if that is larger (train.metrics_size='seen')"
         )
     values = dm_pix.ssim(
         _float32(target),

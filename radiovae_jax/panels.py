@@ -79,12 +79,12 @@ def finish(
         say(axis, empty)
 
 
-def legend_below(axis: Axes, drawn: list[Line2D]) -> None:
+def legend_below(axis: Axes, drawn: list[Line2D], *, columns: int = 4) -> None:
     """Puts the legend of a panel with two axes where no curve can be."""
     if axis.get_legend():
         axis.get_legend().remove()
     place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    axis.legend(handles=drawn, fontsize=9, ncols=4, frameon=False, **place)
+    axis.legend(handles=drawn, fontsize=9, ncols=columns, frameon=False, **place)
 
 
 def say(axis: Axes, text: str) -> None:

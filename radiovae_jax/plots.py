@@ -21,7 +21,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 
-from radiovae_jax import colours
+from radiovae_jax import colours, whole_files
 from radiovae_jax.data import radiomap
 
 Numbers = np.ndarray | jax.Array
@@ -133,17 +133,14 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
 
     Raises:
       ValueError: a path without suffix, or with one that matplotlib does not write.
+      OSError: it cannot be written.
     """
     path = pathlib.Path(path)
     if not path.suffix:
         raise ValueError(f"{path} names no picture format; end it in .png or .pdf")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(unfinished, format=path.suffix[1:], dpi=110)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_files.written(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=110)
     return path
 
 

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from radiovae_jax import comparison, latents
+from radiovae_jax import comparison, latents, whole_files
 from radiovae_jax.comparison import COLUMNS, FEATURES, POOLED
-from radiovae_jax.measure import Measured, Table
+from radiovae_jax.measure import Lines, Measured, Table
 
 
 def numbers(
@@ -31,8 +31,8 @@ def numbers(
         "features": judge.features,
         "features_are": FEATURES[judge.features],
         "dimensions": measured.feature_count,
-        "images": len(measured.maps),
-        "covariance_is_singular": len(measured.maps) <= measured.feature_count,
+        "images": len(measured.maps.names),
+        "covariance_is_singular": len(measured.maps.names) <= measured.feature_count,
         "rows": measured.frechet,
     }
     return {
@@ -43,18 +43,22 @@ def numbers(
     }
 
 
-def write(folder: pathlib.Path, split: str, record: dict, maps: list[dict]) -> None:
-    """Writes `split`.json (what is not finite as null) and `split`.csv.
+def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
+    """Writes `split`.json (what is not finite as null) and `split`.csv, each whole.
 
     The CSV has one line a map; its columns are named by their place in the record,
     row/scale/region/metric. The folder is there.
     """
-    text = json.dumps(finite(record), indent=2)
-    (folder / f"{split}.json").write_text(text + "\n")
-    with (folder / f"{split}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, tuple(maps[0]))
-        writer.writeheader()
-        writer.writerows(maps)
+    with (
+        whole_files.written(folder / f"{split}.csv") as partial,
+        partial.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(("name", *maps.columns))
+        for name, values in zip(maps.names, maps.values, strict=True):
+            writer.writerow((name, *values))
+    with whole_files.written(folder / f"{split}.json") as partial:
+        partial.write_text(json.dumps(finite(record), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -68,12 +72,9 @@ def finite(value: Any) -> Any:
 
 def table(record: dict[str, Any]) -> str:
     """Returns the numbers as text: means over maps, then of all pixels together."""
-    height, width, _ = record["size"]
     lines = [
         record["data"],
-        f"step {record['step']}, {record['weights']} weights, seen at "
-        f"{height}x{width}, metrics at the {record['metrics_size']} size, commit "
-        f"{record['commit']}",
+        f"step {record['step']}, {record['weights']} weights, {conditions(record)}",
         f"{'':<47} {' mean over maps of each ':-^49} {' all pixels as one ':-^29}",
         f"{'row':<20}{'scale':<17}{'region':<10}"
         + "".join(f"{name:>10}" for name in COLUMNS)
@@ -85,6 +86,15 @@ def table(record: dict[str, Any]) -> str:
                 cells = "".join(f"{found[name]:>10.4g}" for name in (*COLUMNS, *POOLED))
                 lines.append(f"{row:<20}{scale:<17}{region:<10}{cells}")
     return "\n".join([*lines, *summary(record)])
+
+
+def conditions(record: dict[str, Any]) -> str:
+    """Returns at which sizes, and by which code, the numbers were made."""
+    height, width, _ = record["size"]
+    return (
+        f"seen at {height}x{width}, metrics at the {record['metrics_size']} size, "
+        f"commit {record['commit']}"
+    )
 
 
 def explained(rows: Table) -> list[str]:

@@ -20,18 +20,21 @@
     return made;
   }
 
-  function show(value) {
+  function show(value, digits = 4) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size >= 1e9 || size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
+    if (size >= 1e9 || size < 1e-3) return value.toExponential(Math.max(digits - 1, 2)).replace(/\.?0+e/, "e");
     if (size >= 1e4) return Math.round(value).toLocaleString("en-US");
-    return String(Number(value.toPrecision(4)));
+    return String(Number(value.toPrecision(digits)));
   }
 
-  function shortTick(value) {
+  // As many digits as tell ticks apart that are one step from each other.
+  function shortTick(value, step) {
+    const needed = Math.ceil(Math.log10(Math.abs(value) / step)) + 1 || 4;
     for (const [unit, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
-      if (Math.abs(value) >= Math.max(unit, 1e4)) return Number((value / unit).toPrecision(6)) + letter;
-    return show(value);
+      if (Math.abs(value) >= Math.max(unit, 1e4))
+        return Number((value / unit).toPrecision(Math.min(Math.max(needed, 6), 15))) + letter;
+    return show(value, Math.min(Math.max(needed, 3), 15));
   }
 
   function ticks(low, high, count) {
@@ -73,13 +76,15 @@
     return x - steps[i - 1] < steps[i] - x ? i - 1 : i;
   }
 
-  // Lowest and highest value in view. A few spikes of a long raw curve may stick out.
+  // Lowest and highest value in view; of a curve without a point there, those beside it.
+  // A few spikes of a long raw curve may stick out.
   function span(chart) {
     let low = Infinity, high = -Infinity;
     for (const curve of chart.curves) {
       if (curve.hidden) continue;
       const [a, b] = [search(curve.steps, view[0]), search(curve.steps, view[1] + 1e-9)];
-      let seen = curve.values.slice(a, b).filter((v) => !chart.log || v > 0);
+      const beside = a === b ? 1 : 0;
+      let seen = curve.values.slice(Math.max(a - beside, 0), b + beside).filter((v) => !chart.log || v > 0);
       if (!seen.length) continue;
       if (curve.raw && seen.length > 100) {
         seen.sort((x, y) => x - y);
@@ -118,15 +123,18 @@
       if (data.switch >= view[0])
         element(svg, "line", { x1: x, x2: x, y1: TOP, y2: bottom, stroke: "#555", "stroke-dasharray": "5 3" });
     }
-    for (const value of chart.log ? logTicks(low, high) : ticks(low, high, 6)) {
+    let marks = chart.log ? logTicks(low, high) : [];
+    if (marks.length < 2) marks = ticks(low, high, 6);
+    for (const value of marks) {
       const y = chart.y(value);
       element(svg, "line", { x1: LEFT, x2: right, y1: y, y2: y, stroke: "#e3e6ec" });
-      element(svg, "text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, shortTick(value));
+      element(svg, "text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, shortTick(value, marks[1] - marks[0]));
     }
-    for (const value of ticks(view[0], view[1], Math.max(4, Math.floor(width / 75)))) {
+    const steps = ticks(view[0], view[1], Math.max(4, Math.floor(width / 75)));
+    for (const value of steps) {
       const x = chart.x(value);
       element(svg, "line", { x1: x, x2: x, y1: TOP, y2: bottom, stroke: "#e3e6ec" });
-      element(svg, "text", { x, y: bottom + 15, "text-anchor": "middle" }, shortTick(value));
+      element(svg, "text", { x, y: bottom + 15, "text-anchor": "middle" }, shortTick(value, steps[1] - steps[0]));
     }
     element(svg, "rect", { x: LEFT, y: TOP, width: right - LEFT, height: bottom - TOP, fill: "none", stroke: "#9aa1ad" });
     const inside = element(svg, "g", { "clip-path": `url(#${chart.id})` });

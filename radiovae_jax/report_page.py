@@ -1,6 +1,7 @@
 """The HTML of a report: everything a run's folder holds, in one file, escaped."""
 
 import base64
+import contextlib
 import importlib.resources
 import json
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from radiovae_jax import curves, diagnosis, report_charts
+from radiovae_jax import curves, diagnosis, record, report_charts, whole_files
 from radiovae_jax.comparison import COLUMNS, POOLED
 from radiovae_jax.curves import Run
 
@@ -23,6 +24,8 @@ TILES = (
     ("train/kl_loss", "KL, nats per image"),
     ("time/images_per_second", "images a second"),
 )
+# What a torn file raises, or one of another form, a list for an object.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError)
 # No script, style or picture but those in the file; nothing is sent anywhere.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -35,12 +38,12 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
+      OSError: it cannot be written.
     """
     workdir = pathlib.Path(workdir)
     path = workdir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page(workdir), encoding="utf-8")
-    temporary.replace(path)
+    with whole_files.written(path) as partial:
+        partial.write_text(page(workdir), encoding="utf-8")
     return path
 
 
@@ -135,11 +138,15 @@ def pictures(workdir: pathlib.Path) -> str:
 def newest(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns of NAME_0000100.png, NAME_0000200.png, ... the last, for every NAME."""
     latest: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in files(folder, "*.png"):
         found = PICTURE.fullmatch(path.name)
         if found:
             latest[found["name"]] = path
     return list(latest.values())
+
+
+def files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
 def embedded(path: pathlib.Path) -> str:
@@ -153,28 +160,32 @@ def embedded(path: pathlib.Path) -> str:
 
 def evaluations(workdir: pathlib.Path) -> str:
     """Returns a table for every record in evaluation/."""
-    names, parts = (*COLUMNS, *POOLED), []
+    command = f"python -m radiovae_jax.evaluate --workdir {workdir}"
+    parts = []
     for path in sorted((workdir / "evaluation").glob("*.json")):
-        record = read_json(path)
-        rows = [
-            (row, scale, region, *(numbers.get(name) for name in names))
-            for row, by_scale in record.get("rows", {}).items()
-            for scale, by_region in by_scale.items()
-            for region, numbers in by_region.items()
-        ]
-        if not rows:
-            continue
-        notes = [record.get("data"), f"commit {record.get('commit')}"]
-        notes += record.get("summary", record.get("notes", []))
-        parts.append(
-            f"<h3>{escape(path.stem)}, step {escape(str(record.get('step')))}, "
-            f"{escape(str(record.get('weights')))} weights</h3>"
-            f'<p class="soft">{"<br>".join(escape(str(note)) for note in notes)}</p>'
-            + table(("row", "scale", "region", *names), rows)
-            + hint("–: infinite, or not there. Pooled: all pixels taken as one map.")
-        )
-    return "\n".join(parts) or hint(
-        f"Not evaluated yet: python -m radiovae_jax.evaluate --workdir {workdir}"
+        try:
+            parts.append(evaluation(path.stem, read_json(path)))
+        except DAMAGED:
+            wrong = f"{path.name} is damaged, or no record of an evaluation"
+            parts.append(hint(f"{wrong}. To write it: {command} --split {path.stem}"))
+    return "\n".join(parts) or hint(f"Not evaluated yet: {command}")
+
+
+def evaluation(split: str, found: Mapping[str, Any]) -> str:
+    names = (*COLUMNS, *POOLED)
+    rows = [
+        (row, scale, region, *(numbers.get(name) for name in names))
+        for row, by_scale in found["rows"].items()
+        for scale, by_region in by_scale.items()
+        for region, numbers in by_region.items()
+    ]
+    notes = [found["data"], record.conditions(found), *found.get("summary", ())]
+    return (
+        f"<h3>{escape(split)}, step {escape(str(found['step']))}, "
+        f"{escape(str(found['weights']))} weights</h3>"
+        f'<p class="soft">{"<br>".join(escape(str(note)) for note in notes)}</p>'
+        + table(("row", "scale", "region", *names), rows)
+        + hint("–: infinite, or not there. Pooled: all pixels taken as one map.")
     )
 
 
@@ -185,35 +196,39 @@ def validations(run: Run) -> str:
         return hint("No validation yet.")
     best = min(judged, key=lambda line: line["val/nmse"])
     last = judged[-1]
-    names = sorted(name for name in last if name.startswith("val/"))
+    # Validation has no gradients to balance: its d_weight is a 0 that means nothing.
+    names = sorted(n for n in last if n.startswith("val/") and n != "val/d_weight")
     head = ("", f"last, step {last['step']:,}", f"best, step {best['step']:,}")
     return table(head, [(name[4:], last[name], best.get(name)) for name in names])
 
 
 def latents(workdir: pathlib.Path) -> str:
     """Returns pictures and statistics of each channel, of exports and evaluations."""
-    sources = {
-        str(path.relative_to(workdir)): read_json(path)
-        for path in sorted(workdir.glob("latents*/**/statistics.json"))
-    }
-    for path in sorted((workdir / "evaluation").glob("*.json")):
-        found = read_json(path).get("latent", {}).get("of_each_channel")
-        if found:
-            sources[str(path.relative_to(workdir))] = found
     parts = []
-    for name, found in sources.items():
-        columns = {key: v for key, v in found.items() if isinstance(v, list)}
-        if columns:
-            rows = enumerate(zip(*columns.values(), strict=True))
-            parts.append(
-                f"<h3>{escape(name)}</h3>"
-                + table(("channel", *columns), [(f"z{i}", *row) for i, row in rows])
-            )
-    drawn = sorted((workdir / "figures").glob("latent_*.png"))
+    for path in sorted(workdir.glob("latents*/**/statistics.json")):
+        name = str(path.relative_to(workdir))
+        try:
+            parts.append(channels(name, read_json(path)))
+        except DAMAGED:
+            parts.append(hint(f"{name} is damaged; export the latents again"))
+    for path in sorted((workdir / "evaluation").glob("*.json")):
+        with contextlib.suppress(*DAMAGED):  # none, or torn: see `evaluations`
+            of_each = read_json(path)["latent"]["of_each_channel"]
+            parts.append(channels(str(path.relative_to(workdir)), of_each))
+    drawn = files(workdir / "figures", "latent_*.png")
     if not parts and not drawn:
         return hint("No latents yet: tools/plot_run.py --latents 4 draws some.")
     pictures_of = f'<div class="pictures">{"".join(map(embedded, drawn))}</div>'
     return "\n".join((pictures_of, *parts))
+
+
+def channels(name: str, statistics: Mapping[str, Any]) -> str:
+    """Returns a table of what is known of each channel."""
+    columns = {key: v for key, v in statistics.items() if isinstance(v, list)}
+    rows = enumerate(zip(*columns.values(), strict=True))
+    return f"<h3>{escape(name)}</h3>" + table(
+        ("channel", *columns), [(f"z{i}", *row) for i, row in rows]
+    )
 
 
 def settings(config: Mapping[str, Any]) -> str:
@@ -290,12 +305,8 @@ def script_json(value: Any) -> str:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the object in a file; an empty one if it is torn."""
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    """Returns the object in a file; see DAMAGED for what a torn one raises."""
+    return dict(json.loads(path.read_text()))
 
 
 def asset(name: str) -> str:

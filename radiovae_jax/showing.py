@@ -9,8 +9,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from radiovae_jax import (
+    command_line,
     curves,
     dashboard,
     experiment,
@@ -25,6 +27,7 @@ from radiovae_jax.data import pipeline, radiomap
 from radiovae_jax.data.batch import to_batch
 
 LATENT_SEED = 0
+BATCH = 8  # maps that are encoded at a time
 
 
 def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -32,10 +35,11 @@ def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
+      OSError: its folder cannot be written.
     """
-    run, folder = curves.read(workdir), pathlib.Path(workdir) / "figures"
-    drawn = pathlib.Path(workdir) / "images" / judging.NEWEST_SAMPLES
-    samples = np.load(drawn) if drawn.exists() else None
+    run = curves.read(workdir)
+    folder = command_line.folder(pathlib.Path(workdir) / "figures", flag="workdir")
+    samples = read_samples(pathlib.Path(workdir) / "images" / judging.NEWEST_SAMPLES)
     return [
         plots.save(figure, folder / f"{name}.png")
         for name, figure in (
@@ -49,6 +53,22 @@ def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
             ),
         )
     ]
+
+
+def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
+    """Returns f of the last samples; None where there are none, or no whole file."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            found = np.lib.format.read_array(file)
+    except (OSError, ValueError) as error:
+        logging.warning("%s is damaged (%s); figure 5 goes without it", path, error)
+        return None
+    maps = found.ndim == 4 and found.size and found.dtype.kind == "f"
+    if not maps:
+        logging.warning("%s holds no maps; figure 5 goes without it", path)
+    return found if maps else None
 
 
 def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
@@ -75,7 +95,12 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
         posterior = model.apply(params, image, method="encode")
         return posterior.mode(), posterior.sample(key)
 
-    mode, z = encode(params, batch.image, jax.random.key(LATENT_SEED))
+    parts = []
+    for first in range(0, len(names), BATCH):
+        key = jax.random.fold_in(jax.random.key(LATENT_SEED), first)
+        part = encode(params, batch.image[first : first + BATCH], key)
+        parts.append(jax.device_get(part))
+    mode, z = map(np.concatenate, zip(*parts, strict=True))
     maps = radiomap.model_to_f(batch.image)
     title = f"latents of {len(names)} maps, drawn from their posteriors"
     folder = pathlib.Path(workdir) / "figures"

@@ -31,6 +31,8 @@ def line(step: int) -> dict:
         "train/logvar": -4.6 * (1 - math.exp(-step / 20_000)),
         "train/nll_loss": -1e5 + 1e4 * wave,
         "train/total_loss": -1e5 + 9e3 * wave,
+        "train/ae_update_norm": 0.01,
+        "train/ae_param_norm": 50.0,
         "train/disc_factor": float(adversarial),
         "train/d_weight": 5000.0 * adversarial,
         "train/g_loss": (-0.45 + 0.1 * wave) * adversarial,

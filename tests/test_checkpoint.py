@@ -246,6 +246,33 @@ def test_newer_ones_are_dropped_so_that_their_steps_can_be_saved_again(workdir):
     assert restored_step(workdir) == 2
 
 
+def test_a_network_of_another_form_is_told_from_damage(workdir):
+    kernel = state_at(2).ema["autoencoder"]["kernel"]
+    # Of two arrays the first that differs is named; what is not asked for is none.
+    for arrays, words in (
+        ({"kernel": kernel[:, :8]}, r"kernel is \(64, 4096\) there and \(64, 8\) by"),
+        ({"kernel": kernel, "more": kernel}, r"more is nothing there and \(64, 4096\)"),
+        ({"other": kernel}, r"kernel is \(64, 4096\) there and nothing by"),
+    ):
+        with pytest.raises(ValueError, match=f"config.json does not fit .*{words}"):
+            checkpoint.restore_part(workdir, 2, {"ema": {"autoencoder": arrays}})
+    logvar = {"params": {"logvar": state_at(2).params["logvar"]}}
+    assert checkpoint.restore_part(workdir, 2, logvar) == logvar
+
+
+def test_a_step_without_its_state_is_none(workdir):
+    shutil.rmtree(workdir / "checkpoints" / "2" / "state")
+    assert checkpoint.best_step(workdir) == 1
+    with pytest.raises(FileNotFoundError, match=r"of step 2; it has those of \[1\]"):
+        checkpoint.restore_part(workdir, 2, {})
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"nmse": "x"}'])
+def test_damaged_metrics_do_not_choose_the_best(workdir, text):
+    (workdir / "checkpoints" / "2" / "metrics" / "metrics").write_text(text)
+    assert checkpoint.best_step(workdir) == 1
+
+
 def test_checksums_by_hand():
     # Bits 5, 7, 9 at places 0, 1, 2 weigh 1, 3, 5; 1.0 has the bits 0x3f800000.
     state = {"a": jnp.asarray([5, 7, 9], jnp.int32), "b": jnp.asarray(1.0)}

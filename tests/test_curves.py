@@ -14,7 +14,7 @@ def run(lines):
 
 
 def test_what_is_not_a_finite_number_is_no_point():
-    values = [1.0, None, 3.0, float("nan"), "x", True]
+    values = [1.0, None, 3.0, float("nan"), "x", True, 10**400, 1e39]
     lines = [{"step": i, "train/rec_loss": v} for i, v in enumerate(values)]
     found = curves.curve(run([*lines, {"step": 9}]), "train/rec_loss")
     np.testing.assert_array_equal(found.steps, [0, 2])

@@ -31,6 +31,14 @@ def test_the_documented_run_is_at_its_clamp_and_else_fine():
     assert found(changed(train__d_weight=lambda s: 4000.0)) == {}
 
 
+def test_what_is_usual_at_first_is_called_harmless():
+    warned = found(changed(train__disc_accuracy=lambda s: 0.5))
+    assert len(warned) == 2
+    assert all(
+        "usual" in why and "harmless" in why for why in map(str.lower, warned.values())
+    )
+
+
 @pytest.mark.parametrize(
     "what, columns, says",
     [

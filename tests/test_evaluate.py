@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import shutil
 
 import command
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from radiovae_jax import (
     train,
 )
 from radiovae_jax.data import radiomap
-from radiovae_jax.measure import measure
+from radiovae_jax.measure import Lines, measure
 from radiovae_jax.models import lpips
 
 
@@ -173,6 +175,35 @@ def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
         evaluate.evaluate(tmp_path)
     with pytest.raises(ValueError, match="'val'"):
         evaluate.evaluate(folder / "run", split="vall")
+    wrong = tmp_path / "wrong"
+    with pytest.raises(FileNotFoundError, match=r"no folder .*wrong; give the one"):
+        evaluate.evaluate(folder / "run", data_root=str(wrong))
+    shutil.copy(folder / "run" / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
+        evaluate.evaluate(tmp_path)
+    assert not wrong.exists() and not (tmp_path / "evaluation").exists()
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    values = np.float32([[0.1], [np.inf]])
+    record.write(tmp_path, "val", {"nmse": np.inf}, Lines(["a", "b"], ("kl",), values))
+    whole = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert whole == {
+        "val.csv": "name,kl\na,0.1\nb,inf\n",
+        "val.json": '{\n  "nmse": null\n}\n',
+    }
+    with pytest.raises(ValueError, match="zip"):
+        record.write(tmp_path, "val", {}, Lines(["c", "d"], ("kl",), values[:1]))
+
+    def half(path, text):
+        path.write_bytes(text[:1].encode())
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", half)
+    lines = Lines(["a", "b"], ("kl",), values)
+    with pytest.raises(OSError, match="full"):
+        record.write(tmp_path, "val", {}, lines)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == whole
 
 
 class Maps:
@@ -225,6 +256,8 @@ def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
     found = as_it_came(source, show=2)
     assert [one.name for one in found.best] == ["map 1", "map 3"]
     assert [one.name for one in found.worst] == ["map 0", "map 4"]
+    assert found.maps.names == [f"map {i}" for i in range(5)]
+    assert found.maps.values.dtype == np.float32
     np.testing.assert_allclose(found.best[0].recon, 101 / 255, rtol=1e-6)
     # Of all five, in three batches: 3 grays of 255 in the mean, 11 in the mean square.
     numbers = found.table["same"]["raw"]["all"]
@@ -312,5 +345,7 @@ def test_pca_with_all_components_is_exact_and_with_one_keeps_the_mean_direction(
     line = scale * jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     one = baselines.fit_pca([line], patch=2, components=1)
     np.testing.assert_allclose(baselines.reconstruct(one, line), line, atol=1e-5)
+    with pytest.raises(ValueError, match=r"maps of 8x6 cannot be cut .* 4x4"):
+        baselines.fit_pca([maps[:, :, :6]], patch=4, components=1)
     direction = np.abs(one.directions[0])
     np.testing.assert_allclose(direction, np.arange(1, 5) / np.sqrt(30), atol=1e-5)

@@ -1,5 +1,6 @@
 """The five figures: what they show, and that no log is too odd for them."""
 
+import io
 import math
 
 import numpy as np
@@ -98,6 +99,56 @@ def test_the_dashboard_shows_the_samples_and_the_clamp(run):
     np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
 
 
+def test_two_validations_that_rise_alike_do_not_hide_each_other():
+    lines = [
+        {"step": i, "val/psnr": 20.0 + i, "val/ssim": 0.8 + i / 10} for i in (0, 1)
+    ]
+    figure = dashboard.training_summary(curves.of(lines, showcase.CONFIG), samples=None)
+    left, right = (
+        axis for axis in figure.axes if axis.get_ylabel() in ("PSNR (dB)", "SSIM")
+    )
+    heights = [
+        axis.transLimits.transform(axis.lines[0].get_xydata())[:, 1]
+        for axis in (left, right)
+    ]
+    assert np.all(heights[1] - heights[0] > 0.1)
+
+
+def test_the_legend_of_the_adversarial_losses_is_on_no_curve(run):
+    figure = figures.loss_components(run)
+    figure.draw_without_rendering()
+    axis = figure.axes[-1]
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def saved(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+SAMPLES = saved(np.zeros((2, 8, 8, 1), np.float32))
+NO_SAMPLES = {
+    "empty": b"",
+    "torn": SAMPLES[:-100],
+    "no map": saved(np.zeros((0, 8, 8, 1), np.float32)),
+    "one image": saved(np.zeros((8, 8), np.float32)),
+    "words": saved(np.array(["x"]).reshape(1, 1, 1, 1)),
+}
+
+
+def test_samples_that_are_damaged_are_left_out(tmp_path, caplog):
+    path = tmp_path / "samples.npy"
+    assert showing.read_samples(path) is None and not caplog.text
+    path.write_bytes(SAMPLES)
+    assert showing.read_samples(path).shape == (2, 8, 8, 1)
+    for content in NO_SAMPLES.values():
+        caplog.clear()
+        path.write_bytes(content)
+        assert showing.read_samples(path) is None
+        assert "figure 5 goes without it" in caplog.text
+
+
 def test_the_balance_weighs_every_term(run):
     weighed = {label: points for label, points, *_ in dashboard.weighed(run)}
     kl = weighed["kl_weight · kl"]
@@ -174,6 +225,9 @@ def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys, monkeypatch):
 def test_the_tool_ends_in_one_message_where_there_is_no_run(tmp_path, capsys):
     assert tool.load("plot_run").main([str(tmp_path)]) == 1
     assert "is not the folder of a run" in capsys.readouterr().err
+    (showcase.write(tmp_path, showcase.lines(2)) / "figures").write_text("not ours")
+    assert tool.load("plot_run").main([str(tmp_path)]) == 1
+    assert "figures cannot be made or written" in capsys.readouterr().err
 
 
 def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):

@@ -65,6 +65,7 @@ def full(tmp_path_factory):
     lines = showcase.lines()
     for line in lines:
         line["train/</script><b>"] = 1.0
+        line["val/d_weight"] = 0.0
     run = showcase.write(folder / "<i>run & more", lines, config)
     for path in (
         "images/reconstructions_0000100.png",
@@ -75,11 +76,15 @@ def full(tmp_path_factory):
     ):
         (run / path).parent.mkdir(exist_ok=True)
         (run / path).write_bytes(PNG)
+    (run / "images" / "folder_0000300.png").mkdir()
     numbers = {"nmse": 0.0123456, "psnr": None, "rmse_db": 3.25}
     record = {
         "step": 150_000,
         "weights": "ema",
         "data": "<b>city</b>",
+        "size": [64, 32, 1],
+        "metrics_size": "stored",
+        "commit": "0123abc",
         "summary": ["KL 7 nats"],
         "rows": {"autoencoder": {"raw": {"all": numbers, "street": numbers}}},
         "latent": {"of_each_channel": {"mean": [0.5, -0.25], "std": [2.0, 1.0]}},
@@ -137,9 +142,32 @@ def test_tables_hold_the_numbers_of_evaluation_and_latents(full):
     row = ["autoencoder", "raw", "street", "0.01235", "3.25", "–", "–"]
     assert " ".join(row) in " ".join(cells)
     assert "KL 7 nats" in page
+    assert "seen at 64x32, metrics at the stored size, commit 0123abc" in page
     assert "z0 0.5 2 z1 -0.25 1" in " ".join(cells)
     assert "z0 1.5 0.0625" in " ".join(cells)
     assert "loss.disc_start" not in cells and "disc_start 50001" in " ".join(cells)
+
+
+def test_what_validation_does_not_compute_is_not_shown(full):
+    assert "psnr" in full[1] and '<td class="text">d_weight</td>' not in full[1]
+
+
+TORN = ('{"rows": ', '{"rows": [1]}', '{"rows": null, "latent": null}', "[]", "3", "")
+
+
+@pytest.mark.parametrize("text", TORN)
+def test_a_damaged_record_is_called_so_with_the_command_that_writes_it(tmp_path, text):
+    run = showcase.write(tmp_path / "run", showcase.lines(2))
+    (run / "evaluation" / "all.json").mkdir(parents=True)
+    (run / "evaluation" / "val.json").write_text(text)
+    (run / "latents").mkdir()
+    (run / "latents" / "statistics.json").write_text('{"mean": [1, 2], "std": [1]}')
+    page = report_page.page(run)
+    for split in ("all", "val"):
+        assert f"{split}.json is damaged" in page
+        assert f"--workdir {run} --split {split}" in page
+    assert "latents/statistics.json is damaged" in page
+    assert "Not evaluated yet" not in page
 
 
 def test_the_warning_of_the_clamp_is_in_it(full):
@@ -185,6 +213,7 @@ def test_broken_numbers_stay_valid_json(tmp_path):
     run = showcase.write(tmp_path / "run", showcase.lines(3))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2000, "train/rec_loss": NaN, "train/kl_loss": Infinity}\n')
+        file.write('{"step": NaN}\n{"step": Infinity}\n')
     page = report_page.page(run)
     assert "Numbers that are not finite" in page
     assert not re.search(r"NaN|Infinity", re.search(r"run-data.*", page)[0])
