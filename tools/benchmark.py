@@ -8,18 +8,23 @@ Sizes, widths, batch and dtype are the config's; the maps are random, on the dev
 uint8. Every step is waited for; medians of many, after warming up. Ours and the peers
 take turns in one process, so that a noisy machine is noisy to both. The first step of
 both is compared before anything is timed: the same weights, noise and maps must give
-the same numbers. On a CPU set OMP_NUM_THREADS to the cores that PyTorch may have.
+the same losses and gradients. On a CPU set OMP_NUM_THREADS to the cores that PyTorch
+may have.
 
 In the adversarial phase ours runs three times: as the config says; with a fresh forward
 pass for the discriminator, as the released trainer has it (the one that is compared
 with the peers); and with a fixed weight instead of the adaptive one, to price that.
 """
 
+import functools
+import importlib.util
 import json
+import os
 import pathlib
 import platform
 import random
 import statistics
+import sys
 import time
 import unittest.mock
 from collections.abc import Callable
@@ -39,6 +44,7 @@ from radiovae_jax import (
     provenance,
     sharding,
     train_step,
+    whole_files,
 )
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
@@ -166,13 +172,16 @@ def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]
 def matrix_peak(dtype) -> tuple[float, float]:
     """Returns FLOP/s in a large matrix product, and bytes/s in a large copy."""
     side = 2048 if jax.default_backend() == "cpu" else 16384
-    a = jnp.ones((side, side), dtype)
+    # Random, for a GPU draws less power on equal numbers and is faster; and larger
+    # than any cache.
+    a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    b = jnp.zeros(2**26)
     product = jax.jit(lambda a: a @ a)
-    copy = jax.jit(lambda a: a + 1)
-    product(a).block_until_ready(), copy(a).block_until_ready()
+    copy = jax.jit(lambda b: b + 1)
+    product(a).block_until_ready(), copy(b).block_until_ready()
     fastest = min(seconds_of(lambda: product(a).block_until_ready(), 10))
-    copied = min(seconds_of(lambda: copy(a).block_until_ready(), 10))
-    return 2 * side**3 / fastest, 2 * a.nbytes / copied
+    copied = min(seconds_of(lambda: copy(b).block_until_ready(), 10))
+    return 2 * side**3 / fastest, 2 * b.nbytes / copied
 
 
 def data_rate(config, batches: int = 200) -> float:
@@ -190,7 +199,7 @@ def data_rate(config, batches: int = 200) -> float:
     return batches * config.train.batch_size / seconds
 
 
-def parts_of(ours: Ours, steps: int) -> dict[str, float]:
+def parts_of(ours: Ours, steps: int, *, adversarial: bool) -> dict[str, float]:
     """Returns the median seconds of the step's pieces, each compiled by itself.
 
     XLA fuses and shares across them in the whole step, so they need not add up.
@@ -201,13 +210,11 @@ def parts_of(ours: Ours, steps: int) -> dict[str, float]:
     x, cond = batch.target, batch.cond
 
     def reconstruct(params):
-        variables = {"params": params}
-        posterior = networks.autoencoder.apply(
-            variables, batch.image, True, method="encode"
+        apply = functools.partial(
+            networks.autoencoder.apply, {"params": params}, rngs={"dropout": ours.key}
         )
-        recon = networks.autoencoder.apply(
-            variables, posterior.sample(ours.key), True, method="decode"
-        )
+        posterior = apply(batch.image, True, method="encode")
+        recon = apply(posterior.sample(ours.key), True, method="decode")
         return recon, posterior.kl().mean()
 
     def autoencoder_loss(params):
@@ -227,23 +234,34 @@ def parts_of(ours: Ours, steps: int) -> dict[str, float]:
     def optimise(params, opt_state):
         return opt.autoencoder.update(params, opt_state, params)
 
+    def optimise_discriminator(params, opt_state):
+        return opt.discriminator.update(params, opt_state, params)
+
     parts = {
         "autoencoder forward": (reconstruct, state.params["autoencoder"]),
         "autoencoder forward and backward": (
             jax.grad(autoencoder_loss),
             state.params["autoencoder"],
         ),
-        "generator's pass through the discriminator": (
-            jax.grad(lambda image: -judge(state.disc_params, image).mean()),
-            x,
-        ),
-        "discriminator forward and backward": (
-            jax.grad(discriminator_loss),
-            state.disc_params,
-            x,
-        ),
         "autoencoder's optimiser": (optimise, state.params, state.opt_state),
     }
+    if adversarial:
+        parts |= {
+            "generator's pass through the discriminator": (
+                jax.grad(lambda image: -judge(state.disc_params, image).mean()),
+                x,
+            ),
+            "discriminator forward and backward": (
+                jax.grad(discriminator_loss),
+                state.disc_params,
+                x,
+            ),
+            "discriminator's optimiser": (
+                optimise_discriminator,
+                state.disc_params,
+                state.disc_opt_state,
+            ),
+        }
     if ours.built.settings.perceptual_weight:
         parts["LPIPS forward and backward"] = (
             jax.grad(lambda image, w: networks.perceptual(w, x, image).sum()),
@@ -272,12 +290,8 @@ def first_noise(ours: Ours) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def peers(config, ours: Ours, *, adversarial: bool) -> dict[str, Callable]:
-    """Returns PyTorch's steppers, each of which returns its numbers when done.
-
-    Raises:
-      ImportError: torch or diffusers is not installed.
-    """
+def peers(config, ours: Ours, *, adversarial: bool) -> dict[str, Any]:
+    """Returns PyTorch's trainers, by name, and what they are given at every step."""
     import torch
     import torch_peer  # beside this file
 
@@ -313,36 +327,80 @@ def peers(config, ours: Ours, *, adversarial: bool) -> dict[str, Callable]:
             bfloat16=experiment.compute_dtype(config.train.dtype) == jnp.bfloat16,
         )
 
-        def step(peer=peer):
-            logs = peer.step(*placed)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return logs
-
-        found["torch, compiled" if compile_it else "torch, eager"] = step
-    return found
+        found["torch, compiled" if compile_it else "torch, eager"] = peer
+    return found, placed
 
 
-def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
-    """Returns the largest relative difference of the numbers that both log."""
-    pairs = [(float(ours[name]), float(value)) for name, value in theirs.items()]
-    return max(abs(a - b) / max(abs(b), 1e-6) for a, b in pairs)
+def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
+    """Returns the largest relative difference of what both log, and whose it is.
+
+    What is not a number is infinitely far from anything.
+    """
+    found = {}
+    for name, value in theirs.items():
+        a, b = float(ours[name]), float(value)
+        apart = abs(a - b) / max(abs(b), 1e-6)
+        found[name] = apart if apart < np.inf else np.inf
+    worst = max(found, key=found.__getitem__)
+    return found[worst], worst
+
+
+def check(config) -> None:
+    """Refuses what would be timed as something else, or not at all.
+
+    Raises:
+      ValueError: the field, and what to do.
+    """
+    loss = config.loss
+    plain = {
+        "loss.objective": (loss.objective, "base"),
+        "loss.pixel_weights": (loss.pixel_weights, "none"),
+        "loss.disc_conditional": (loss.disc_conditional, False),
+    }
+    if PEER.value == "torch":
+        missing = [n for n in ("torch", "diffusers") if not importlib.util.find_spec(n)]
+        if missing:
+            raise ValueError(
+                f"--peer torch needs {' and '.join(missing)}: pip install -e '.[torch]'"
+            )
+        plain |= {
+            "loss.reconstruction": (loss.reconstruction, "l1_mse"),
+            "loss.reduction": (loss.reduction, "sum"),
+            "loss.disc_loss": (loss.disc_loss, "hinge"),
+            "loss.use_actnorm": (loss.use_actnorm, False),
+            "loss.loss_scale": (loss.loss_scale, 1.0),
+            "loss.free_bits": (loss.free_bits, 0.0),
+            "loss.pixelloss_weight": (loss.pixelloss_weight, 1.0),
+            "optimizer.clip_weights": (config.optimizer.clip_weights, 0.0),
+            "train.accumulate_steps": (config.train.accumulate_steps, 1),
+            "autoencoder.dropout": (config.autoencoder.dropout, 0.0),
+        }
+        plain |= {
+            f"loss.{name}_weight": (loss[f"{name}_weight"], 0.0)
+            for name in ("ssim", "feature_matching", "r1", "lecam")
+        }
+    for name, (value, wanted) in plain.items():
+        if value != wanted:
+            raise ValueError(
+                f"{name} is {value!r}, which the benchmark"
+                f"{' with --peer' * (PEER.value != 'none')} does not have; give "
+                f"--config.{name}={wanted}"
+            )
 
 
 def measure(config, *, adversarial: bool) -> dict[str, Any]:
     """Returns the record of one phase.
 
     Raises:
-      RuntimeError: ours and PyTorch's first step differ.
+      ValueError: ours and PyTorch's first step differ.
     """
     config.loss.disc_start = 0 if adversarial else config.train.steps
-    channels = config.autoencoder.in_channels
-    side = config.data.image_size or config.autoencoder.resolution[0]
+    side = config.data.image_size or config.data.crop
+    size = (side, side) if side else tuple(config.autoencoder.resolution)
+    shape = (*size, config.autoencoder.in_channels)
     batch = config.train.batch_size
-    built = experiment.build(config, (side, side, channels))
-    gray = np.random.default_rng(0).integers(
-        0, 256, (batch, side, side, channels), dtype=np.uint8
-    )
+    built = experiment.build(config, shape)
+    gray = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
     dtype = experiment.compute_dtype(config.train.dtype)
     raw = {"gray": jax.device_put(gray)}
     kinds = {"radiovae_jax": {}}
@@ -356,26 +414,28 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     }
     ours = programs["radiovae_jax"]
     same = programs.get("ours, fresh forward", ours)  # the released order
-    steppers: dict[str, Callable] = {}
-    agreement = {}
+    trainers, given, agreement = {}, (), {}
     if PEER.value == "torch":
-        steppers = peers(config, same, adversarial=adversarial)
+        trainers, given = peers(config, same, adversarial=adversarial)
     first = same.step()
-    for name, stepper in steppers.items():
-        agreement[name] = difference(first, stepper())
-        logging.info("%s: first step within %.1e of ours", name, agreement[name])
-        if not agreement[name] <= AGREE[dtype.name]:
-            raise RuntimeError(
-                f"{name} and ours differ by {agreement[name]:.1e} in the first step; "
+    for name, trainer in trainers.items():
+        apart, number = difference(first, trainer.step(*given) | trainer.grad_norms())
+        agreement[name] = apart
+        logging.info("%s: first step within %.1e of ours (%s)", name, apart, number)
+        if apart > AGREE[dtype.name]:
+            raise ValueError(
+                f"{name} and ours differ by {apart:.1e} in the first step ({number}); "
                 "they do not do the same work, so their times say nothing"
             )
-    own = {name: program.step for name, program in programs.items()}
-    times = in_turns(own | steppers, STEPS.value)
+    steppers = {name: program.step for name, program in programs.items()}
+    for name, trainer in trainers.items():
+        steppers[name] = functools.partial(trainer.waited_step, *given)
+    times = in_turns(steppers, STEPS.value)
     peak, bandwidth = matrix_peak(dtype)
     seconds = statistics.median(times["radiovae_jax"])
     program = ours.program
     return {
-        "size": side,
+        "size": list(size),
         "batch": batch,
         "dtype": dtype.name,
         "compile_seconds": program.compile_seconds,
@@ -397,14 +457,16 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
             "bytes": program.bytes_accessed / bandwidth,
         },
         "peak_bytes": program.peak_bytes,
-        "parts_seconds": parts_of(ours, STEPS.value) if PARTS.value else {},
+        "parts_seconds": parts_of(ours, STEPS.value, adversarial=adversarial)
+        if PARTS.value
+        else {},
     }
 
 
 def table(phase: str, record: dict[str, Any]) -> str:
     rows = [
-        f"{phase} step: {record['size']}x{record['size']}, batch {record['batch']}, "
-        f"{record['dtype']}"
+        f"{phase} step: {record['size'][0]}x{record['size'][1]}, batch "
+        f"{record['batch']}, {record['dtype']}"
     ]
     for name, seconds in record["step_seconds"].items():
         ratio = record["ratio_to_ours"][name]
@@ -429,13 +491,26 @@ def table(phase: str, record: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    return {
+    """Returns where and with what the numbers were made."""
+    found = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
+        "cores": os.cpu_count(),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "commit": provenance.commit(),
+        "command": sys.argv,
     }
+    if PEER.value == "torch":
+        import diffusers
+        import torch
+
+        found |= {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "torch_threads": torch.get_num_threads(),
+        }
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -446,6 +521,11 @@ def main(argv: list[str]) -> None:
     with command_line.one_message(debug=DEBUG.value):
         config = CONFIG.value
         config_check.check(config)
+        check(config)
+        out = pathlib.Path(OUT.value)
+        command_line.folder(out.parent, flag="--out")
+        if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         record = machine() | {"phases": {}}
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)
@@ -456,8 +536,9 @@ def main(argv: list[str]) -> None:
             record["phases"][phase] = measure(config, adversarial=adversarial)
             print(table(phase, record["phases"][phase]), flush=True)
         if OUT.value:
-            pathlib.Path(OUT.value).write_text(json.dumps(record, indent=1))
-            print(f"record: {OUT.value}")
+            with whole_files.written(out) as partial:
+                partial.write_text(json.dumps(record, indent=1))
+            print(f"record: {out}")
 
 
 if __name__ == "__main__":

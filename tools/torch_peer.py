@@ -6,12 +6,14 @@ AdamW; a fresh forward, the discriminator's losses, backward, AdamW.
 """
 
 import contextlib
+import functools
 import itertools
 from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
 import torch
+from diffusers.models import upsampling
 from torch import nn
 from torch.nn import functional
 
@@ -160,6 +162,9 @@ class Peer:
         self.lpips = placed(Lpips(perceptual)) if perceptual else None
         self.logvar = torch.tensor(float(params["logvar"]), device=device)
         self.settings, self.adversarial, self.device = settings, adversarial, device
+        if device == "cuda":  # what XLA does unasked: tries kernels, and uses TF32
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
         s = settings
         adamw = dict(
             betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay, fused=True
@@ -169,10 +174,16 @@ class Peer:
         self.disc_opt = torch.optim.AdamW(
             self.disc.parameters(), lr=s.disc_learning_rate, **adamw
         )
+        self.lengths: dict[int, torch.Tensor] = {}  # of gradients that were clipped
         self.autocast = contextlib.nullcontext
         if bfloat16:
             self.autocast = lambda: torch.autocast(device, dtype=torch.bfloat16)
         if compiled:
+            # The gradient of an enlargement by interpolate is lost in what torch 2.13
+            # compiles for a CPU: all before it gets 0.
+            for module in self.trunk.modules():
+                if isinstance(module, upsampling.Upsample2D):
+                    module.forward = functools.partial(_enlarge, module)
             # The last layer's gradients are taken with the graph kept.
             torch._functorch.config.donated_buffer = False
             self.trunk, self.disc = torch.compile(self.trunk), torch.compile(self.disc)
@@ -217,6 +228,22 @@ class Peer:
             logs["disc_loss"] = self.discriminate(x, recon, fresh_noise)
         return {name: value.detach() for name, value in logs.items()}
 
+    def waited_step(self, *given) -> None:
+        """Takes a step and waits until the device is done."""
+        self.step(*given)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def grad_norms(self) -> dict[str, torch.Tensor]:
+        """Returns the norms of the last gradients, before clipping, named as ours."""
+        networks = {"ae_grad_norm": self.weights}
+        if self.adversarial:
+            networks["disc_grad_norm"] = list(self.disc.parameters())
+        return {
+            name: self.lengths.get(id(weights[0]), _clip(weights, float("inf")))
+            for name, weights in networks.items()
+        }
+
     def discriminate(self, x, recon, fresh_noise):
         if self.settings.fresh_reconstruction:
             recon, *_ = self.reconstruct(x, fresh_noise)
@@ -230,8 +257,18 @@ class Peer:
         opt.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
+            self.lengths[id(weights[0])] = _clip(weights, self.settings.clip_norm)
         opt.step()
+
+
+_clip = torch.nn.utils.clip_grad_norm_  # returns the norm that there was
+
+
+def _enlarge(module: upsampling.Upsample2D, x, *_, **__):
+    """What the module does: every pixel becomes 2x2, then the convolution."""
+    b, c, h, w = x.shape
+    square = x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2)
+    return module.conv(square.reshape(b, c, 2 * h, 2 * w))
 
 
 def images(array: np.ndarray, device: str) -> torch.Tensor:
