@@ -38,13 +38,8 @@ def best_step(workdir: pathlib.Path) -> int:
             f"no checkpoint under {folder}; train first, or give the folder of a run "
             "with --workdir"
         )
-    files = {step: folder / str(step) / "metrics" / "metrics" for step in steps}
-    torn = _torn_metrics(folder)
-    judged = {
-        step: _nmse(json.loads(file.read_text()))
-        for step, file in files.items()
-        if file.exists() and step not in torn
-    }
+    found = _judged(folder)
+    judged = {step: found[step] for step in steps if found.get(step) is not None}
     return min(judged, key=judged.__getitem__) if judged else steps[-1]
 
 
@@ -134,16 +129,18 @@ def _whole_steps(folder: pathlib.Path) -> list[int]:
     return sorted(step for step in steps if (folder / str(step) / "state").is_dir())
 
 
-def _torn_metrics(folder: pathlib.Path) -> list[int]:
-    """Returns the steps whose metrics are torn, or no metrics."""
-    torn = []
+def _judged(folder: pathlib.Path) -> dict[int, float | None]:
+    """Returns the NMSE of each step that has metrics; None if they are torn."""
+    judged: dict[int, float | None] = {}
     for path in folder.glob("*/metrics/metrics"):
         step = path.parts[-3]
+        if not step.isdigit():
+            continue
         try:
-            _nmse(json.loads(path.read_text()))
+            judged[int(step)] = _nmse(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError, OverflowError):
-            torn += [int(step)] if step.isdigit() else []
-    return torn
+            judged[int(step)] = None
+    return judged
 
 
 def _check(saved: checksums.Checksums, state: Any) -> None:
@@ -177,7 +174,8 @@ class Checkpoints:
                 f"{folder} is no folder; move it away, or give another --workdir"
             )
         # Orbax reads all metrics when it starts, and fails on one that is torn.
-        torn = _torn_metrics(folder) if distributed.is_first() else []
+        judged = _judged(folder) if distributed.is_first() else {}
+        torn = [step for step, nmse in judged.items() if nmse is None]
         for step in torn:
             logging.warning("checkpoint %s has torn metrics: set aside", step)
         self._set_aside(torn)

@@ -12,7 +12,7 @@ import tensorboardX
 from absl import logging
 from PIL import Image
 
-from radiovae_jax import distributed
+from radiovae_jax import distributed, whole_files
 
 
 class Logbook:
@@ -140,9 +140,8 @@ def reopened(path: pathlib.Path, step: int) -> TextIO:
     """Drops the lines past a step, and torn ones; returns the file to append to."""
     kept = [line for line in read(path) if line["step"] <= step]
     # Replaced in one move: a crash leaves the old file or the new one.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    temporary.replace(path)
+    with whole_files.written(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
     return path.open("a")
 
 

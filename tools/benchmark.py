@@ -290,7 +290,7 @@ def first_noise(ours: Ours) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def peers(config, ours: Ours, *, adversarial: bool) -> dict[str, Any]:
+def peers(config, ours: Ours, *, adversarial: bool) -> tuple[dict[str, Any], list[Any]]:
     """Returns PyTorch's trainers, by name, and what they are given at every step."""
     import torch
     import torch_peer  # beside this file

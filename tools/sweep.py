@@ -42,6 +42,7 @@ from radiovae_jax import (
     plots,
     run_folder,
     train,
+    whole_files,
 )
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import to_batch
@@ -245,9 +246,8 @@ def sweep(
                 raise known(said) from error
             record = dict(reconstruction=kind, beta=beta, schedule=schedule)
             record |= dict(steps=steps, size=size) | measure(config, folder)
-            unfinished = result.with_suffix(".tmp")
-            unfinished.write_text(json.dumps(record, indent=2) + "\n")
-            unfinished.replace(result)
+            with whole_files.written(result) as partial:
+                partial.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def check_finished(out: pathlib.Path, *, steps: int, size: int) -> None:

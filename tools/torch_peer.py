@@ -174,7 +174,7 @@ class Peer:
         self.disc_opt = torch.optim.AdamW(
             self.disc.parameters(), lr=s.disc_learning_rate, **adamw
         )
-        self.lengths: dict[int, torch.Tensor] = {}  # of gradients that were clipped
+        self.lengths: dict[str, torch.Tensor] = {}  # of gradients, where clipped
         self.autocast = contextlib.nullcontext
         if bfloat16:
             self.autocast = lambda: torch.autocast(device, dtype=torch.bfloat16)
@@ -223,7 +223,7 @@ class Peer:
             d_weight = s.disc_weight * d_weight
             total = total + d_weight * s.disc_factor * g
             logs |= {"g_loss": g, "d_weight": d_weight}
-        self.update(self.opt, self.weights, total)
+        self.update("ae", self.opt, self.weights, total)
         if self.adversarial:
             logs["disc_loss"] = self.discriminate(x, recon, fresh_noise)
         return {name: value.detach() for name, value in logs.items()}
@@ -236,13 +236,13 @@ class Peer:
 
     def grad_norms(self) -> dict[str, torch.Tensor]:
         """Returns the norms of the last gradients, before clipping, named as ours."""
-        networks = {"ae_grad_norm": self.weights}
+        if self.settings.clip_norm:
+            return dict(self.lengths)
+        networks = {"ae": self.weights}
         if self.adversarial:
-            networks["disc_grad_norm"] = list(self.disc.parameters())
-        return {
-            name: self.lengths.get(id(weights[0]), _clip(weights, float("inf")))
-            for name, weights in networks.items()
-        }
+            networks["disc"] = list(self.disc.parameters())
+        unbounded = float("inf")
+        return {f"{n}_grad_norm": _clip(w, unbounded) for n, w in networks.items()}
 
     def discriminate(self, x, recon, fresh_noise):
         if self.settings.fresh_reconstruction:
@@ -250,14 +250,15 @@ class Peer:
         real, fake = self.judge(x), self.judge(recon.detach())
         hinge = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         loss = 0.5 * self.settings.disc_factor * hinge
-        self.update(self.disc_opt, list(self.disc.parameters()), loss)
+        self.update("disc", self.disc_opt, list(self.disc.parameters()), loss)
         return loss
 
-    def update(self, opt, weights, loss) -> None:
+    def update(self, name, opt, weights, loss) -> None:
         opt.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.clip_norm:
-            self.lengths[id(weights[0])] = _clip(weights, self.settings.clip_norm)
+            length = _clip(weights, self.settings.clip_norm)
+            self.lengths[f"{name}_grad_norm"] = length
         opt.step()
 
 
