@@ -22,17 +22,15 @@ import json
 import os
 import pathlib
 import platform
-import random
 import statistics
 import sys
-import time
-import unittest.mock
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timed_step  # this and the next are beside this file
+import timing
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -40,10 +38,8 @@ from radiovae_jax import (
     command_line,
     config_check,
     experiment,
-    losses,
     provenance,
     sharding,
-    train_step,
     whole_files,
 )
 
@@ -61,127 +57,8 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 PHASES = {"autoencoder": False, "adversarial": True}
-WARM_UP, TURN = 2, 5
 # Sums in another order: of the first step's numbers, relative.
 AGREE = {"float32": 2e-3, "bfloat16": 0.1}
-
-
-class Program(NamedTuple):
-    """A compiled executable and what XLA says of it."""
-
-    run: Callable
-    compile_seconds: float
-    flops: float
-    bytes_accessed: float
-    peak_bytes: int
-
-
-class Ours:
-    """Our step of one phase: `step()` takes one and waits for it.
-
-    Args:
-      fresh: runs the fresh forward pass for the discriminator anyway.
-      fixed_weight: puts the number 1 in the place of the adaptive weight.
-    """
-
-    def __init__(
-        self, config, built, raw, *, adversarial: bool, fresh=False, fixed_weight=False
-    ):
-        self.built, self.raw = built, raw
-        settings = built.settings
-        if fresh:
-            settings = settings._replace(fresh_reconstruction=True)
-        self.key = jax.random.key(config.seed)
-        self.state = jax.jit(lambda key: experiment.init_state(config, built, key))(
-            jax.random.key(1)
-        )
-        self.weights = jax.device_put(built.perceptual_weights)
-
-        def step(weights, state, raw, key):
-            return train_step.train_step(
-                built.networks,
-                built.opt,
-                built.schedules,
-                settings,
-                weights,
-                state,
-                built.to_batch(raw),
-                key,
-                adversarial=adversarial,
-            )
-
-        arguments = (self.weights, self.state, self.raw, self.key)
-        weight = losses.adaptive_weight
-        if fixed_weight:
-            weight = lambda nll_grad, g_grad: jnp.ones(())  # noqa: E731
-        with unittest.mock.patch.object(losses, "adaptive_weight", weight):
-            self.program = compiled(step, *arguments, donate_argnums=1)
-
-    def step(self) -> dict[str, Any]:
-        self.state, logs = self.program.run(
-            self.weights, self.state, self.raw, self.key
-        )
-        jax.block_until_ready((self.state, logs))
-        return logs
-
-
-def compiled(function: Callable, *arguments, **options) -> Program:
-    lowered = jax.jit(function, **options).lower(*arguments)
-    start = time.perf_counter()
-    program = lowered.compile()
-    seconds = time.perf_counter() - start
-    cost, memory = program.cost_analysis(), program.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-    return Program(
-        program, seconds, cost["flops"], cost.get("bytes accessed", np.nan), peak
-    )
-
-
-def seconds_of(call: Callable, repeats: int) -> list[float]:
-    """Returns the wall time of each call, which must wait for its result."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]]:
-    """Times each `steps` times, warmed up, by turns.
-
-    The first steps of a turn do not count: PyTorch's threads go on spinning for a while
-    when it is done, and caches hold what the one before used. The order of the turns is
-    random, for it matters who was before.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steppers}
-    order = random.Random(0)
-    for call in steppers.values():
-        seconds_of(call, WARM_UP)
-    while any(len(taken) < steps for taken in times.values()):
-        for name in order.sample(list(steppers), len(steppers)):
-            times[name] += seconds_of(steppers[name], WARM_UP + TURN)[WARM_UP:]
-    return times
-
-
-def matrix_peak(dtype) -> tuple[float, float]:
-    """Returns FLOP/s in a large matrix product, and bytes/s in a large copy."""
-    side = 2048 if jax.default_backend() == "cpu" else 16384
-    # Random, for a GPU draws less power on equal numbers and is faster; and larger
-    # than any cache.
-    a = jax.random.normal(jax.random.key(0), (side, side), dtype)
-    b = jnp.zeros(2**26)
-    product = jax.jit(lambda a: a @ a)
-    copy = jax.jit(lambda b: b + 1)
-    product(a).block_until_ready(), copy(b).block_until_ready()
-    fastest = min(seconds_of(lambda: product(a).block_until_ready(), 10))
-    copied = min(seconds_of(lambda: copy(b).block_until_ready(), 10))
-    return 2 * side**3 / fastest, 2 * b.nbytes / copied
 
 
 def data_rate(config, batches: int = 200) -> float:
@@ -193,104 +70,15 @@ def data_rate(config, batches: int = 200) -> float:
     def take():
         jax.block_until_ready(sharding.to_devices(next(stream), mesh))
 
-    seconds_of(take, 2 * config.data.prefetch)  # what lay ready
-    seconds = sum(seconds_of(take, batches))
+    timing.seconds_of(take, 2 * config.data.prefetch)  # what lay ready
+    seconds = sum(timing.seconds_of(take, batches))
     stream.close()
     return batches * config.train.batch_size / seconds
 
 
-def parts_of(ours: Ours, steps: int, *, adversarial: bool) -> dict[str, float]:
-    """Returns the median seconds of the step's pieces, each compiled by itself.
-
-    XLA fuses and shares across them in the whole step, so they need not add up.
-    """
-    built, state = ours.built, ours.state
-    networks, opt = built.networks, built.opt
-    batch = jax.jit(built.to_batch)(ours.raw)
-    x, cond = batch.target, batch.cond
-
-    def reconstruct(params):
-        apply = functools.partial(
-            networks.autoencoder.apply, {"params": params}, rngs={"dropout": ours.key}
-        )
-        posterior = apply(batch.image, True, method="encode")
-        recon = apply(posterior.sample(ours.key), True, method="decode")
-        return recon, posterior.kl().mean()
-
-    def autoencoder_loss(params):
-        recon, kl = reconstruct(params)
-        return losses.sum_per_image(losses.reconstruction(x, recon)) + kl
-
-    def judge(params, image):
-        variables = {"params": params, "batch_stats": state.disc_stats}
-        shown = jnp.concatenate([image, cond], axis=-1)
-        return networks.discriminator.apply(
-            variables, shown, train=True, mutable=["batch_stats"]
-        )[0]
-
-    def discriminator_loss(params, recon):
-        return losses.discriminator_hinge(judge(params, x), judge(params, recon))
-
-    def optimise(params, opt_state):
-        return opt.autoencoder.update(params, opt_state, params)
-
-    def optimise_discriminator(params, opt_state):
-        return opt.discriminator.update(params, opt_state, params)
-
-    parts = {
-        "autoencoder forward": (reconstruct, state.params["autoencoder"]),
-        "autoencoder forward and backward": (
-            jax.grad(autoencoder_loss),
-            state.params["autoencoder"],
-        ),
-        "autoencoder's optimiser": (optimise, state.params, state.opt_state),
-    }
-    if adversarial:
-        parts |= {
-            "generator's pass through the discriminator": (
-                jax.grad(lambda image: -judge(state.disc_params, image).mean()),
-                x,
-            ),
-            "discriminator forward and backward": (
-                jax.grad(discriminator_loss),
-                state.disc_params,
-                x,
-            ),
-            "discriminator's optimiser": (
-                optimise_discriminator,
-                state.disc_params,
-                state.disc_opt_state,
-            ),
-        }
-    if ours.built.settings.perceptual_weight:
-        parts["LPIPS forward and backward"] = (
-            jax.grad(lambda image, w: networks.perceptual(w, x, image).sum()),
-            x,
-            ours.weights,
-        )
-    medians = {}
-    for name, (function, *arguments) in parts.items():
-        call = jax.jit(function)
-
-        def waited(call=call, arguments=arguments):
-            jax.block_until_ready(call(*arguments))
-
-        seconds_of(waited, WARM_UP)
-        medians[name] = statistics.median(seconds_of(waited, steps))
-    return medians
-
-
-def first_noise(ours: Ours) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the posterior noise of step 0, and of its fresh forward pass."""
-    step_key = jax.random.fold_in(ours.key, 0)
-    sample_key, _, fresh_key = jax.random.split(step_key, 3)
-    shape = (len(ours.raw["gray"]), *ours.built.latent_shape)
-    return tuple(
-        np.asarray(jax.random.normal(key, shape)) for key in (sample_key, fresh_key)
-    )
-
-
-def peers(config, ours: Ours, *, adversarial: bool) -> tuple[dict[str, Any], list[Any]]:
+def peers(
+    config, ours: timed_step.Ours, *, adversarial: bool
+) -> tuple[dict[str, Any], list[Any]]:
     """Returns PyTorch's trainers, by name, and what they are given at every step."""
     import torch
     import torch_peer  # beside this file
@@ -313,7 +101,7 @@ def peers(config, ours: Ours, *, adversarial: bool) -> tuple[dict[str, Any], lis
     device = "cuda" if torch.cuda.is_available() else "cpu"
     state = jax.device_get(ours.state)
     x = np.asarray(jax.jit(ours.built.to_batch)(ours.raw).image)
-    placed = [torch_peer.images(a, device) for a in (x, *first_noise(ours))]
+    placed = [torch_peer.images(a, device) for a in (x, *timed_step.first_noise(ours))]
     found = {}
     for compile_it in (False, True)[: 1 + COMPILED.value]:
         peer = torch_peer.Peer(
@@ -401,37 +189,21 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     batch = config.train.batch_size
     built = experiment.build(config, shape)
     gray = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
-    dtype = experiment.compute_dtype(config.train.dtype)
-    raw = {"gray": jax.device_put(gray)}
-    kinds = {"radiovae_jax": {}}
-    if adversarial and (PARTS.value or PEER.value != "none"):
-        kinds["ours, fresh forward"] = {"fresh": True}
-    if adversarial and PARTS.value:
-        kinds["ours, fixed weight"] = {"fixed_weight": True}
-    programs = {
-        name: Ours(config, built, raw, adversarial=adversarial, **kind)
-        for name, kind in kinds.items()
-    }
+    programs = our_programs(
+        config, built, {"gray": jax.device_put(gray)}, adversarial=adversarial
+    )
     ours = programs["radiovae_jax"]
     same = programs.get("ours, fresh forward", ours)  # the released order
-    trainers, given, agreement = {}, (), {}
+    trainers, given = {}, ()
     if PEER.value == "torch":
         trainers, given = peers(config, same, adversarial=adversarial)
-    first = same.step()
-    for name, trainer in trainers.items():
-        apart, number = difference(first, trainer.step(*given) | trainer.grad_norms())
-        agreement[name] = apart
-        logging.info("%s: first step within %.1e of ours (%s)", name, apart, number)
-        if apart > AGREE[dtype.name]:
-            raise ValueError(
-                f"{name} and ours differ by {apart:.1e} in the first step ({number}); "
-                "they do not do the same work, so their times say nothing"
-            )
+    dtype = experiment.compute_dtype(config.train.dtype)
+    agreement = compared(same, trainers, given, AGREE[dtype.name])
     steppers = {name: program.step for name, program in programs.items()}
     for name, trainer in trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *given)
-    times = in_turns(steppers, STEPS.value)
-    peak, bandwidth = matrix_peak(dtype)
+    times = timing.in_turns(steppers, STEPS.value)
+    peak, bandwidth = timing.matrix_peak(dtype)
     seconds = statistics.median(times["radiovae_jax"])
     program = ours.program
     return {
@@ -456,11 +228,46 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
             "flops": program.flops / peak,
             "bytes": program.bytes_accessed / bandwidth,
         },
-        "peak_bytes": program.peak_bytes,
-        "parts_seconds": parts_of(ours, STEPS.value, adversarial=adversarial)
+        "peak_bytes": {name: p.program.peak_bytes for name, p in programs.items()}
+        | {name: trainer.peak_bytes(*given) for name, trainer in trainers.items()},
+        "parts_seconds": timed_step.parts_of(ours, STEPS.value, adversarial=adversarial)
         if PARTS.value
         else {},
     }
+
+
+def our_programs(
+    config, built, raw, *, adversarial: bool
+) -> dict[str, timed_step.Ours]:
+    """Returns our step as configured, and what is timed beside it, by name."""
+    kinds = {"radiovae_jax": {}}
+    if adversarial and (PARTS.value or PEER.value != "none"):
+        kinds["ours, fresh forward"] = {"fresh": True}
+    if adversarial and PARTS.value:
+        kinds["ours, fixed weight"] = {"fixed_weight": True}
+    return {
+        name: timed_step.Ours(config, built, raw, adversarial=adversarial, **kind)
+        for name, kind in kinds.items()
+    }
+
+
+def compared(ours: timed_step.Ours, trainers, given, most: float) -> dict[str, float]:
+    """Takes the first step of all and returns how far each is from ours.
+
+    Raises:
+      ValueError: one is further than `most`.
+    """
+    first, agreement = ours.step(), {}
+    for name, trainer in trainers.items():
+        apart, number = difference(first, trainer.step(*given) | trainer.grad_norms())
+        agreement[name] = apart
+        logging.info("%s: first step within %.1e of ours (%s)", name, apart, number)
+        if apart > most:
+            raise ValueError(
+                f"{name} and ours differ by {apart:.1e} in the first step ({number}); "
+                "they do not do the same work, so their times say nothing"
+            )
+    return agreement
 
 
 def table(phase: str, record: dict[str, Any]) -> str:
@@ -481,7 +288,11 @@ def table(phase: str, record: dict[str, Any]) -> str:
         f"  {'share of the matrix peak':<44}{record['share_of_peak']:>10.1%}",
         f"  {'floor by FLOPs':<44}{floors['flops'] * 1e3:>10.1f} ms",
         f"  {'floor by bytes':<44}{floors['bytes'] * 1e3:>10.1f} ms",
-        f"  {'memory that XLA plans':<44}{record['peak_bytes'] / 2**20:>10.0f} MiB",
+    ]
+    rows += [
+        f"  {'memory at most: ' + name:<44}{found / 2**20:>10.0f} MiB"
+        for name, found in record["peak_bytes"].items()
+        if found is not None
     ]
     rows += [
         f"  {name:<44}{seconds * 1e3:>10.1f} ms"
@@ -514,14 +325,18 @@ def machine() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(command_line.not_chatter)
     with command_line.one_message(debug=DEBUG.value):
+        command_line.nothing_more(argv)
         config = CONFIG.value
         config_check.check(config)
         check(config)
+        if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
+            logging.warning(
+                "XLA counts a loop's body once: with train.accumulate_steps or "
+                "autoencoder.attention_chunk FLOPs, bytes and floors are too low"
+            )
         out = pathlib.Path(OUT.value)
         command_line.folder(out.parent, flag="--out")
         if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
@@ -535,10 +350,20 @@ def main(argv: list[str]) -> None:
                 continue
             record["phases"][phase] = measure(config, adversarial=adversarial)
             print(table(phase, record["phases"][phase]), flush=True)
+            keep(record, out)
         if OUT.value:
-            with whole_files.written(out) as partial:
-                partial.write_text(json.dumps(record, indent=1))
             print(f"record: {out}")
+
+
+def keep(record: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes what is measured so far, for the next phase may be too large."""
+    stats = jax.local_devices()[0].memory_stats() or {}  # CPUs have none
+    if "peak_bytes_in_use" in stats:  # of all that was timed, PyTorch's left out
+        record["device_peak_bytes"] = most = stats["peak_bytes_in_use"]
+        print(f"  {'memory of the device that JAX took':<44}{most / 2**20:>10.0f} MiB")
+    if OUT.value:
+        with whole_files.written(out) as partial:
+            partial.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

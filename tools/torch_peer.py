@@ -234,6 +234,27 @@ class Peer:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    def peak_bytes(self, *given) -> int | None:
+        """Takes a step; returns the most GPU memory: its own and what the step adds.
+
+        None on a CPU, where PyTorch does not count.
+        """
+        if self.device != "cuda":
+            return None
+        own = [*self.weights, *self.disc.parameters()]
+        own += [weight.grad for weight in own if weight.grad is not None]
+        own += self.disc.buffers()
+        if self.lpips is not None:
+            own += [*self.lpips.parameters(), *self.lpips.buffers()]
+        for opt in (self.opt, self.disc_opt):
+            moments = (kept.values() for kept in opt.state.values())
+            own += [m for m in itertools.chain(*moments) if m.is_cuda]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self.waited_step(*given)
+        added = torch.cuda.max_memory_allocated() - before
+        return sum(tensor.nbytes for tensor in (*own, *given)) + added
+
     def grad_norms(self) -> dict[str, torch.Tensor]:
         """Returns the norms of the last gradients, before clipping, named as ours."""
         if self.settings.clip_norm:

@@ -22,7 +22,7 @@ Kernel = Float[Array, "k l i o"]
 Result = Float[Array, "b p q o"]
 NO_PADDING = ((0, 0), (0, 0))
 DEEP = 2048  # products that make one number of the result
-SMALL = 16 * 16  # pixels; in larger images the patches cost more than they save
+SMALL = 8 * 8  # pixels; at 15x15 it is no faster, at 31x31 slower (docs/performance.md)
 
 
 def convolve(x: Map, kernel: Kernel, padding: Padding) -> Result:
@@ -95,16 +95,20 @@ def _on_cpu(form: Callable, x: Map, kernel: Kernel, padding: Padding) -> Result:
 
 
 def _choose(use: Callable[[Callable], Array], form: Callable):
+    """Returns what `use` makes of the form on CPUs, and of XLA's own elsewhere."""
     return jax.lax.platform_dependent(
         cpu=lambda: use(form), default=lambda: use(by_xla)
     )
 
 
 def _forward(form, x, kernel, padding):
+    """Returns the result, and all that the way back keeps."""
     return _on_cpu(form, x, kernel, padding), (x, kernel)
 
 
 def _backward(form, padding, kept, result_grad):
+    """Returns the gradients of x and of the kernel, both by the form."""
+
     def pull(convolution):
         bound = functools.partial(convolution, padding=padding)
         return jax.vjp(bound, *kept)[1](result_grad)

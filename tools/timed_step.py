@@ -1,0 +1,181 @@
+"""Our training step and its parts, as the benchmark times them."""
+
+import statistics
+import unittest.mock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing  # beside this file
+
+from radiovae_jax import adversary, experiment, losses, optimizers, train_step
+
+
+class Ours:
+    """Our step of one phase: `step()` takes one and waits for it.
+
+    Args:
+      fresh: runs the fresh forward pass for the discriminator anyway.
+      fixed_weight: puts the number 1 in the place of the adaptive weight.
+    """
+
+    def __init__(
+        self, config, built, raw, *, adversarial: bool, fresh=False, fixed_weight=False
+    ):
+        self.built, self.raw = built, raw
+        settings = built.settings
+        if fresh:
+            settings = settings._replace(fresh_reconstruction=True)
+        self.key = jax.random.key(config.seed)
+        self.state = jax.jit(lambda key: experiment.init_state(config, built, key))(
+            jax.random.key(1)
+        )
+        self.weights = jax.device_put(built.perceptual_weights)
+
+        def step(weights, state, raw, key):
+            return train_step.train_step(
+                built.networks,
+                built.opt,
+                built.schedules,
+                settings,
+                weights,
+                state,
+                built.to_batch(raw),
+                key,
+                adversarial=adversarial,
+            )
+
+        arguments = (self.weights, self.state, self.raw, self.key)
+        weight = losses.adaptive_weight
+        if fixed_weight:
+            weight = lambda nll_grad, g_grad: jnp.ones(())  # noqa: E731
+        with unittest.mock.patch.object(losses, "adaptive_weight", weight):
+            self.program = timing.compiled(step, *arguments, donate_argnums=1)
+
+    def step(self) -> dict[str, Any]:
+        self.state, logs = self.program.run(
+            self.weights, self.state, self.raw, self.key
+        )
+        jax.block_until_ready((self.state, logs))
+        return logs
+
+
+def first_noise(ours: Ours) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the posterior noise of step 0, and of its fresh forward pass."""
+    step_key = jax.random.fold_in(ours.key, 0)
+    sample_key, _, fresh_key = jax.random.split(step_key, 3)
+    shape = (len(ours.raw["gray"]), *ours.built.latent_shape)
+    return tuple(
+        np.asarray(jax.random.normal(key, shape)) for key in (sample_key, fresh_key)
+    )
+
+
+def parts_of(ours: Ours, steps: int, *, adversarial: bool) -> dict[str, float]:
+    """Returns the median seconds of the step's parts, each compiled by itself.
+
+    XLA fuses and shares across them in the whole step, so they need not add up.
+    "autoencoder backward" is what the backward pass adds to the forward pass.
+    """
+    pieces = _autoencoder_pieces(ours)
+    if adversarial:
+        pieces |= _discriminator_pieces(ours)
+    calls = {}
+    for name, (function, *arguments) in pieces.items():
+        call = jax.jit(function)
+        calls[name] = lambda call=call, given=arguments: jax.block_until_ready(
+            call(*given)
+        )
+    times = timing.in_turns(calls, steps)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    both, forward = medians.pop(BOTH), medians.pop(FORWARD)
+    return {FORWARD: forward, "autoencoder backward": both - forward} | medians
+
+
+FORWARD, BOTH = "autoencoder forward", "autoencoder forward and backward"
+
+
+def _autoencoder_pieces(ours: Ours) -> dict[str, tuple]:
+    """Returns functions of the autoencoder's side, with what they are given."""
+    built, state = ours.built, ours.state
+    networks, schedules = built.networks, built.schedules
+    batch = jax.jit(built.to_batch)(ours.raw)
+    part = train_step.Part(
+        batch,
+        train_step.draw_noise(networks.autoencoder, batch.image, ours.key),
+        ours.key,
+    )
+
+    def forward(params):
+        made = train_step.reconstruct(networks.autoencoder, params, part)
+        return made.image, made.posterior.kl().mean()
+
+    def loss(params):
+        recon, kl = forward(params)
+        return losses.sum_per_image(losses.reconstruction(batch.target, recon)) + kl
+
+    def optimise(state, grads):
+        direction, opt_state = built.opt.autoencoder.update(
+            grads, state.opt_state, state.params
+        )
+        rate = schedules.learning_rate(state.step)
+        params = optimizers.descend(state.params, direction, rate)
+        new = state._replace(params=params, opt_state=opt_state)
+        decay = schedules.ema_decay(state.step)
+        return params, opt_state, train_step.moved_average(new, decay)
+
+    pieces = {
+        FORWARD: (forward, state.params),
+        BOTH: (jax.grad(loss), state.params),
+        "autoencoder's optimiser and EMA": (optimise, state, state.params),
+    }
+    if built.settings.perceptual_weight:
+
+        def distance(image, weights):
+            return networks.perceptual(weights, batch.target, image).sum()
+
+        pieces["LPIPS forward and backward"] = (
+            jax.value_and_grad(distance),
+            batch.target,
+            ours.weights,
+        )
+    return pieces
+
+
+def _discriminator_pieces(ours: Ours) -> dict[str, tuple]:
+    """Returns functions of the discriminator's side, with what they are given."""
+    built, state = ours.built, ours.state
+    batch = jax.jit(built.to_batch)(ours.raw)
+    real = batch.target
+
+    def judge(params, image):
+        logits, _, _ = adversary.discriminate(
+            built.networks.discriminator, params, state.disc_stats, image, batch.cond
+        )
+        return logits
+
+    def generator_loss(image, params):
+        return losses.generator(judge(params, image))
+
+    def loss(params, recon):
+        return losses.discriminator_hinge(judge(params, real), judge(params, recon))
+
+    def optimise(params, opt_state, grads):
+        direction, opt_state = built.opt.discriminator.update(grads, opt_state, params)
+        rate = built.schedules.disc_rate(state.step)
+        return optimizers.descend(params, direction, rate), opt_state
+
+    params = state.disc_params
+    return {
+        "generator's pass through the discriminator": (
+            jax.value_and_grad(generator_loss),
+            real,
+            params,
+        ),
+        "discriminator forward and backward": (
+            jax.value_and_grad(loss),
+            params,
+            real,
+        ),
+        "discriminator's optimiser": (optimise, params, state.disc_opt_state, params),
+    }
