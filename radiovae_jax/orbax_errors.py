@@ -2,9 +2,13 @@
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import traceback
+
+# Where TensorStore's notes begin: " [name='value' ...".
+_NOTES = re.compile(r" \[\w+='")
 
 
 def first_line(error: BaseException) -> str:
@@ -15,8 +19,9 @@ def first_line(error: BaseException) -> str:
 def cause(error: BaseException) -> str:
     """Returns the reason: the operating system's word for it, where there is one.
 
-    Of several writers the first to fail is heard: TensorStore, whose long lines end
-    with the reason, or Python, whose OSError ends with the file.
+    Of several writers the first to fail is heard: TensorStore, whose lines end with the
+    reason and then long notes ("[os_error_code='28' ...", "[tensorstore_spec='{...",
+    whichever layer adds the first), or Python, whose OSError ends with the file.
     """
     found: BaseException | None = error
     while found is not None:
@@ -24,7 +29,7 @@ def cause(error: BaseException) -> str:
             return found.strerror
         found = found.__cause__ or found.__context__
     line = str(error).strip().partition("\n")[0]
-    return line.rpartition(": ")[2].partition(" [os_error_code")[0]
+    return _NOTES.split(line)[0].rpartition(": ")[2]
 
 
 @contextlib.contextmanager

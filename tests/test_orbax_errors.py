@@ -3,14 +3,28 @@
 import errno
 import os
 
+import pytest
+
 from radiovae_jax import orbax_errors
 
 FULL = os.strerror(errno.ENOSPC)
 
 
-def test_the_reason_is_found_at_the_end_of_tensorstore_s_line():
-    line = f"DATA_LOSS: Error writing x: {FULL} [os_error_code='28' source_locations='"
-    assert orbax_errors.cause(ValueError(f"{line}...\nmore")) == FULL
+@pytest.mark.parametrize(
+    "notes",
+    [
+        "[os_error_code='28' source_locations='x.cc:1: y']...",
+        """[tensorstore_spec='{"create": true,"driver":"zarr"}'] [source_locations='""",
+    ],
+)
+def test_the_reason_is_found_at_the_end_of_tensorstore_s_line(notes):
+    line = f"DATA_LOSS: Error writing x: {FULL} {notes}"
+    assert orbax_errors.cause(ValueError(f"{line}\nmore")) == FULL
+
+
+def test_a_reason_without_notes_or_file_is_kept_whole():
+    assert orbax_errors.cause(ValueError(FULL)) == FULL
+    assert orbax_errors.cause(ValueError(f"{FULL} [tensorstore_spec='{{}}']")) == FULL
 
 
 def test_the_reason_of_an_oserror_is_not_its_file():
