@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from radiovae_jax import losses, objectives
-from radiovae_jax.data import pipeline, splits
+from radiovae_jax.data import augmentation, sources, splits
 
 
 class Rule(NamedTuple):
@@ -64,8 +64,8 @@ WEIGHTS = Rule(
     lambda v: sequence(real(0), shortest=3).allows(v) and len(v) == 3,
     "three numbers from 0: of rec, edge and pinn",
 )
-SOURCE = one_of(*pipeline.KINDS)._replace(
-    words=f"{one_of(*pipeline.KINDS).words}; 'tfds_images' is any data set of TFDS, by "
+SOURCE = one_of(*sources.KINDS)._replace(
+    words=f"{one_of(*sources.KINDS).words}; 'tfds_images' is any data set of TFDS, by "
     "its name in data.dataset"
 )
 AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
@@ -160,7 +160,7 @@ FIELDS: dict[str, Any] = {
         val_split=TEXT,
         image_size=whole(0),
         crop=whole(0),
-        augment=one_of(*pipeline.AUGMENTATIONS),
+        augment=one_of(*augmentation.AUGMENTATIONS),
         threads=whole(1),
         prefetch=whole(1),
         synthetic=dict(

@@ -24,7 +24,7 @@ from radiovae_jax import (
     command_line,
     comparison,
     config_check,
-    experiment,
+    datasets,
     latents,
     plots,
     provenance,
@@ -33,7 +33,7 @@ from radiovae_jax import (
     showing,
 )
 from radiovae_jax.comparison import SCALES
-from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.measure import Measured, measure
 from radiovae_jax.models import lpips
@@ -155,13 +155,13 @@ def terms(config: ml_collections.ConfigDict, judge: comparison.Judge) -> dict[st
 
 def open_with_regions(
     config: ml_collections.ConfigDict, split: str, notes: list[str]
-) -> tuple[pipeline.Source, tuple[str, ...]]:
+) -> tuple[sources.Source, tuple[str, ...]]:
     """Opens a split with its buildings where the data set has them."""
     try:
-        source = experiment.open_data(config, split, also=("buildings",))
+        source = datasets.open_data(config, split, also=("buildings",))
         return source, comparison.REGIONS
     except (FileNotFoundError, ValueError) as error:
-        source = experiment.open_data(config, split)
+        source = datasets.open_data(config, split)
         notes.append(f"no regions, for want of buildings: {error}")
         return source, ("all",)
 
@@ -217,7 +217,7 @@ def coder(model) -> comparison.Code:
 
 def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
     """Fits patches of the latent's size on the split that the run trained on."""
-    source = experiment.open_data(config, config.data.train_split)
+    source = datasets.open_data(config, config.data.train_split)
     maps = (
         resize(radiomap.gray_to_f(source[i]["gray"])[None], config.data.image_size)
         for i in tqdm(range(len(source)), desc="pca", unit="map")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, PyTree
 
 from radiovae_jax import distributed, logbook, metrics, plots, sharding, validate
-from radiovae_jax.data import mapfiles, pipeline, radiomap
+from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.distributed import Together
 from radiovae_jax.train_step import TrainState
@@ -33,7 +33,7 @@ class Judge(NamedTuple):
 
     compiled: Compiled
     mesh: Any
-    validation: pipeline.Source
+    validation: sources.Source
     batch_size: int
     rows: int  # of the picture, and samples from the prior
     workdir: pathlib.Path

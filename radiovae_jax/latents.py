@@ -32,7 +32,7 @@ from jaxtyping import Float, PyTree
 from tqdm import tqdm
 
 from radiovae_jax import moments, sharding, shards
-from radiovae_jax.data import pipeline
+from radiovae_jax.data import pipeline, sources
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.models.autoencoder import AutoencoderKL
 from radiovae_jax.moments import Moments
@@ -122,7 +122,7 @@ def encoder(
 class Numbered:
     """The records `first` to `last` (not included) of a source, each with its index."""
 
-    def __init__(self, source: pipeline.Source, first: int, last: int):
+    def __init__(self, source: sources.Source, first: int, last: int):
         self.shape, self._source, self._first = source.shape, source, first
         self._count = last - first
 
@@ -138,7 +138,7 @@ class Numbered:
 
 
 def export(
-    source: pipeline.Source,
+    source: sources.Source,
     encode: Encode,
     folder: pathlib.Path,
     identity: Mapping[str, Any],

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from radiovae_jax import comparison, latents, metrics, moments, sharding
 from radiovae_jax.comparison import COLUMNS, SCALES, Code, Compared, Judge
-from radiovae_jax.data import pipeline
+from radiovae_jax.data import pipeline, sources
 from radiovae_jax.moments import Moments
 
 Numbers = dict[str, float]
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 def measure(
     code: Code,
     weights: PyTree,
-    source: pipeline.Source,
+    source: sources.Source,
     judge: Judge,
     *,
     batch_size: int,

@@ -15,7 +15,7 @@ from radiovae_jax import (
     command_line,
     curves,
     dashboard,
-    experiment,
+    datasets,
     figures,
     judging,
     latent_plots,
@@ -81,7 +81,7 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
       FileNotFoundError, ValueError: no run, no checkpoint, or no data.
     """
     config = run_folder.read_config(workdir)
-    source = experiment.open_data(
+    source = datasets.open_data(
         config, config.data.val_split or config.data.train_split
     )
     model, params = run_folder.load(workdir)

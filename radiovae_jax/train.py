@@ -16,6 +16,7 @@ from absl import logging
 
 from radiovae_jax import (
     config_check,
+    datasets,
     distributed,
     experiment,
     logbook,
@@ -26,7 +27,7 @@ from radiovae_jax import (
     warm_start,
 )
 from radiovae_jax.checkpoint import Checkpoints
-from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.data import pipeline, radiomap, sources
 from radiovae_jax.distributed import Together
 from radiovae_jax.experiment import Experiment
 from radiovae_jax.loop import Compiled, Loop
@@ -138,8 +139,8 @@ class Setup(NamedTuple):
     """All that stands before the first step; none of it is on disk yet."""
 
     mesh: Any
-    train_data: pipeline.Source
-    val_data: pipeline.Source | None
+    train_data: sources.Source
+    val_data: sources.Source | None
     batches: pipeline.TrainBatches
     built: Experiment
     init: Callable  # key -> the state at step 0
@@ -158,12 +159,12 @@ def set_up(config: ConfigDict) -> Setup:
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
     distributed.check_same(json.dumps(described, sort_keys=True), "config")
     mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
-    train_data = experiment.open_data(config, config.data.train_split)
+    train_data = datasets.open_data(config, config.data.train_split)
     val_data = None
     if config.data.val_split:
-        val_data = experiment.open_outlined(config, config.data.val_split)
+        val_data = datasets.open_outlined(config, config.data.val_split)
     built = on_devices(experiment.build(config, train_data.shape), mesh)
-    batches = experiment.train_batches(config, train_data)
+    batches = datasets.train_batches(config, train_data)
     init = functools.partial(experiment.init_state, config, built)
     shapes = jax.eval_shape(init, jax.random.key(config.seed))
     fresh = sharding.placed(shapes, sharding.of_state(shapes, mesh))

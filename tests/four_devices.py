@@ -15,7 +15,7 @@ import numpy as np
 import tiny
 from jax.sharding import Mesh
 
-from radiovae_jax import experiment, sharding, train
+from radiovae_jax import datasets, experiment, sharding, train
 from radiovae_jax.data import pipeline
 
 STEPS = 5
@@ -77,7 +77,7 @@ def main(city: str) -> None:
     config.loss.update(disc_start=0, disc_num_layers=1)
     config.loss.pixelloss_weight = 0.1  # d_weight below its clamp
     config.optimizer.update(learning_rate=1e-4, disc_learning_rate=1e-4)
-    source = experiment.open_data(config, "train")
+    source = datasets.open_data(config, "train")
     built = experiment.build(config, source.shape)
     runs = {name: run(config, built, source, shape) for name, shape in MESHES.items()}
     print(json.dumps({"runs": runs, "shapes": shapes(config, built)}))

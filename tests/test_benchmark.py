@@ -29,6 +29,16 @@ import runpy
 runpy.run_path("tools/benchmark.py", run_name="__main__")
 """
 
+# What a GPU image with jax, flax, optax, orbax, torch and matplotlib lacks, but for
+# ml_collections, which holds the config.
+BARE = """
+import runpy, sys
+absent = "grain tensorflow_datasets lpips_j flaxmodels dm_pix tensorboardX h5py tqdm"
+sys.modules.update(dict.fromkeys(absent.split()))
+sys.path[:0] = ["tools"]
+runpy.run_path("tools/benchmark.py", run_name="__main__")
+"""
+
 
 def benchmark(*arguments, program=("tools/benchmark.py",)):
     return subprocess.run(
@@ -81,6 +91,14 @@ def test_a_peer_with_other_gradients_is_not_timed(tmp_path):
     assert done.returncode == 1
     assert "in the first step (ae_grad_norm)" in done.stderr, done.stderr
     assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.slow
+def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
+    out = tmp_path / "record.json"
+    done = benchmark("--noparts", f"--out={out}", program=("-c", BARE))
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(out.read_text())["phases"]) == {"autoencoder", "adversarial"}
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ import radiovae_jax
 from radiovae_jax import (
     baselines,
     comparison,
+    datasets,
     evaluate,
-    experiment,
     record,
     report_page,
     run_folder,
@@ -47,7 +47,7 @@ def test_the_numbers_are_those_of_the_validation(run):
 
 def test_regions_add_up_to_the_whole(run):
     folder, _, found = run
-    source = experiment.open_data(
+    source = datasets.open_data(
         run_folder.read_config(folder / "run"), "val", also=("buildings",)
     )
     inside = np.mean([source[i]["buildings"] > 0 for i in range(len(source))])
@@ -90,7 +90,7 @@ def test_the_record_says_what_was_measured_and_every_map_has_a_row(run):
 def test_the_latent_is_described_as_its_encoder_makes_it(run):
     folder, _, found = run
     config = tiny.config(folder / "city")
-    source = experiment.open_data(config, "val")
+    source = datasets.open_data(config, "val")
     gray = np.stack([source[i]["gray"] for i in range(len(source))])
     model, params = radiovae_jax.load(folder / "run")
     x = radiomap.f_to_model(radiomap.gray_to_f(gray))

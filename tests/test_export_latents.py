@@ -11,7 +11,7 @@ import tool
 from jax import numpy as jnp
 
 import radiovae_jax
-from radiovae_jax import experiment, run_folder
+from radiovae_jax import datasets, experiment, run_folder
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import radiomap
 
@@ -24,7 +24,7 @@ def workdir(tmp_path_factory):
     """A run that has not trained, of one checkpoint at step 1."""
     folder = tmp_path_factory.mktemp("latents")
     config = tiny.config(folder / "city")
-    built = experiment.build(config, experiment.open_data(config, "val").shape)
+    built = experiment.build(config, datasets.open_data(config, "val").shape)
     state = experiment.init_state(config, built, jax.random.key(0))
     run_folder.claim(folder / "run", config)
     checkpoints = Checkpoints(folder / "run")
@@ -55,7 +55,7 @@ def test_what_is_exported_is_what_the_run_encodes(workdir, exported):
     records = read(exported)
     config = run_folder.read_config(workdir)
     fields = ("buildings", "antenna")
-    source = experiment.open_data(config, "train", also=fields)
+    source = datasets.open_data(config, "train", also=fields)
     assert len(records) == len(source) == 16
     model, params = radiovae_jax.load(workdir)
     for i in (0, 7, 15):

@@ -10,6 +10,7 @@ import tiny
 
 from radiovae_jax import (
     config_check,
+    datasets,
     experiment,
     logbook,
     objectives,
@@ -55,7 +56,7 @@ def test_an_objective_trains_from_the_config_and_lowers_its_terms(city, tmp_path
 
 def trained(config, split: str) -> list[dict]:
     """Returns the logs of a training without discriminator."""
-    source = experiment.open_data(config, split)
+    source = datasets.open_data(config, split)
     built = experiment.build(config, source.shape)
     state = experiment.init_state(config, built, jax.random.key(0))
 
@@ -125,7 +126,7 @@ def test_each_objective_lowers_its_terms_in_50_steps_on_real_maps(realmaps, kind
 def test_dpm2irt4_encodes_dpm_and_aims_at_irt4_of_the_same_pair(city, caplog):
     config = config_of(city, "dpm2irt4", simulation="IRT4")
     with caplog.at_level("INFO"):
-        source = experiment.open_data(config, "train")
+        source = datasets.open_data(config, "train")
     assert "8 of 8 IRT4 images have their DPM pair" in caplog.text
     record = source[0]
     name = str(record["name"])
@@ -151,7 +152,7 @@ def test_pairs_that_do_not_exist_end_in_a_message(city, tmp_path):
     (root / "gain" / "DPM").mkdir()
     config = config_of(root, "dpm2irt4", simulation="IRT4")
     with pytest.raises((ValueError, FileNotFoundError), match="DPM"):
-        experiment.open_data(config, "train")
+        datasets.open_data(config, "train")
     config.data.simulation = "DPM"
     with pytest.raises(ValueError, match=r"set data.simulation=IRT4"):
         train.run(config, tmp_path / "run")
@@ -161,7 +162,7 @@ def test_the_k2_mask_is_read_where_it_is_stored_and_else_computed(city, tmp_path
     root = tmp_path / "city"
     shutil.copytree(city, root)
     config = config_of(root, "edge")
-    source = experiment.open_data(config, "train")
+    source = datasets.open_data(config, "train")
     assert "k2_neg_norm" not in source[0]
     raw = {key: value[None] for key, value in source[0].items() if key != "name"}
     options = dict(image_size=0, pixel_weights="none", conditional=False)
@@ -174,7 +175,7 @@ def test_the_k2_mask_is_read_where_it_is_stored_and_else_computed(city, tmp_path
     folder.mkdir()
     for path in (root / "gain" / "DPM").glob("*.png"):
         radiomap.write_png(folder / path.name, np.full((32, 32), 51, np.uint8))
-    record = experiment.open_data(config, "train")[0]
+    record = datasets.open_data(config, "train")[0]
     raw = {key: value[None] for key, value in record.items() if key != "name"}
     stored = to_batch(raw, objective="edge", **options).k2_neg_norm
     np.testing.assert_allclose(stored, 0.2, atol=1e-6)
@@ -190,13 +191,13 @@ def test_masks_that_are_missing_or_damaged_say_how_to_write_them(city, tmp_path)
     for path in paths[1:]:
         radiomap.write_png(folder / path.name, np.full((16, 16), 51, np.uint8))
     with pytest.raises(FileNotFoundError) as error:
-        experiment.open_data(config, "all")
+        datasets.open_data(config, "all")
     command = f"tools/write_k2.py --root {root} --simulation DPM"
     assert "1 of 20 files are missing" in str(error.value)
     assert command in str(error.value) and f"move {folder} away" in str(error.value)
     shutil.copy(paths[0], folder)
     (folder / paths[0].name).write_bytes(paths[0].read_bytes()[:60])
-    source = experiment.open_data(config, "all")
+    source = datasets.open_data(config, "all")
     for index, words in enumerate(("truncated", "16x16x1, expected 32x32x1")):
         with pytest.raises(ValueError) as error:
             source[index]
@@ -210,7 +211,7 @@ def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
     np.savez(tmp_path / "a.npz", path_gain=gain, cell_size=1.0, tx_cell_indices=cells)
     config = config_of(tmp_path, "edge")
     config.data.source = "sionna"
-    record = experiment.open_data(config, "all")[0]
+    record = datasets.open_data(config, "all")[0]
     assert record["antenna"][15 - 4, 3, 0] == 255
 
 

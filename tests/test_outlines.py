@@ -3,17 +3,17 @@
 import numpy as np
 import tiny
 
-from radiovae_jax import experiment, judging
+from radiovae_jax import datasets, judging
 
 
 def test_validation_data_bring_their_buildings_where_there_are_any(city, tmp_path):
     config = tiny.config(city)
     config.data.source = "radiomapseer"
-    record = experiment.open_outlined(config, "val")[0]
+    record = datasets.open_outlined(config, "val")[0]
     assert set(record) == {"name", "gray", "buildings"}
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     config.data.update(source="folder", root=str(tmp_path))
-    assert set(experiment.open_outlined(config, "all")[0]) == {"name", "gray"}
+    assert set(datasets.open_outlined(config, "all")[0]) == {"name", "gray"}
 
 
 def test_outlines_have_the_size_of_the_picture():

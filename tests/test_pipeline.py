@@ -5,7 +5,14 @@ import threading
 import numpy as np
 import pytest
 
-from radiovae_jax.data import folder, pipeline, radiomap, radiomapseer, synthetic
+from radiovae_jax.data import (
+    folder,
+    pipeline,
+    radiomap,
+    radiomapseer,
+    sources,
+    synthetic,
+)
 
 
 class Numbers:
@@ -268,18 +275,18 @@ def test_maps_of_two_sizes_in_a_batch_are_named():
 
 
 def test_sources_are_opened_by_their_kind(city, tmp_path):
-    source = pipeline.open_source("radiomapseer", city, split="val", fields=("gray",))
+    source = sources.open_source("radiomapseer", city, split="val", fields=("gray",))
     assert isinstance(source, radiomapseer.RadioMapSeer)
     options = dict(maps=3, transmitters=1, size=32, seed=0)
     root = tmp_path / "city"
-    source = pipeline.open_source("synthetic", root, split="test", **options)
+    source = sources.open_source("synthetic", root, split="test", **options)
     assert isinstance(source, synthetic.SyntheticCity)
     gain = root / "gain" / "DPM"
-    assert len(pipeline.open_source("folder", gain, split="all")) == 3
+    assert len(sources.open_source("folder", gain, split="all")) == 3
     with pytest.raises(ValueError, match=r"unknown data.source 'radiomapsee': did you"):
-        pipeline.open_source("radiomapsee", city, split="val")
+        sources.open_source("radiomapsee", city, split="val")
     with pytest.raises(TypeError, match="unexpected keyword argument 'maps'"):
-        pipeline.open_source("radiomapseer", city, split="val", maps=3)
+        sources.open_source("radiomapseer", city, split="val", maps=3)
 
 
 def test_real_maps_are_read_and_turned_by_the_pipeline(realmaps):

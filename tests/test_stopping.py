@@ -11,7 +11,7 @@ import stub
 import tiny
 from runs import saved, without_time
 
-from radiovae_jax import experiment, logbook, stopping, train
+from radiovae_jax import datasets, logbook, stopping, train
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import pipeline
 from radiovae_jax.stopping import Judged
@@ -241,7 +241,7 @@ def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_p
     assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
     assert int(state.step) == position["position"] == 6
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    source = experiment.open_data(config, "train")
+    source = datasets.open_data(config, "train")
     batches = pipeline.train_batches(
         source, batch_size=4, seed=config.seed, augment=config.data.augment, start=2
     )

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from radiovae_jax.data import pipeline, radiomap, radiomapseer_tfds
+from radiovae_jax.data import pipeline, radiomap, radiomapseer_tfds, sources
 from radiovae_jax.data.radiomapseer import RadioMapSeer
 from radiovae_jax.data.radiomapseer_tfds import TfdsSource
 
@@ -57,7 +57,7 @@ def test_simulations_with_cars_have_the_cars(realmaps, tmp_path):
 
 
 def test_the_pipeline_reads_it(data_dir):
-    source = pipeline.open_source("tfds", data_dir, split="train", fields=("gray",))
+    source = sources.open_source("tfds", data_dir, split="train", fields=("gray",))
     batches = pipeline.train_batches(source, batch_size=4, seed=0, augment="dihedral")
     assert next(batches)["gray"].shape == (4, 64, 64, 1)
     batches.close()

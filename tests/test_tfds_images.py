@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 import tiny
 from PIL import Image
 
-from radiovae_jax import experiment
+from radiovae_jax import datasets, experiment
 from radiovae_jax.data import pipeline
 from radiovae_jax.data.tfds_images import TfdsImages
 
@@ -103,7 +103,7 @@ def test_the_config_reads_it_and_resizes_28_to_32(data_dir):
     config.data.update(
         source="tfds_images", dataset="tiny_images", val_split="test", image_size=32
     )
-    source = experiment.open_data(config, "train")
+    source = datasets.open_data(config, "train")
     built = experiment.build(config, source.shape)
     batches = pipeline.train_batches(source, batch_size=2, seed=0, augment="none")
     raw = next(batches)

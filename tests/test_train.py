@@ -10,13 +10,7 @@ import tiny
 from runs import saved, without_time
 
 import radiovae_jax
-from radiovae_jax import (
-    config_check,
-    experiment,
-    logbook,
-    run_folder,
-    train,
-)
+from radiovae_jax import config_check, datasets, experiment, logbook, run_folder, train
 from radiovae_jax.data import radiomap
 
 
@@ -270,7 +264,7 @@ def test_a_run_that_fails_late_has_saved_what_it_had(city, tmp_path):
     root = tmp_path / "city"
     shutil.copytree(city, root)
     config.data.root = str(root)
-    validation = experiment.open_data(config, "val")
+    validation = datasets.open_data(config, "val")
     path = validation.path("gray", 0)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=path.name):

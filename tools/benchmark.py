@@ -63,8 +63,10 @@ AGREE = {"float32": 2e-3, "bfloat16": 0.1}
 
 def data_rate(config, batches: int = 200) -> float:
     """Returns images/s of the config's data, to the device, with no step beside it."""
-    source = experiment.open_data(config, "train")
-    stream = experiment.train_batches(config, source)
+    from radiovae_jax import datasets  # with Grain, which a bare GPU image lacks
+
+    source = datasets.open_data(config, "train")
+    stream = datasets.train_batches(config, source)
     mesh = sharding.make_mesh(config.train.batch_size)
 
     def take():

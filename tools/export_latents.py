@@ -39,7 +39,7 @@ from absl import logging
 from radiovae_jax import (
     command_line,
     config_check,
-    experiment,
+    datasets,
     latents,
     provenance,
     run_folder,
@@ -48,7 +48,7 @@ from radiovae_jax import (
     showing,
     torch_files,
 )
-from radiovae_jax.data import pipeline
+from radiovae_jax.data import sources
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +153,7 @@ def export(args: argparse.Namespace) -> None:
 
 def open_with_condition(
     config: ml_collections.ConfigDict, split: str
-) -> tuple[pipeline.Source, list[str]]:
+) -> tuple[sources.Source, list[str]]:
     """Opens a split with as much of the condition as the data set has.
 
     Returns:
@@ -163,11 +163,11 @@ def open_with_condition(
     Raises:
       FileNotFoundError: a field has a folder, and files are missing in it.
     """
-    plain = source = experiment.open_data(config, split)
+    plain = source = datasets.open_data(config, split)
     fields: list[str] = []
     for field in latents.CONDITION:
         try:
-            source = experiment.open_data(config, split, also=(*fields, field))
+            source = datasets.open_data(config, split, also=(*fields, field))
         except FileNotFoundError as error:
             folder = plain.path(field, 0).parent
             if folder.is_dir():
@@ -180,7 +180,7 @@ def open_with_condition(
     return source, fields
 
 
-def names_digest(source: pipeline.Source) -> str:
+def names_digest(source: sources.Source) -> str:
     """Returns a checksum of the names of the maps, in their order.
 
     Of a TFDS data set, which is written once and whole, their number says enough.

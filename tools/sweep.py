@@ -36,7 +36,7 @@ from tqdm import tqdm
 from radiovae_jax import (
     command_line,
     config_check,
-    experiment,
+    datasets,
     losses,
     metrics,
     plots,
@@ -135,7 +135,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
 
 def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
     """Returns the images seen, the transmitters' pixels and the buildings' numbers."""
-    source = experiment.open_data(config, split, also=("antenna",))
+    source = datasets.open_data(config, split, also=("antenna",))
     records = [source[i] for i in range(len(source))]
     raw = {"gray": np.stack([record["gray"] for record in records])}
     batch = to_batch(

@@ -6,68 +6,19 @@ p of n holds the p-th of n equal runs of those rows, so that the processes' rows
 together are the batch one process would have made.
 """
 
-import functools
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import grain
 import numpy as np
 
-from radiovae_jax.data import radiomap, splits
+from radiovae_jax.data import augmentation
+from radiovae_jax.data.sources import Record, Source
 
-Record = dict[str, Any]
 Batch = dict[str, np.ndarray]
-
-AUGMENTATIONS = ("none", "flip", "dihedral")
-
-# Modules are imported when first asked for: TFDS is heavy.
-_SOURCES = {
-    "radiomapseer": ("radiomapseer", "RadioMapSeer"),
-    "tfds": ("radiomapseer_tfds", "TfdsSource"),
-    "synthetic": ("synthetic", "SyntheticCity"),
-    "folder": ("folder", "MapFolder"),
-    "sionna": ("sionna", "SionnaFolder"),
-    "tfds_images": ("tfds_images", "TfdsImages"),
-}
-KINDS = tuple(_SOURCES)
 
 # Examples of an "endless" stream: at a million a second, nine years. Grain's own
 # endless repeat overflows when the batch of a process is a single row.
 _ENDLESS = 2**48
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What every data set here is."""
-
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: SupportsIndex) -> Record: ...
-
-    def summary(self) -> str: ...
-
-
-def open_source(kind: str, root: radiomap.Path, *, split: str, **options: Any) -> Any:
-    """Opens a data set by its kind; the options are those of its class.
-
-    Args:
-      kind: of `KINDS`.
-      root: its folder.
-      split: "train", "val", "test" or "all"; of TFDS images what the data set has.
-      **options: what else RadioMapSeer, TfdsSource, SyntheticCity, MapFolder,
-        SionnaFolder or TfdsImages takes.
-
-    Raises:
-      ValueError: an unknown kind; names the closest one.
-      TypeError: an option that the kind does not have.
-    """
-    splits.check_choice("data.source", kind, KINDS)
-    module, name = _SOURCES[kind]
-    source = getattr(importlib.import_module(f"radiovae_jax.data.{module}"), name)
-    return source(root, split=split, **options)
 
 
 class TrainBatches:
@@ -175,7 +126,7 @@ def train_batches(
         maps that are not square, a crop larger than the map, an unknown augmentation.
     """
     rows = local_rows(batch_size, process_index, process_count)
-    transform = augmentation(augment, crop=crop, shape=source.shape)
+    transform = augmentation.transform(augment, crop=crop, shape=source.shape)
     # Grain mixes the epoch into the shuffle and the position into the transform's
     # generator, so both are functions of (seed, position) and of nothing else.
     examples = grain.MapDataset.source(source).seed(seed).shuffle()
@@ -233,51 +184,6 @@ def stack(records: Sequence[Record]) -> Batch:
                     "needs one size: resize the maps"
                 )
     return {key: np.stack([record[key] for record in records]) for key in records[0]}
-
-
-def augmentation(augment: str, *, crop: int, shape: tuple[int, int, int]) -> Any:
-    """Returns a function of (record, generator) that crops and turns the images.
-
-    Raises:
-      ValueError: see train_batches.
-    """
-    splits.check_choice("augment", augment, AUGMENTATIONS)
-    height, width, _ = shape
-    if not 0 <= crop <= min(height, width):
-        raise ValueError(
-            f"crop {crop} does not fit maps of {height}x{width}; 0 takes the whole map"
-        )
-    if augment == "dihedral" and not crop and height != width:
-        raise ValueError(
-            f"quarter turns need square maps and these are {height}x{width}; set "
-            "augment='flip', or a square crop"
-        )
-    return functools.partial(_augment, augment=augment, crop=crop)
-
-
-def _augment(
-    record: Record, generator: np.random.Generator, *, augment: str, crop: int
-) -> Record:
-    # All numbers are drawn whether used or not: the crops of a seed then stay the
-    # same when only the turns are switched off.
-    row, column = generator.random(2)
-    flip, turns = generator.integers(2), generator.integers(4)
-
-    def transform(image: np.ndarray) -> np.ndarray:
-        if crop:
-            top = int(row * (image.shape[0] - crop + 1))
-            left = int(column * (image.shape[1] - crop + 1))
-            image = image[top : top + crop, left : left + crop]
-        if augment != "none" and flip:
-            image = image[:, ::-1]
-        if augment == "dihedral":
-            image = np.rot90(image, turns)
-        return image
-
-    return {
-        key: transform(value) if np.ndim(value) == 3 else value
-        for key, value in record.items()
-    }
 
 
 def local_rows(batch_size: int, process_index: int, process_count: int) -> int:

@@ -1,0 +1,87 @@
+"""From a config to its data: what is opened, which fields of it are read.
+
+Beside experiment.py, which makes functions and arrays and needs no data library.
+"""
+
+import jax
+import ml_collections
+
+from radiovae_jax.data import pipeline, radiomapseer, sources
+from radiovae_jax.data.sources import Source
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> Source:
+    """Opens one split of the configured data set.
+
+    Args:
+      also: fields of each record besides those that the training needs.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, empty, or named wrongly.
+    """
+    data, loss = config.data, config.loss
+    fields = ["gray"]
+    if loss.pixel_weights == "street" or loss.disc_conditional:
+        fields.append("buildings")
+    if loss.disc_conditional:
+        fields.append("antenna")
+    if loss.objective != "base":
+        fields += radio_fields(config)
+    fields += also
+    fields = list(dict.fromkeys(fields))
+    city = dict(simulation=data.simulation, fields=fields)
+    options = {
+        "radiomapseer": dict(
+            city, split_scheme=data.split_scheme, transmitters=data.transmitters
+        ),
+        "tfds": city,
+        "synthetic": dict(
+            city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
+        ),
+        "tfds_images": dict(name=data.dataset, fields=fields),
+    }
+    chosen = options.get(data.source, dict(fields=fields))
+    return sources.open_source(data.source, data.root, split=split, **chosen)
+
+
+def open_outlined(config: ConfigDict, split: str) -> Source:
+    """Opens a split with its buildings, for pictures, where the data set has them."""
+    try:
+        return open_data(config, split, also=("buildings",))
+    except (FileNotFoundError, ValueError):
+        return open_data(config, split)
+
+
+def train_batches(config: ConfigDict, source: Source) -> pipeline.TrainBatches:
+    """Returns the endless batches of the configured training, this process's part."""
+    return pipeline.train_batches(
+        source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        crop=config.data.crop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+
+
+def radio_fields(config: ConfigDict) -> list[str]:
+    """Returns what a radio objective reads beside the map.
+
+    The transmitter, where the data set knows it. The k^2 mask where it is stored
+    (tools/write_k2.py); elsewhere it is computed from the map on the device. For
+    dpm2irt4 the DPM map to encode.
+    """
+    data = config.data
+    fields = [] if data.source == "folder" else ["antenna"]
+    if data.source not in ("radiomapseer", "synthetic"):
+        return fields
+    if radiomapseer.has_k2(data.root, data.simulation):
+        fields.append("k2_neg_norm")
+    if config.loss.objective == "dpm2irt4":
+        fields.append("DPM")
+    return fields
