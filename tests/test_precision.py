@@ -78,6 +78,31 @@ def test_lpips_reduces_in_float32_after_bfloat16_convolutions():
 
 
 @pytest.mark.parametrize("chunk", [0, 16])
+def test_attention_multiplies_bfloat16_forward_and_back(chunk):
+    def total(qkv):
+        return layers.attend(*qkv, chunk=chunk).astype(jnp.float32).sum()
+
+    qkv = 3 * (jnp.zeros((2, 64, 32), jnp.bfloat16),)
+    assert types(jax.grad(total), qkv, of={"dot_general"}) == {"bfloat16"}
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_bfloat16_attention_has_the_float32_gradient(chunk):
+    keys = jax.random.split(jax.random.key(0), 4)
+    *qkv, y = (jax.random.normal(key, (2, 64, 32)) for key in keys)
+
+    def gradient(dtype):
+        given = [x.astype(dtype) for x in qkv]
+        _, pull_back = jax.vjp(lambda *x: layers.attend(*x, chunk=chunk), *given)
+        return pull_back(y.astype(dtype))
+
+    for ours, exact in zip(gradient(jnp.bfloat16), gradient(jnp.float32), strict=True):
+        apart = jnp.linalg.norm(ours.astype(jnp.float32) - exact)
+        # Measured: 0.0036 to 0.0049; 0.0036 to 0.0046 with float32 on the way back.
+        assert apart < 0.01 * jnp.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
 def test_scores_and_softmax_are_float32_in_chunks_too(chunk):
     def attended(q):
         return layers.attend(q, q, q, chunk=chunk)

@@ -185,9 +185,7 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
       ValueError: ours and PyTorch's first step differ.
     """
     config.loss.disc_start = 0 if adversarial else config.train.steps
-    side = config.data.image_size or config.data.crop
-    size = (side, side) if side else tuple(config.autoencoder.resolution)
-    shape = (*size, config.autoencoder.in_channels)
+    shape = timed_step.image_shape(config)
     batch = config.train.batch_size
     built = experiment.build(config, shape)
     gray = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
@@ -209,7 +207,7 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     seconds = statistics.median(times["radiovae_jax"])
     program = ours.program
     return {
-        "size": list(size),
+        "size": list(shape[:2]),
         "batch": batch,
         "dtype": dtype.name,
         "compile_seconds": program.compile_seconds,

@@ -12,6 +12,32 @@ import timing  # beside this file
 from radiovae_jax import adversary, experiment, losses, optimizers, train_step
 
 
+def image_shape(config) -> tuple[int, int, int]:
+    """Returns (h, w, c) of what the networks see."""
+    side = config.data.image_size or config.data.crop
+    size = (side, side) if side else tuple(config.autoencoder.resolution)
+    return (*size, config.autoencoder.in_channels)
+
+
+def step_of(built, settings, *, adversarial: bool):
+    """Returns the step of one phase: (LPIPS, state, raw, key) -> (new, logs)."""
+
+    def step(weights, state, raw, key):
+        return train_step.train_step(
+            built.networks,
+            built.opt,
+            built.schedules,
+            settings,
+            weights,
+            state,
+            built.to_batch(raw),
+            key,
+            adversarial=adversarial,
+        )
+
+    return step
+
+
 class Ours:
     """Our step of one phase: `step()` takes one and waits for it.
 
@@ -33,19 +59,7 @@ class Ours:
         )
         self.weights = jax.device_put(built.perceptual_weights)
 
-        def step(weights, state, raw, key):
-            return train_step.train_step(
-                built.networks,
-                built.opt,
-                built.schedules,
-                settings,
-                weights,
-                state,
-                built.to_batch(raw),
-                key,
-                adversarial=adversarial,
-            )
-
+        step = step_of(built, settings, adversarial=adversarial)
         arguments = (self.weights, self.state, self.raw, self.key)
         weight = losses.adaptive_weight
         if fixed_weight:

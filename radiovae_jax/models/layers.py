@@ -5,6 +5,7 @@ of latent-diffusion (Rombach et al. 2022).
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -123,6 +124,33 @@ class ResnetBlock(nn.Module):
         return x + h
 
 
+@jax.custom_vjp
+def _products(
+    q: Float[Array, "b i c"], k: Float[Array, "b j c"]
+) -> Float[Array, "b i j"]:
+    """Returns q k^T in float32; its gradient is multiplied in the type of q and k.
+
+    JAX would take the other two products of the way back in float32, because this
+    one's result is: half the speed on a GPU, and twice the bytes of n x n numbers.
+    """
+    return jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
+
+
+def _products_forward(q, k):
+    return _products(q, k), (q, k)
+
+
+def _products_backward(kept, grad):
+    q, k = kept
+    grad = grad.astype(q.dtype)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    q_grad, k_grad = product("bij,bjc->bic", grad, k), product("bij,bic->bjc", grad, q)
+    return q_grad.astype(q.dtype), k_grad.astype(k.dtype)
+
+
+_products.defvjp(_products_forward, _products_backward)
+
+
 def attend(
     q: Float[Array, "b n c"],
     k: Float[Array, "b n c"],
@@ -140,7 +168,7 @@ def attend(
     n, dtype = q.shape[1], v.dtype
 
     def rows(q, k, v):
-        scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
+        scores = _products(q, k)
         weights = nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1).astype(dtype)
         return jnp.einsum("bij,bjc->bic", weights, v)
 
