@@ -105,6 +105,7 @@ def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
 def test_what_it_would_time_as_something_else_is_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     assert "give another --out" in refused(f"--out={tmp_path / 'file' / 'x.json'}")
+    assert "is a folder" in refused(f"--out={tmp_path}")
     conditional = refused("--config.loss.disc_conditional=True", "--out=")
     assert "loss.disc_conditional is True" in conditional
     kind = refused("--config.loss.reconstruction=l1", "--peer=torch", "--out=")

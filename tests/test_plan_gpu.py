@@ -53,12 +53,12 @@ ENTRY %main (a: bf16[64,32], b: bf16[32,16]) -> bf16[64,16] {{
 """
 
 
+hlo = tool.load("hlo")
+
+
 @pytest.fixture(scope="module")
 def kernels():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tool.TOOLS)  # it imports what is beside it
-        plan_gpu = tool.load("plan_gpu")
-    return plan_gpu.kernels_of(HLO)
+    return hlo.kernels_of(HLO)
 
 
 def test_every_kernel_of_the_entry_is_counted_once(kernels):
@@ -88,13 +88,88 @@ def test_a_product_in_a_fusion_within_a_fusion_is_found(kernels):
     assert kernels[4].nbytes == 2 * (64 * 32 + 32 * 16 + 64 * 16)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is not None,
-    reason="a plugin of JAX is installed, so there is a compiler",
+ALONE = "dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+CUBLAS = (
+    'custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", backend_config='
+    '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":'
+    '["1"],"rhs_contracting_dimensions":["0"]}}}'
 )
-def test_without_the_cuda_plugin_one_message_says_what_to_install():
+FUSED = "custom-call(%x, %k, %c), window={size=3x3 stride=2x2}, " + (
+    'dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBiasActivationForward"'
+)
+
+
+def only(instruction: str, shape: str):
+    """Returns the kernel of a program that has one."""
+    (kernel,) = hlo.kernels_of(
+        f"""ENTRY %main (a: f32[64,32], b: f32[32,16]) -> f32[64,16] {{
+  %a = f32[64,32]{{1,0}} parameter(0)
+  %b = f32[32,16]{{1,0}} parameter(1)
+  %x = bf16[2,9,9,4]{{3,2,1,0}} parameter(2)
+  %k = bf16[6,3,3,4]{{3,2,1,0}} parameter(3)
+  %c = f32[6]{{0}} parameter(4)
+  ROOT %it = {shape} {instruction}
+}}
+"""
+    )
+    return kernel
+
+
+@pytest.mark.parametrize("instruction", [ALONE, CUBLAS])
+def test_products_of_matrices_are_counted_whoever_computes_them(instruction):
+    kernel = only(instruction, "f32[64,16]{1,0}")
+    assert (kernel.kind, kernel.dtype) == ("dot", "f32")
+    assert kernel.flops == 2 * 64 * 16 * 32
+    assert kernel.nbytes == 4 * (64 * 32 + 32 * 16 + 64 * 16)
+
+
+def test_a_convolution_with_stride_bias_and_activation_is_one():
+    kernel = only(FUSED, "(bf16[2,4,4,6]{3,2,1,0}, u8[0]{0})")
+    assert (kernel.kind, kernel.flops) == ("conv", 72 * 2 * 4 * 4 * 6)
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "while(%a), condition=%test, body=%work",
+        'custom-call(%a), custom_call_target="somebody_s_kernel"',
+    ],
+)
+def test_what_cannot_be_counted_is_named(instruction):
+    with pytest.raises(ValueError, match=r"'(while|somebody_s_kernel)'.*cannot be"):
+        only(instruction, "f32[64,32]{1,0}")
+
+
+def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(plan_gpu):
+    record = dict(
+        peak_bytes=64e9,
+        temporary_bytes=60e9,
+        flops=1e12,
+        accessed_bytes=1e11,
+        kernels=3,
+        floor_seconds=0.001,
+        uncached_seconds=0.002,
+        by_kind={},
+    )
+    said = {
+        name: plan_gpu.page("step", 8, gpu, record)
+        for name, gpu in plan_gpu.GPUS.items()
+    }
+    assert "DOES NOT FIT" in said["h100"]  # 0.75 of 84.9 GB are 63.7
+    assert "DOES NOT FIT" not in said["h200"]
+    assert "8000 images/s" in said["h200"]
+
+
+@pytest.fixture(scope="module")
+def plan_gpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tool.TOOLS)  # it imports what is beside it
+        return tool.load("plan_gpu")
+
+
+def refused(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "tools/plan_gpu.py", "--config=configs/quickstart.py"],
+        [sys.executable, "tools/plan_gpu.py", "--config=configs/radio.py", *arguments],
         cwd=command.PROJECT,
         env=command.environment(),
         capture_output=True,
@@ -103,4 +178,20 @@ def test_without_the_cuda_plugin_one_message_says_what_to_install():
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "pip install 'jax[cuda13]'" in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "field", ["train.accumulate_steps=2", "loss.disc_conditional=True"]
+)
+def test_what_it_would_count_wrongly_is_refused(field):
+    assert field.partition("=")[0] in refused(f"--config.{field}")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is not None,
+    reason="a plugin of JAX is installed, so there is a compiler",
+)
+def test_without_the_cuda_plugin_one_message_says_what_to_install():
+    said = refused("--config.loss.perceptual_weight=0")
+    assert "pip install 'jax[cuda13]'" in said, said

@@ -12,8 +12,9 @@ the same losses and gradients. On a CPU set OMP_NUM_THREADS to the cores that Py
 may have.
 
 In the adversarial phase ours runs three times: as the config says; with a fresh forward
-pass for the discriminator, as the released trainer has it (the one that is compared
-with the peers); and with a fixed weight instead of the adaptive one, to price that.
+pass for the discriminator, as the released trainer has it (like for like: what the
+peers' first step is compared with); and with a fixed weight instead of the adaptive
+one, to price that.
 """
 
 import functools
@@ -57,6 +58,22 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 PHASES = {"autoencoder": False, "adversarial": True}
+PEER_HAS = {
+    "loss.reconstruction": "l1_mse",
+    "loss.reduction": "sum",
+    "loss.disc_loss": "hinge",
+    "loss.use_actnorm": False,
+    "loss.loss_scale": 1.0,
+    "loss.free_bits": 0.0,
+    "loss.pixelloss_weight": 1.0,
+    "loss.ssim_weight": 0.0,
+    "loss.feature_matching_weight": 0.0,
+    "loss.r1_weight": 0.0,
+    "loss.lecam_weight": 0.0,
+    "optimizer.clip_weights": 0.0,
+    "train.accumulate_steps": 1,
+    "autoencoder.dropout": 0.0,
+}
 # Sums in another order: of the first step's numbers, relative.
 AGREE = {"float32": 2e-3, "bfloat16": 0.1}
 
@@ -141,41 +158,23 @@ def check(config) -> None:
     Raises:
       ValueError: the field, and what to do.
     """
-    loss = config.loss
-    plain = {
-        "loss.objective": (loss.objective, "base"),
-        "loss.pixel_weights": (loss.pixel_weights, "none"),
-        "loss.disc_conditional": (loss.disc_conditional, False),
-    }
-    if PEER.value == "torch":
-        missing = [n for n in ("torch", "diffusers") if not importlib.util.find_spec(n)]
-        if missing:
-            raise ValueError(
-                f"--peer torch needs {' and '.join(missing)}: pip install -e '.[torch]'"
-            )
-        plain |= {
-            "loss.reconstruction": (loss.reconstruction, "l1_mse"),
-            "loss.reduction": (loss.reduction, "sum"),
-            "loss.disc_loss": (loss.disc_loss, "hinge"),
-            "loss.use_actnorm": (loss.use_actnorm, False),
-            "loss.loss_scale": (loss.loss_scale, 1.0),
-            "loss.free_bits": (loss.free_bits, 0.0),
-            "loss.pixelloss_weight": (loss.pixelloss_weight, 1.0),
-            "optimizer.clip_weights": (config.optimizer.clip_weights, 0.0),
-            "train.accumulate_steps": (config.train.accumulate_steps, 1),
-            "autoencoder.dropout": (config.autoencoder.dropout, 0.0),
-        }
-        plain |= {
-            f"loss.{name}_weight": (loss[f"{name}_weight"], 0.0)
-            for name in ("ssim", "feature_matching", "r1", "lecam")
-        }
-    for name, (value, wanted) in plain.items():
-        if value != wanted:
-            raise ValueError(
-                f"{name} is {value!r}, which the benchmark"
-                f"{' with --peer' * (PEER.value != 'none')} does not have; give "
-                f"--config.{name}={wanted}"
-            )
+    if PEER.value == "none":
+        timed_step.check_plain(config, {})
+        return
+    missing = [n for n in ("torch", "diffusers") if not importlib.util.find_spec(n)]
+    if missing:
+        raise ValueError(
+            f"--peer torch needs {' and '.join(missing)}: pip install -e '.[torch]'"
+        )
+    import torch
+
+    ours, theirs = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    if jax.default_backend() == "cpu" and ours != theirs:
+        raise ValueError(
+            f"XLA takes {ours} cores and PyTorch {theirs} threads; start both with as "
+            f"many: OMP_NUM_THREADS={ours}, and taskset -c for fewer cores"
+        )
+    timed_step.check_plain(config, PEER_HAS)
 
 
 def measure(config, *, adversarial: bool) -> dict[str, Any]:
@@ -193,7 +192,10 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
         config, built, {"gray": jax.device_put(gray)}, adversarial=adversarial
     )
     ours = programs["radiovae_jax"]
-    same = programs.get("ours, fresh forward", ours)  # the released order
+    released = "ours, fresh forward"  # the released order, as PyTorch has it
+    if released not in programs:
+        released = "radiovae_jax"
+    same = programs[released]
     trainers, given = {}, ()
     if PEER.value == "torch":
         trainers, given = peers(config, same, adversarial=adversarial)
@@ -217,6 +219,10 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
         },
         "ratio_to_ours": {
             name: statistics.median(t) / seconds for name, t in times.items()
+        },
+        "ratio_like_for_like": {
+            name: statistics.median(times[name]) / statistics.median(times[released])
+            for name in trainers
         },
         "first_step_differs_by": agreement,
         "images_per_second": batch / seconds,
@@ -278,9 +284,11 @@ def table(phase: str, record: dict[str, Any]) -> str:
     for name, seconds in record["step_seconds"].items():
         ratio = record["ratio_to_ours"][name]
         rate = record["batch"] / seconds
-        rows.append(
-            f"  {name:<20}{seconds * 1e3:>10.1f} ms {rate:>9.1f} images/s{ratio:>8.2f}x"
-        )
+        row = f"  {name:<20}{seconds * 1e3:>10.1f} ms {rate:>9.1f} images/s"
+        row += f"{ratio:>8.2f} times ours"
+        if name in record["ratio_like_for_like"]:
+            row += f", {record['ratio_like_for_like'][name]:.2f} like for like"
+        rows.append(row)
     floors = record["floor_seconds"]
     rows += [
         f"  {'compile time':<44}{record['compile_seconds']:>10.1f} s",
@@ -329,6 +337,8 @@ def main(argv: list[str]) -> None:
     logging.get_absl_handler().addFilter(command_line.not_chatter)
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
+        if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         config = CONFIG.value
         config_check.check(config)
         check(config)
@@ -338,9 +348,10 @@ def main(argv: list[str]) -> None:
                 "autoencoder.attention_chunk FLOPs, bytes and floors are too low"
             )
         out = pathlib.Path(OUT.value)
-        command_line.folder(out.parent, flag="--out")
-        if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
-            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        if OUT.value:
+            if out.is_dir():
+                raise ValueError(f"{out} is a folder; give another --out, a file")
+            command_line.folder(out.parent, flag="--out")
         record = machine() | {"phases": {}}
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)

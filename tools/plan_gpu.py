@@ -8,22 +8,21 @@ Sizes, widths, batch and dtype are the config's ("auto" is bfloat16 here). The s
 compiled for the GPU, which takes a minute or two, and nothing is executed: it says what
 does not fit and what cannot be faster, not how fast it is. The memory is what XLA
 plans; the workspace of cuDNN comes on top, for its algorithms are chosen where the GPU
-is. Work is counted in the compiled program: the products of convolutions and matrices,
-and the bytes that every kernel reads and writes as if nothing stayed in a cache. The
-floor is the sum over kernels of the longer of the two.
+is, and so are some kernels for products. Work is counted in the compiled program: the
+products of convolutions and matrices, whose time at the card's peak is a floor, and the
+bytes that every kernel reads and writes. The second time is the sum over kernels of
+the longer of the two if nothing stays in a cache: an estimate.
 """
 
 import json
-import math
 import os
 import pathlib
-import re
-from collections import Counter
 from typing import Any, NamedTuple
 
+import hlo  # this and timed_step are beside this file
 import jax
 import jax.numpy as jnp
-import timed_step  # beside this file
+import timed_step
 from absl import app, flags, logging
 from jax.experimental import topologies
 from ml_collections import config_flags
@@ -40,13 +39,19 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 PHASES = {"autoencoder": False, "adversarial": True}
+# In a loop the body stands once, whatever it is run.
+LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
+
+
+POOL = 0.75  # of a card's memory, what JAX takes unless it is told
+SLOWER = {"f32": 2}  # products of float32 are TF32's
 
 
 class Gpu(NamedTuple):
     """NVIDIA's figures of the SXM cards: dense bfloat16 products, no sparsity."""
 
     name: str
-    memory: int  # bytes that CUDA gives
+    memory: int  # bytes
     bandwidth: float  # bytes a second
     peak: float  # FLOP/s in bfloat16; half of it in TF32
 
@@ -55,8 +60,9 @@ GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", 84_943_110_144, 3.35e12, 989e12),
     "h200": Gpu("NVIDIA H200 141GB HBM3e", 151_397_597_184, 4.8e12, 989e12),
 }
-# What XLA asks of a card besides, as it stands in its own description of both:
-# xla/backends/gpu/target_config/specs of openxla/xla.
+# What XLA asks of a card besides. Sizes and names: openxla/xla at 4336d12,
+# xla/backends/gpu/target_config/specs, h100_sxm.txtpb and h200.txtpb; the versions are
+# those of CUDA 13's wheels. Its units' rates, which are there too, change nothing here.
 TARGET = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
@@ -90,7 +96,7 @@ def compiled(config, gpu: Gpu, *, adversarial: bool):
             target_config=TARGET.format(**gpu._asdict()),
             topology="1x1x1",
         )
-    except (NotImplementedError, RuntimeError) as error:
+    except NotImplementedError as error:  # no plugin
         raise ValueError(
             f"JAX cannot compile for CUDA here ({error}); pip install 'jax[cuda13]'"
         ) from error
@@ -120,90 +126,24 @@ class Kernel(NamedTuple):
     layer: str
 
 
-HALF = {"f32": 2}  # products of float32 are TF32's
-SHAPE = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?\S) ([\w\-]+)\((.*)$")
-CALLED = re.compile(r"calls=%?([\w.\-]+)")
-FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
-
-
-def shapes_of(text: str) -> list[tuple[str, list[int]]]:
-    return [
-        (kind, [int(n) for n in dims.split(",") if n])
-        for kind, dims in SHAPE.findall(text)
-    ]
-
-
-def size_of(text: str) -> int:
-    """Returns the bytes of all arrays in an instruction's shape."""
-    return sum(
-        math.prod(dims) * max(1, int(re.sub(r"\D", "", kind) or 8) // 8)
-        for kind, dims in shapes_of(text)
-    )
-
-
-def kernels_of(hlo: str) -> list[Kernel]:
-    """Reads XLA's text of a compiled program. Names are unique in all of it."""
-    shapes, products, entry, inside, body = {}, {}, [], False, ""
-    for line in hlo.splitlines():
-        if line and not line.startswith(" "):
-            inside = line.startswith("ENTRY")
-            body = line.split(" (")[0].removeprefix("%")
-        found = INSTRUCTION.match(line)
-        if not found:
-            continue
-        name, shape, op, rest = found.groups()
-        shapes[name] = shape
-        called = CALLED.search(rest)
-        if called and called[1] in products and not inside:  # a fusion in a fusion
-            products.setdefault(body, []).extend(products[called[1]])
-        if op == "dot":
-            first = shapes_of(shapes[re.findall(r"%([\w.\-]+)", rest)[0]])[0]
-            axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", rest)[1].split(",")
-            depth = math.prod(first[1][int(axis)] for axis in axes)
-            work = 2 * math.prod(shapes_of(shape)[0][1]) * depth
-            products.setdefault(body, []).append((first[0], work))
-        if inside and op not in FREE:
-            entry.append((shape, op, rest))
-    return [_kernel(shape, op, rest, shapes, products) for shape, op, rest in entry]
-
-
-def _kernel(shape, op, rest, shapes, products) -> Kernel:
-    arguments = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
-    nbytes = size_of(shape) + sum(size_of(shapes[a]) for a in arguments)
-    layer = (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1]
-    kind, dtype, flops = ("copy" if op == "copy" else "other"), "", 0
-    called = CALLED.search(rest)
-    if called and called[1] in products:
-        kind, dtype = "dot", products[called[1]][0][0]
-        flops = sum(work for _, work in products[called[1]])
-    if "__cudnn$conv" in rest:
-        kind = "conv"
-        dtype, flops = _convolution(shape, rest, [shapes[a] for a in arguments])
-    return Kernel(kind, dtype, flops, nbytes, layer)
-
-
-def _convolution(shape: str, rest: str, arguments: list[str]) -> tuple[str, int]:
-    """Returns a convolution's type and operations, whichever way it goes."""
-    result, first, second = (shapes_of(s)[0] for s in (shape, *arguments[:2]))
-    kernel, image = {
-        "__cudnn$convBackwardFilter": (result, second),
-        "__cudnn$convBackwardInput": (second, first),
-    }.get(re.search(r'custom_call_target="([^"]*)"', rest)[1], (second, result))
-    labels = re.search(r"dim_labels=\w+_(\w+)->", rest)[1]
-    outputs = kernel[1][labels.index("o")]
-    return first[0], 2 * math.prod(image[1]) * math.prod(kernel[1]) // outputs
-
-
 def record_of(program, gpu: Gpu) -> dict[str, Any]:
     """Returns what is known of a compiled step, in bytes, FLOPs and seconds."""
     memory = program.memory_analysis()
-    kernels = kernels_of(program.as_text())
-    seconds = sum(
-        max(k.flops / (gpu.peak / HALF.get(k.dtype, 1)), k.nbytes / gpu.bandwidth)
-        for k in kernels
-    )
-    convolutions = Counter(k.dtype for k in kernels if k.kind == "conv")
+    kernels = hlo.kernels_of(program.as_text())
+
+    def seconds(kernel: hlo.Kernel) -> float:
+        peak = gpu.peak / SLOWER.get(kernel.dtype, 1)
+        return max(kernel.flops / peak, kernel.nbytes / gpu.bandwidth)
+
+    by_kind: dict[str, dict[str, float]] = {}
+    for kernel in kernels:
+        kind = f"{kernel.kind} {kernel.dtype}".strip()
+        own = by_kind.setdefault(kind, dict(kernels=0, flops=0, bytes=0, seconds=0.0))
+        own["kernels"] += 1
+        own["flops"] += kernel.flops
+        own["bytes"] += kernel.nbytes
+        own["seconds"] += seconds(kernel)
+    flops = sum(kernel.flops for kernel in kernels)
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -212,28 +152,40 @@ def record_of(program, gpu: Gpu) -> dict[str, Any]:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
         "kernels": len(kernels),
-        "flops": sum(k.flops for k in kernels),
-        "accessed_bytes": sum(k.nbytes for k in kernels),
-        "convolutions": dict(convolutions),
-        "convolutions_float32": sorted(
-            k.layer for k in kernels if k.kind == "conv" and k.dtype == "f32"
-        ),
-        "floor_seconds": seconds,
+        "flops": flops,
+        "accessed_bytes": sum(kernel.nbytes for kernel in kernels),
+        "floor_seconds": flops / gpu.peak,
+        "uncached_seconds": sum(map(seconds, kernels)),
+        "by_kind": by_kind,
     }
 
 
-def line_of(phase: str, batch: int, gpu: Gpu, record: dict[str, Any]) -> str:
-    fits = record["peak_bytes"] / gpu.memory
-    return (
-        f"{phase} step, batch {batch}, {gpu.name}:\n"
-        f"  memory {record['peak_bytes'] / 1e9:.1f} GB ({fits:.0%} of the card), of it "
-        f"temporary {record['temporary_bytes'] / 1e9:.1f}\n"
-        f"  work {record['flops'] / 1e12:.1f} TFLOP in products, "
-        f"{record['accessed_bytes'] / 1e9:.0f} GB moved, {record['kernels']} kernels\n"
-        f"  convolutions by type {record['convolutions']}\n"
-        f"  floor {record['floor_seconds'] * 1e3:.1f} ms: at most "
-        f"{batch / record['floor_seconds']:.0f} images/s"
-    )
+def page(title: str, batch: int, gpu: Gpu, record: dict[str, Any]) -> str:
+    """Returns what is printed of a record."""
+    pool = POOL * gpu.memory
+    floor, uncached = record["floor_seconds"], record["uncached_seconds"]
+    rows = [
+        f"{title}, batch {batch}, {gpu.name}:",
+        f"  memory {record['peak_bytes'] / 1e9:.1f} GB without cuDNN's workspace, of "
+        f"it temporary {record['temporary_bytes'] / 1e9:.1f}; JAX takes "
+        f"{pool / 1e9:.1f} GB of the card",
+        f"  {record['flops'] / 1e12:.1f} TFLOP in products: {floor * 1e3:.1f} ms at "
+        f"the peak, {batch / floor:.0f} images/s",
+        f"  {record['accessed_bytes'] / 1e9:.1f} GB in and out of {record['kernels']} "
+        f"kernels: {uncached * 1e3:.1f} ms if nothing is cached, "
+        f"{batch / uncached:.0f} images/s",
+    ]
+    rows += [
+        f"    {kind:<10}{own['kernels']:>6.0f} kernels{own['flops'] / 1e12:>8.2f} TFLOP"
+        f"{own['bytes'] / 1e9:>8.1f} GB{own['seconds'] * 1e3:>8.1f} ms"
+        for kind, own in sorted(record["by_kind"].items())
+    ]
+    if record["peak_bytes"] > pool:
+        rows.append(
+            "  DOES NOT FIT: lower train.batch_size, set autoencoder.remat=True, or "
+            "XLA_PYTHON_CLIENT_MEM_FRACTION above 0.75 where the card has more"
+        )
+    return "\n".join(rows)
 
 
 def main(argv: list[str]) -> None:
@@ -242,12 +194,13 @@ def main(argv: list[str]) -> None:
         command_line.nothing_more(argv)
         config, gpu = CONFIG.value, GPUS[GPU.value]
         config_check.check(config)
+        timed_step.check_plain(config, LOOPS)
         if config.train.dtype == "auto":
             config.train.dtype = "bfloat16"
         # What chooses algorithms by trying them needs the card; the plugin's own check
         # of the driver does too.
-        flags_ = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags_} --xla_gpu_autotune_level=0"
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0"
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         jax.config.update("jax_platforms", "cpu")
         out = pathlib.Path(OUT.value) if OUT.value else None
@@ -257,11 +210,16 @@ def main(argv: list[str]) -> None:
             if PHASE.value not in ("both", phase):
                 continue
             program = compiled(config, gpu, adversarial=adversarial)
-            record = record_of(program, gpu)
-            print(line_of(phase, config.train.batch_size, gpu, record), flush=True)
+            record = timed_step.provenance_of(config) | record_of(program, gpu)
+            size = "x".join(map(str, record["size"]))
+            title = f"{phase} step, {size}, {record['dtype']}"
+            batch = config.train.batch_size
+            print(page(title, batch, gpu, record), flush=True)
             if out:
-                name = f"{GPU.value}_{phase}_{config.train.batch_size}"
-                (out / f"{name}.hlo.txt").write_text(program.as_text())
+                name = f"{GPU.value}_{phase}_{size}_{batch}_{record['dtype']}"
+                name += "_remat" * config.autoencoder.remat
+                with whole_files.written(out / f"{name}.hlo.txt") as partial:
+                    partial.write_text(program.as_text())
                 with whole_files.written(out / f"{name}.json") as partial:
                     partial.write_text(json.dumps(record, indent=1))
 

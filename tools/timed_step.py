@@ -1,7 +1,10 @@
 """Our training step and its parts, as the benchmark times them."""
 
+import platform
 import statistics
+import sys
 import unittest.mock
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +12,50 @@ import jax.numpy as jnp
 import numpy as np
 import timing  # beside this file
 
-from radiovae_jax import adversary, experiment, losses, optimizers, train_step
+from radiovae_jax import (
+    adversary,
+    experiment,
+    losses,
+    optimizers,
+    provenance,
+    train_step,
+)
+
+# What a batch of gray maps alone does not hold.
+PLAIN = {
+    "loss.objective": "base",
+    "loss.pixel_weights": "none",
+    "loss.disc_conditional": False,
+}
+
+
+def check_plain(config, more: Mapping[str, Any]) -> None:
+    """Refuses fields with other values than those of `PLAIN` and of `more`.
+
+    Raises:
+      ValueError: the field, and what to give.
+    """
+    for name, wanted in {**PLAIN, **more}.items():
+        section, field = name.split(".")
+        value = config[section][field]
+        if value != wanted:
+            raise ValueError(
+                f"{name} is {value!r}, which is not measured here; give "
+                f"--config.{name}={wanted}"
+            )
+
+
+def provenance_of(config) -> dict[str, Any]:
+    """Returns what a record needs to be cited: sizes, versions, command, commit."""
+    return {
+        "size": list(image_shape(config)[:2]),
+        "batch": config.train.batch_size,
+        "dtype": experiment.compute_dtype(config.train.dtype).name,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "commit": provenance.commit(),
+        "command": sys.argv,
+    }
 
 
 def image_shape(config) -> tuple[int, int, int]:
