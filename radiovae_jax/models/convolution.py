@@ -22,7 +22,7 @@ Kernel = Float[Array, "k l i o"]
 Result = Float[Array, "b p q o"]
 NO_PADDING = ((0, 0), (0, 0))
 DEEP = 2048  # products that make one number of the result
-SMALL = 8 * 8  # pixels; at 15x15 it is no faster, at 31x31 slower (docs/performance.md)
+SMALL = 8 * 8  # pixels; at 15x15 it is no faster, at 31x31 slower
 
 
 def convolve(x: Map, kernel: Kernel, padding: Padding) -> Result:
