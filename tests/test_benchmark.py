@@ -1,12 +1,14 @@
 """The benchmark: it times the same work on both sides, or says that it does not."""
 
 import json
+import os
 import subprocess
 import sys
 
 import command
 import pytest
 
+CORES = str(len(os.sched_getaffinity(0)))
 TINY = (
     "--config=configs/quickstart.py",
     "--config.autoencoder.ch_mult=(1,)",
@@ -40,19 +42,20 @@ runpy.run_path("tools/benchmark.py", run_name="__main__")
 """
 
 
-def benchmark(*arguments, program=("tools/benchmark.py",)):
+def benchmark(*arguments, program=("tools/benchmark.py",), **environment):
     return subprocess.run(
         [sys.executable, *program, *TINY, *map(str, arguments)],
         cwd=command.PROJECT,
-        env=command.environment(),
+        # PyTorch takes the physical cores, XLA all that the process may run on.
+        env=command.environment() | {"OMP_NUM_THREADS": CORES} | environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
 
 
-def refused(*arguments):
-    done = benchmark(*arguments)
+def refused(*arguments, **environment):
+    done = benchmark(*arguments, **environment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -110,3 +113,7 @@ def test_what_it_would_time_as_something_else_is_refused_at_once(tmp_path):
     assert "loss.disc_conditional is True" in conditional
     kind = refused("--config.loss.reconstruction=l1", "--peer=torch", "--out=")
     assert "--config.loss.reconstruction=l1_mse" in kind
+    pytest.importorskip("diffusers")
+    if CORES != "1":
+        threads = refused("--peer=torch", "--out=", OMP_NUM_THREADS="1")
+        assert f"XLA takes {CORES} cores and PyTorch 1 threads" in threads
