@@ -22,9 +22,7 @@ import importlib.util
 import json
 import os
 import pathlib
-import platform
 import statistics
-import sys
 from typing import Any
 
 import jax
@@ -39,7 +37,6 @@ from radiovae_jax import (
     command_line,
     config_check,
     experiment,
-    provenance,
     sharding,
     whole_files,
 )
@@ -57,7 +54,6 @@ OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
-PHASES = {"autoencoder": False, "adversarial": True}
 PEER_HAS = {
     "loss.reconstruction": "l1_mse",
     "loss.reduction": "sum",
@@ -313,14 +309,10 @@ def table(phase: str, record: dict[str, Any]) -> str:
 
 def machine() -> dict[str, Any]:
     """Returns where and with what the numbers were made."""
-    found = {
+    found = timed_step.provenance_of() | {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "commit": provenance.commit(),
-        "command": sys.argv,
     }
     if PEER.value == "torch":
         import diffusers
@@ -360,7 +352,7 @@ def main(argv: list[str]) -> None:
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)
             print(f"data: {rate:.0f} images/s")
-        for phase, adversarial in PHASES.items():
+        for phase, adversarial in timed_step.PHASES.items():
             if PHASE.value not in ("both", phase):
                 continue
             record["phases"][phase] = measure(config, adversarial=adversarial)

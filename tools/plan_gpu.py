@@ -19,10 +19,11 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import hlo  # this and timed_step are beside this file
+import hlo  # this, timed_step and timing are beside this file
 import jax
 import jax.numpy as jnp
 import timed_step
+import timing
 from absl import app, flags, logging
 from jax.experimental import topologies
 from ml_collections import config_flags
@@ -38,11 +39,8 @@ OUT = flags.DEFINE_string("out", "", "Folder for the record and XLA's text, if a
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
-PHASES = {"autoencoder": False, "adversarial": True}
 # In a loop the body stands once, whatever it is run.
 LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
-
-
 POOL = 0.75  # of a card's memory, what JAX takes unless it is told
 SLOWER = {"f32": 2}  # products of float32 are TF32's
 
@@ -116,16 +114,6 @@ def compiled(config, gpu: Gpu, *, adversarial: bool):
     return traced.lower(lowering_platforms=("cuda",)).compile()
 
 
-class Kernel(NamedTuple):
-    """One instruction of the compiled program that the GPU executes."""
-
-    kind: str  # "conv", "dot" in a fusion, "copy" or "other"
-    dtype: str  # of a product's first factor
-    flops: int
-    nbytes: int
-    layer: str
-
-
 def record_of(program, gpu: Gpu) -> dict[str, Any]:
     """Returns what is known of a compiled step, in bytes, FLOPs and seconds."""
     memory = program.memory_analysis()
@@ -147,10 +135,7 @@ def record_of(program, gpu: Gpu) -> dict[str, Any]:
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
+        "peak_bytes": timing.peak_of(memory),
         "kernels": len(kernels),
         "flops": flops,
         "accessed_bytes": sum(kernel.nbytes for kernel in kernels),
@@ -206,17 +191,18 @@ def main(argv: list[str]) -> None:
         out = pathlib.Path(OUT.value) if OUT.value else None
         if out:
             command_line.folder(out, flag="--out")
-        for phase, adversarial in PHASES.items():
+        for phase, adversarial in timed_step.PHASES.items():
             if PHASE.value not in ("both", phase):
                 continue
             program = compiled(config, gpu, adversarial=adversarial)
-            record = timed_step.provenance_of(config) | record_of(program, gpu)
-            size = "x".join(map(str, record["size"]))
-            title = f"{phase} step, {size}, {record['dtype']}"
-            batch = config.train.batch_size
+            record = timed_step.provenance_of() | record_of(program, gpu)
+            batch, dtype = config.train.batch_size, config.train.dtype
+            size = "x".join(map(str, timed_step.image_shape(config)[:2]))
+            record |= {"size": size, "batch": batch, "dtype": dtype}
+            title = f"{phase} step, {size}, {dtype}"
             print(page(title, batch, gpu, record), flush=True)
             if out:
-                name = f"{GPU.value}_{phase}_{size}_{batch}_{record['dtype']}"
+                name = f"{GPU.value}_{phase}_{size}_{batch}_{dtype}"
                 name += "_remat" * config.autoencoder.remat
                 with whole_files.written(out / f"{name}.hlo.txt") as partial:
                     partial.write_text(program.as_text())

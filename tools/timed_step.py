@@ -21,6 +21,7 @@ from radiovae_jax import (
     train_step,
 )
 
+PHASES = {"autoencoder": False, "adversarial": True}
 # What a batch of gray maps alone does not hold.
 PLAIN = {
     "loss.objective": "base",
@@ -45,12 +46,9 @@ def check_plain(config, more: Mapping[str, Any]) -> None:
             )
 
 
-def provenance_of(config) -> dict[str, Any]:
-    """Returns what a record needs to be cited: sizes, versions, command, commit."""
+def provenance_of() -> dict[str, Any]:
+    """Returns what a record needs to be cited: versions, commit, command."""
     return {
-        "size": list(image_shape(config)[:2]),
-        "batch": config.train.batch_size,
-        "dtype": experiment.compute_dtype(config.train.dtype).name,
         "jax": jax.__version__,
         "python": platform.python_version(),
         "commit": provenance.commit(),

@@ -29,18 +29,22 @@ def compiled(function: Callable, *arguments, **options) -> Program:
     program = lowered.compile()
     seconds = time.perf_counter() - start
     cost, memory = program.cost_analysis() or {}, program.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
     flops, nbytes = cost.get("flops", np.nan), cost.get("bytes accessed", np.nan)
     if jax.default_backend() == "gpu":  # XLA counts nothing for cuDNN's convolutions
         kernels = hlo.kernels_of(program.as_text())
         flops = sum(kernel.flops for kernel in kernels)
         nbytes = sum(kernel.nbytes for kernel in kernels)
-    return Program(program, seconds, flops, nbytes, peak)
+    return Program(program, seconds, flops, nbytes, peak_of(memory))
+
+
+def peak_of(memory) -> int:
+    """Returns the bytes that XLA plans, of its `memory_analysis`."""
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
 
 
 def seconds_of(call: Callable, repeats: int) -> list[float]:
