@@ -3,9 +3,11 @@
 import importlib.util
 import subprocess
 import sys
+import types
 
 import command
 import pytest
+import tiny
 import tool
 
 # As XLA writes it: a product within a fusion in a fusion, three ways of a convolution.
@@ -102,17 +104,42 @@ FUSED = "custom-call(%x, %k, %c), window={size=3x3 stride=2x2}, " + (
 def only(instruction: str, shape: str):
     """Returns the kernel of a program that has one."""
     (kernel,) = hlo.kernels_of(
-        f"""ENTRY %main (a: f32[64,32], b: f32[32,16]) -> f32[64,16] {{
+        f"""%it.together (c: f32[64,32], d: f32[32,16]) -> f32[64,16] {{
+  %c.1 = f32[64,32]{{1,0}} parameter(0)
+  %d.1 = f32[32,16]{{1,0}} parameter(1)
+  ROOT %e.1 = f32[64,16]{{1,0}} {ALONE.replace("%a", "%c.1").replace("%b", "%d.1")}
+}}
+
+ENTRY %main (a: f32[64,32], b: f32[32,16]) -> f32[64,16] {{
   %a = f32[64,32]{{1,0}} parameter(0)
   %b = f32[32,16]{{1,0}} parameter(1)
   %x = bf16[2,9,9,4]{{3,2,1,0}} parameter(2)
   %k = bf16[6,3,3,4]{{3,2,1,0}} parameter(3)
   %c = f32[6]{{0}} parameter(4)
+  %s = f32[3,5,7]{{2,1,0}} parameter(5)
+  %t = f32[3,7,6]{{2,1,0}} parameter(6)
   ROOT %it = {shape} {instruction}
 }}
 """
     )
     return kernel
+
+
+BATCHED = "dot(%s, %t), lhs_batch_dims={0}, lhs_contracting_dims={2}, " + (
+    "rhs_batch_dims={0}, rhs_contracting_dims={1}"
+)
+
+
+def test_products_of_a_batch_are_counted_for_every_one():
+    kernel = only(BATCHED, "f32[3,5,6]{2,1,0}")
+    assert kernel.flops == 3 * 2 * 5 * 6 * 7
+    assert kernel.nbytes == 4 * 3 * (5 * 7 + 7 * 6 + 5 * 6)
+
+
+def test_long_lists_are_read_over_xla_s_numbering():
+    results = "(f32[5]{0}, /*index=1*/f32[6]{0})"
+    kernel = only("fusion(%a, /*index=1*/%b), calls=%it.together", results)
+    assert kernel.nbytes == 4 * (5 + 6 + 64 * 32 + 32 * 16)
 
 
 @pytest.mark.parametrize("instruction", [ALONE, CUBLAS])
@@ -128,6 +155,12 @@ def test_a_convolution_with_stride_bias_and_activation_is_one():
     assert (kernel.kind, kernel.flops) == ("conv", 72 * 2 * 4 * 4 * 6)
 
 
+def test_kernels_that_are_started_together_are_counted_too():
+    alone = only(ALONE, "f32[64,16]{1,0}")
+    called = only("call(%a, %b), to_apply=%it.together", "f32[64,16]{1,0}")
+    assert called == alone
+
+
 @pytest.mark.parametrize(
     "instruction",
     [
@@ -140,7 +173,7 @@ def test_what_cannot_be_counted_is_named(instruction):
         only(instruction, "f32[64,32]{1,0}")
 
 
-def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(plan_gpu):
+def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(planned):
     record = dict(
         peak_bytes=64e9,
         temporary_bytes=60e9,
@@ -152,19 +185,53 @@ def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(plan_gpu)
         by_kind={},
     )
     said = {
-        name: plan_gpu.page("step", 8, gpu, record)
-        for name, gpu in plan_gpu.GPUS.items()
+        name: planned.page("step", 8, gpu, record) for name, gpu in planned.GPUS.items()
     }
     assert "DOES NOT FIT" in said["h100"]  # 0.75 of 84.9 GB are 63.7
     assert "DOES NOT FIT" not in said["h200"]
     assert "8000 images/s" in said["h200"]
 
 
+class Compiled:
+    """What a plan reads of a compiled program."""
+
+    def as_text(self):
+        return HLO
+
+    def memory_analysis(self):
+        return types.SimpleNamespace(
+            argument_size_in_bytes=100,
+            output_size_in_bytes=90,
+            alias_size_in_bytes=80,
+            temp_size_in_bytes=7,
+        )
+
+
+def test_a_plan_s_time_is_what_takes_longer_of_every_kernel(planned):
+    gpu = planned.Gpu("by hand", memory=1000, bandwidth=1e6, peak=1e8)
+    record = planned.record_of(Compiled(), gpu)
+    assert record["peak_bytes"] == 100 + 90 - 80 + 7
+    products, convolution = 2 * 64 * 16 * 32, 72 * 768
+    assert record["flops"] == products + 3 * convolution
+    assert record["floor_seconds"] == pytest.approx(record["flops"] / 1e8)
+    # A convolution's bytes take 3.0 ms of this card, its operations 0.6.
+    x, k, y = 2 * 2 * 8 * 8 * 4, 2 * 6 * 3 * 3 * 4, 2 * 2 * 8 * 8 * 6
+    conv = record["by_kind"]["conv bf16"]
+    assert conv["kernels"] == 3
+    assert conv["seconds"] == pytest.approx(3 * (x + k + y) / 1e6)
+    factors = 2 * (64 * 32 + 32 * 16 + 64 * 16)
+    parts = 3 * (x + k + y) + 2 * 2 * 32 * 16 + factors
+    assert record["accessed_bytes"] == parts
+    assert record["uncached_seconds"] == pytest.approx(parts / 1e6)
+    slow = planned.record_of(Compiled(), gpu._replace(bandwidth=1e12))
+    assert slow["uncached_seconds"] == pytest.approx(record["floor_seconds"], rel=1e-3)
+
+
 @pytest.fixture(scope="module")
-def plan_gpu():
+def planned():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tool.TOOLS)  # it imports what is beside it
-        return tool.load("plan_gpu")
+        return tool.load("planned")
 
 
 def refused(*arguments: str) -> str:
@@ -186,6 +253,29 @@ def refused(*arguments: str) -> str:
 )
 def test_what_it_would_count_wrongly_is_refused(field):
     assert field.partition("=")[0] in refused(f"--config.{field}")
+
+
+def test_a_phase_that_the_config_never_runs_is_refused():
+    before = "--config.loss.discriminator_before_start=released"
+    assert "never runs the autoencoder step" in refused("--phase=autoencoder", before)
+    none = refused("--phase=adversarial", "--config.loss.disc_factor=0.0")
+    assert "never runs the adversarial step: loss.disc_factor is 0.0" in none
+
+
+@pytest.mark.parametrize(
+    "before, factor, runs",
+    [
+        ("off", 1.0, {"autoencoder": False, "adversarial": True}),
+        ("off", 0.0, {"autoencoder": False}),
+        ("released", 1.0, {"adversarial": True}),
+        ("released", 0.0, {"adversarial": True}),
+    ],
+)
+def test_phases_are_those_that_the_loop_would_run(planned, before, factor, runs):
+    config = tiny.read("radio")
+    config.loss.discriminator_before_start = before
+    config.loss.disc_factor = factor
+    assert planned.timed_step.phases_of(config, "both") == runs
 
 
 @pytest.mark.skipif(

@@ -338,6 +338,7 @@ def main(argv: list[str]) -> None:
         config = CONFIG.value
         config_check.check(config)
         check(config)
+        phases = timed_step.phases_of(config, PHASE.value)
         if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
             logging.warning(
                 "XLA counts a loop's body once: with train.accumulate_steps or "
@@ -352,9 +353,7 @@ def main(argv: list[str]) -> None:
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)
             print(f"data: {rate:.0f} images/s")
-        for phase, adversarial in timed_step.PHASES.items():
-            if PHASE.value not in ("both", phase):
-                continue
+        for phase, adversarial in phases.items():
             record["phases"][phase] = measure(config, adversarial=adversarial)
             print(table(phase, record["phases"][phase]), flush=True)
             keep(record, out)

@@ -5,6 +5,7 @@ XLA's own count gives the convolutions of cuDNN no operations and no bytes.
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -20,12 +21,19 @@ class Kernel(NamedTuple):
 
 SHAPE = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?\S) ([\w\-]+)\((.*)$")
-CALLED = re.compile(r"calls=%?([\w.\-]+)")
+CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
-# What holds other computations: its body would count once, or not at all.
-OPAQUE = ("while", "conditional", "call", "async-start")
+# What runs a computation more than once, or maybe.
+OPAQUE = ("while", "conditional", "async-start")
 GEMM = "__cublas$"
+
+
+class Program(NamedTuple):
+    """What stands in the text: shapes by instruction, instructions by computation."""
+
+    shapes: dict[str, str]
+    computations: dict[str, list[tuple[str, str, str]]]  # (shape, op, what follows)
 
 
 def kernels_of(text: str) -> list[Kernel]:
@@ -34,24 +42,37 @@ def kernels_of(text: str) -> list[Kernel]:
     Raises:
       ValueError: something whose operations this cannot count.
     """
-    shapes, products, entry, inside, body = {}, {}, [], False, ""
+    program, entry, body = Program({}, {}), "", ""
     for line in text.splitlines():
         if line and not line.startswith(" "):
-            inside = line.startswith("ENTRY")
-            body = line.split(" (")[0].removeprefix("%")
-        found = INSTRUCTION.match(line)
-        if not found:
-            continue
-        name, shape, op, rest = found.groups()
-        shapes[name] = shape
-        called = CALLED.search(rest)
-        if called and called[1] in products and not inside:  # a fusion in a fusion
-            products.setdefault(body, []).extend(products[called[1]])
-        if op == "dot" and not inside:
-            products.setdefault(body, []).append(_product(shape, rest, shapes))
-        if inside and op not in FREE:
-            entry.append((shape, op, rest))
-    return [_kernel(shape, op, rest, shapes, products) for shape, op, rest in entry]
+            body = line.removeprefix("ENTRY ").split(" (")[0].removeprefix("%")
+            program.computations[body] = []
+            entry = body if line.startswith("ENTRY") else entry
+        elif found := INSTRUCTION.match(line):
+            name, *instruction = found.groups()
+            program.shapes[name] = instruction[0]
+            program.computations[body].append(tuple(instruction))
+    return list(_kernels(program, entry))
+
+
+def _kernels(program: Program, body: str) -> Iterator[Kernel]:
+    """Yields what a computation starts on the GPU, and those that it calls."""
+    for shape, op, rest in program.computations[body]:
+        if op == "call":  # a run of kernels that are started together
+            yield from _kernels(program, CALLED.search(rest)[1])
+        elif op not in FREE:
+            yield _kernel(program, shape, op, rest)
+
+
+def _products_in(program: Program, body: str) -> list[tuple[str, int]]:
+    """Returns type and operations of the products in a fusion, and in those in it."""
+    found = []
+    for shape, op, rest in program.computations[body]:
+        if op == "dot":
+            found.append(_product(shape, rest, program.shapes))
+        elif op == "fusion":
+            found += _products_in(program, CALLED.search(rest)[1])
+    return found
 
 
 def size_of(shape: str) -> int:
@@ -74,28 +95,27 @@ def _operands(rest: str) -> list[str]:
     return re.findall(r"%([\w.\-]+)", rest.split(")")[0])
 
 
-def _kernel(
-    shape: str, op: str, rest: str, shapes: dict[str, str], products: dict
-) -> Kernel:
-    arguments = [shapes[name] for name in _operands(rest)]
+def _kernel(program: Program, shape: str, op: str, rest: str) -> Kernel:
+    arguments = [program.shapes[name] for name in _operands(rest)]
     nbytes = size_of(shape) + sum(map(size_of, arguments))
     layer = (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1]
-    kind, dtype, flops = ("copy" if op == "copy" else "other"), "", 0
-    called, target = CALLED.search(rest), TARGET.search(rest)
-    if op in OPAQUE or (op == "custom-call" and not target):
+    target = TARGET.search(rest)
+    target = target[1] if target else op
+    if op in OPAQUE:
         raise ValueError(f"the operations of {op!r} ({layer}) cannot be counted")
-    if op == "dot":
-        kind, (dtype, flops) = "dot", _product(shape, rest, shapes)
-    elif op == "custom-call" and target[1].startswith("__cudnn$conv"):
-        kind, (dtype, flops) = "conv", _convolution(target[1], shape, rest, arguments)
-    elif op == "custom-call" and target[1].startswith(GEMM):
-        kind, (dtype, flops) = "dot", _product(shape, rest, shapes)
+    if op == "dot" or target.startswith(GEMM):
+        work = [_product(shape, rest, program.shapes)]
+        kind = "dot"
+    elif target.startswith("__cudnn$conv"):
+        work = [_convolution(target, shape, rest, arguments)]
+        kind = "conv"
     elif op == "custom-call":
-        raise ValueError(f"the operations of {target[1]!r} ({layer}) cannot be counted")
-    elif called and called[1] in products:
-        kind, dtype = "dot", products[called[1]][0][0]
-        flops = sum(work for _, work in products[called[1]])
-    return Kernel(kind, dtype, flops, nbytes, layer)
+        raise ValueError(f"the operations of {target!r} ({layer}) cannot be counted")
+    else:
+        work = _products_in(program, CALLED.search(rest)[1]) if op == "fusion" else []
+        kind = "dot" if work else "copy" if op == "copy" else "other"
+    dtype = work[0][0] if work else ""
+    return Kernel(kind, dtype, sum(flops for _, flops in work), nbytes, layer)
 
 
 def _product(shape: str, rest: str, shapes: dict[str, str]) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from radiovae_jax import (
     train_step,
 )
 
-PHASES = {"autoencoder": False, "adversarial": True}
+PHASES = {"autoencoder": False, "adversarial": True}  # whether the step is adversarial
 # What a batch of gray maps alone does not hold.
 PLAIN = {
     "loss.objective": "base",
@@ -44,6 +44,32 @@ def check_plain(config, more: Mapping[str, Any]) -> None:
                 f"{name} is {value!r}, which is not measured here; give "
                 f"--config.{name}={wanted}"
             )
+
+
+def phases_of(config, asked: str) -> dict[str, bool]:
+    """Returns those of `PHASES` that are asked for and that the config can run.
+
+    Args:
+      asked: "both", or the name of one.
+
+    Raises:
+      ValueError: the config never runs the one that is asked for.
+    """
+    loss = config.loss
+    always = loss.discriminator_before_start == "released"
+    never = loss.disc_factor == 0 and not always
+    runs = {"autoencoder": not always, "adversarial": not never}
+    if not runs.get(asked, True):
+        raise ValueError(
+            f"the config never runs the {asked} step: loss.disc_factor is "
+            f"{loss.disc_factor}, loss.discriminator_before_start "
+            f"{loss.discriminator_before_start!r}; leave --phase out"
+        )
+    return {
+        name: adversarial
+        for name, adversarial in PHASES.items()
+        if runs[name] and asked in ("both", name)
+    }
 
 
 def provenance_of() -> dict[str, Any]:
