@@ -22,6 +22,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 _BESIDE = pathlib.Path(__file__).resolve().parents[2] / "shared" / "realmaps"
 
 
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Lets LLVM optimise nothing: for whole runs whose files matter, not their speed.
+
+    What compares numbers with another program is compiled as users have it.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def verbosity():
     """Undoes what a command that a test calls sets for its whole process."""

@@ -17,6 +17,8 @@ import radiovae_jax
 from radiovae_jax import DiagonalGaussian, apply, coder, run_folder, train, verbs
 from radiovae_jax.data import mapfiles, radiomap, sionna
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 # Every command loads and compiles; here the first one does.
 load_once = functools.cache(coder.load)
 HEIGHT, WIDTH = 30, 27  # the columns are no multiple of 2, the down-sampling

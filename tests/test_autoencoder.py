@@ -115,7 +115,7 @@ def test_wrong_tensors_are_named_all_at_once(published):
 def test_kernels_and_biases_start_in_pytorch_s_range():
     model = AutoencoderKL(ch=32, ch_mult=(1,), num_res_blocks=1)
     x = jnp.zeros((1, 8, 8, 1))
-    params = model.init(jax.random.key(0), x, jax.random.key(1))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
     layer = params["encoder"]["mid"]["block_1"]["conv1"]
     bound = 1 / np.sqrt(9 * 32)  # torch.nn.Conv2d: U(-1/sqrt(fan_in), 1/sqrt(fan_in))
     for values in (layer["kernel"], layer["bias"]):

@@ -8,6 +8,8 @@ import tiny
 
 from radiovae_jax import evaluate, experiment, logbook, showing, train
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def config(root, channels):
     """Returns a run on a folder of maps that is tiny but for its channels."""

@@ -78,7 +78,7 @@ def test_the_torch_table_names_exactly_the_variables_of_the_network():
 
 def test_kernels_start_as_normal_0_02_and_scales_around_one():
     model = PatchDiscriminator(ndf=64)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     kernel = variables["params"]["conv_2"]["kernel"]
     np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.02)
     scale = variables["params"]["norm_3"]["scale"]

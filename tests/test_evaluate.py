@@ -149,6 +149,7 @@ def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one
                 np.testing.assert_allclose(value, ours[name], **close)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
     folder, *_ = run
     report = report_page.write(folder / "run")

@@ -3,7 +3,6 @@
 import io
 import json
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -25,7 +24,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
     config = tiny.config(folder / "city")
     built = experiment.build(config, datasets.open_data(config, "val").shape)
-    state = experiment.init_state(config, built, jax.random.key(0))
+    state = tiny.state(config, built)
     run_folder.claim(folder / "run", config)
     checkpoints = Checkpoints(folder / "run")
     checkpoints.save(state._replace(step=jnp.int32(1)), {}, None)

@@ -75,6 +75,7 @@ def assert_computes_what(expected, folder) -> None:
     np.testing.assert_allclose(recon, decoded, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_of_a_radiodiff_file_is_taken(radiodiff, tmp_path, capsys):
     live, average, *_ = radiodiff
     assert run(tmp_path, "model-30.pt") == 0
@@ -105,6 +106,7 @@ def test_without_the_loss_both_start_afresh(radiodiff, tmp_path):
     assert disc["params"]["conv_0"]["kernel"].shape[-1] == 16  # the quickstart's
 
 
+@pytest.mark.slow
 def test_latent_diffusion_files_and_safetensors_are_read(tmp_path):
     model, state = published(seed=3)
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "vae.ckpt")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import stub
 import tiny
-from runs import saved, without_time
 
 from radiovae_jax import logbook, train
 from radiovae_jax.command_line import Interrupted
 from radiovae_jax.interruption import Interruption
+from runs import saved, without_time
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,7 @@ def stop_me() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_saved_and_goes_on_as_the_unbroken_one(
     city, tmp_path, monkeypatch
 ):
@@ -118,6 +119,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_as_the_unbroken_one(
     assert [line["step"] for line in logs[0]] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_validation_does_not_wait_for_its_end(
     city, tmp_path, monkeypatch
 ):

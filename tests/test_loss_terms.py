@@ -126,13 +126,14 @@ def test_nll_with_the_mean_reduction_is_that_of_one_element():
     np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_bce_run_decodes_to_the_image_of_its_logits():
     config = tiny.config("unused")
     config.loss.reconstruction = "bce"
     model = experiment.build_autoencoder(config)
     z = 9 * jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
     x = jnp.zeros((1, 8, 8, 1))
-    params = model.init(jax.random.key(1), x, jax.random.key(2))
+    params = jax.jit(model.init)(jax.random.key(1), x, jax.random.key(2))
     logits = model.apply(params, z, method="decode_output")
     image = model.apply(params, z, method="decode")
     np.testing.assert_allclose(image, 2 * jax.nn.sigmoid(logits) - 1, atol=1e-6)

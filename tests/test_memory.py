@@ -22,7 +22,7 @@ FIELDS = dict(
 def autoencoder(**fields):
     model = AutoencoderKL(**FIELDS, **fields)
     x = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
-    params = model.init(jax.random.key(1), x, jax.random.key(2))
+    params = jax.jit(model.init)(jax.random.key(1), x, jax.random.key(2))
 
     def loss(params):
         rngs = {"dropout": jax.random.key(3)}

@@ -53,9 +53,8 @@ def both_ways(*, adversarial):
     return state, *results
 
 
-@pytest.mark.parametrize(
-    "adversarial", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("adversarial", [False, True])
 def test_two_parts_give_the_gradients_and_weights_of_the_whole_batch(adversarial):
     state, (whole, expected), (parts, logs) = both_ways(adversarial=adversarial)
     if adversarial:

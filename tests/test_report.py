@@ -11,6 +11,8 @@ import showcase
 
 from radiovae_jax import curves, report_charts, report_page
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAA"
     "SUVORK5CYII="

@@ -47,6 +47,7 @@ def count(shapes) -> int:
     return sum(map(math.prod, shapes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])
 def test_four_devices_give_the_losses_of_one(four_devices, mesh):
     runs = four_devices["runs"]
@@ -56,6 +57,7 @@ def test_four_devices_give_the_losses_of_one(four_devices, mesh):
             assert four[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_data_parallel_step_sends_gradients_statistics_and_scalars_only(four_devices):
     run, shapes = four_devices["runs"]["data"], four_devices["shapes"]
     assert {operation for operation, _ in run["collectives"]} == {"all-reduce"}
@@ -82,6 +84,7 @@ def test_a_data_parallel_step_sends_gradients_statistics_and_scalars_only(four_d
     assert sum(sent(run, "all-reduce")) >= count(parameters)
 
 
+@pytest.mark.slow
 def test_an_fsdp_step_gathers_each_split_parameter_once_and_nothing_else(four_devices):
     run, shapes = four_devices["runs"]["fsdp"], four_devices["shapes"]
     assert {name for name, _ in run["collectives"]} == {"all-reduce", "all-gather"}
@@ -100,6 +103,7 @@ def test_an_fsdp_step_gathers_each_split_parameter_once_and_nothing_else(four_de
     assert reduced == wanted
 
 
+@pytest.mark.slow
 def test_each_of_four_devices_holds_a_quarter_of_every_large_array(four_devices):
     runs = four_devices["runs"]
     shapes = [shape for field in four_devices["shapes"].values() for shape in field]

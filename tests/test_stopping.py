@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import stub
 import tiny
-from runs import saved, without_time
 
 from radiovae_jax import datasets, logbook, stopping, train
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import pipeline
 from radiovae_jax.stopping import Judged
+from runs import saved, without_time
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 LIMITS = stopping.Limits(
     max_skipped=10, plateau_steps=20, plateau_since=0, kl_below=1e-8, divergence=10.0
@@ -114,6 +116,7 @@ def last(workdir) -> dict:
     return logbook.read(workdir / "metrics.jsonl")[-1]
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     city, tmp_path
 ):
@@ -154,6 +157,7 @@ def test_a_collapse_ends_in_a_message_with_the_remedy(city, tmp_path):
     assert int(saved(tmp_path, config)[0].step) == 4
 
 
+@pytest.mark.slow
 def test_a_divergence_ends_in_a_message_and_keeps_the_best(city, tmp_path):
     config = tiny.config(city, steps=9, validate_every=2, checkpoint_every=2, images=1)
     config.train.stop_on_divergence = 10.0
@@ -221,6 +225,7 @@ def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
         run(config, tmp_path / "less", bad=bad)
 
 
+@pytest.mark.slow
 def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_path):
     """The real step: the images of the batches of steps 3 and 4 are NaN."""
     config = tiny.config(city, steps=6, log_every=6)

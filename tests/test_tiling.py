@@ -59,6 +59,7 @@ def one_pass(params):
     return x, *both(params, x)
 
 
+@pytest.mark.slow
 def test_bands_give_what_one_pass_gives(params, one_pass):
     x, posterior, image = one_pass
     found = tiling.encode(params, x, band_floats=BAND_FLOATS)

@@ -49,7 +49,9 @@ def literal(built, state, batch):
     return nll, g, kl
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "weighted", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_the_one_vjp_equals_the_literal_gradients(weighted):
     built, state = build(0.7, kl_weight=1e-3, logvar_init=0.3)
     batch = random_batch(weights=int(weighted))
@@ -87,6 +89,7 @@ def test_the_one_vjp_equals_the_literal_gradients(weighted):
     assert length(difference) < 1e-3 * length(clipped)
 
 
+@pytest.mark.slow
 def test_the_weight_balances_the_two_gradients_at_the_last_layer():
     built, state = build()
     nll, g, _ = literal(built, state, random_batch())
@@ -113,6 +116,7 @@ def test_without_the_adversary_only_the_autoencoder_and_its_average_move():
     assert [float(logs[name]) for name in zero] == [0.0] * 5
 
 
+@pytest.mark.slow
 def test_the_released_mode_moves_the_idle_discriminator():
     built, state = build(disc_start=1000, loss_scale=0.5, fresh_reconstruction=True)
     new, logs = one_step(built, state, random_batch())
@@ -141,6 +145,7 @@ def test_the_average_follows_its_decay():
     )
 
 
+@pytest.mark.slow
 def test_a_conditional_actnorm_discriminator_is_set_by_the_first_batch_and_trains():
     built, state = build(disc_conditional=True, use_actnorm=True, disc_loss="vanilla")
     new, logs = one_step(built, state, random_batch(cond=2))

@@ -11,6 +11,8 @@ import tiny
 from radiovae_jax import experiment, logbook, run_folder, train, train_step, warm_start
 from radiovae_jax.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory):

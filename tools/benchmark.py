@@ -26,9 +26,9 @@ import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import timed_step  # this and the next are beside this file
+import peers  # this and the next two are beside this file
+import timed_step
 import timing
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -54,26 +54,8 @@ OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
-PEER_HAS = {
-    "loss.reconstruction": "l1_mse",
-    "loss.reduction": "sum",
-    "loss.disc_loss": "hinge",
-    "loss.use_actnorm": False,
-    "loss.loss_scale": 1.0,
-    "loss.free_bits": 0.0,
-    "loss.pixelloss_weight": 1.0,
-    "loss.ssim_weight": 0.0,
-    "loss.feature_matching_weight": 0.0,
-    "loss.r1_weight": 0.0,
-    "loss.lecam_weight": 0.0,
-    "optimizer.clip_weights": 0.0,
-    "train.accumulate_steps": 1,
-    "autoencoder.dropout": 0.0,
-}
-# A mean of logits of both signs is near 0 at first; they are of about this size.
-SIZES = {"g_loss": 0.1}
-# Sums in another order: of the first step's numbers, relative.
-AGREE = {"float32": 2e-3, "bfloat16": 0.1}
+# What XLA plans, and what PyTorch's allocator gave out: not the same measure.
+MEMORY = ("memory planned: ", "memory allocated: ")
 
 
 def data_rate(config, batches: int = 200) -> float:
@@ -91,63 +73,6 @@ def data_rate(config, batches: int = 200) -> float:
     seconds = sum(timing.seconds_of(take, batches))
     stream.close()
     return batches * config.train.batch_size / seconds
-
-
-def peers(
-    config, ours: timed_step.Ours, *, adversarial: bool
-) -> tuple[dict[str, Any], list[Any]]:
-    """Returns PyTorch's trainers, by name, and what they are given at every step."""
-    import torch
-    import torch_peer  # beside this file
-
-    loss, o = config.loss, config.optimizer
-    settings = torch_peer.Settings(
-        kl_weight=loss.kl_weight,
-        disc_factor=loss.disc_factor,
-        disc_weight=loss.disc_weight,
-        perceptual_weight=loss.perceptual_weight,
-        learning_rate=float(ours.built.schedules.learning_rate(0)),
-        disc_learning_rate=float(ours.built.schedules.disc_rate(0)),
-        beta1=o.beta1,
-        beta2=o.beta2,
-        eps=o.eps,
-        weight_decay=o.weight_decay,
-        clip_norm=o.clip_norm,
-        fresh_reconstruction=True,  # the released order, whatever ours does
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    state = jax.device_get(ours.state)
-    x = np.asarray(jax.jit(ours.built.to_batch)(ours.raw).image)
-    placed = [torch_peer.images(a, device) for a in (x, *timed_step.first_noise(ours))]
-    found = {}
-    for compile_it in (False, True)[: 1 + COMPILED.value]:
-        peer = torch_peer.Peer(
-            state.params,
-            {"params": state.disc_params, "batch_stats": state.disc_stats},
-            ours.built.perceptual_weights or None,
-            settings,
-            adversarial=adversarial,
-            compiled=compile_it,
-            device=device,
-            bfloat16=experiment.compute_dtype(config.train.dtype) == jnp.bfloat16,
-        )
-
-        found["torch, compiled" if compile_it else "torch, eager"] = peer
-    return found, placed
-
-
-def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
-    """Returns the largest relative difference of what both log, and whose it is.
-
-    What is not a number is infinitely far from anything.
-    """
-    found = {}
-    for name, value in theirs.items():
-        a, b = float(ours[name]), float(value)
-        apart = abs(a - b) / max(abs(b), SIZES.get(name, 1e-6))
-        found[name] = apart if apart < np.inf else np.inf
-    worst = max(found, key=found.__getitem__)
-    return found[worst], worst
 
 
 def check(config) -> None:
@@ -172,7 +97,7 @@ def check(config) -> None:
             f"XLA takes {ours} cores and PyTorch {theirs} threads; start both with as "
             f"many: OMP_NUM_THREADS={ours}, and taskset -c for fewer cores"
         )
-    timed_step.check_plain(config, PEER_HAS)
+    timed_step.check_plain(config, peers.HAS)
 
 
 def measure(config, *, adversarial: bool) -> dict[str, Any]:
@@ -196,9 +121,13 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     same = programs[released]
     trainers, given = {}, ()
     if PEER.value == "torch":
-        trainers, given = peers(config, same, adversarial=adversarial)
+        trainers, given = peers.trainers(
+            config, same, adversarial=adversarial, compiled=COMPILED.value
+        )
     dtype = experiment.compute_dtype(config.train.dtype)
-    agreement = compared(same, trainers, given, AGREE[dtype.name])
+    agreement, first_seconds = peers.compared(
+        same, trainers, given, peers.AGREE[dtype.name]
+    )
     steppers = {name: program.step for name, program in programs.items()}
     for name, trainer in trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *given)
@@ -211,6 +140,7 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
         "batch": batch,
         "dtype": dtype.name,
         "compile_seconds": program.compile_seconds,
+        "first_step_seconds": first_seconds,
         "step_seconds": {name: statistics.median(t) for name, t in times.items()},
         "quartiles": {
             name: np.quantile(t, [0.25, 0.75]).tolist() for name, t in times.items()
@@ -255,25 +185,6 @@ def our_programs(
     }
 
 
-def compared(ours: timed_step.Ours, trainers, given, most: float) -> dict[str, float]:
-    """Takes the first step of all and returns how far each is from ours.
-
-    Raises:
-      ValueError: one is further than `most`.
-    """
-    first, agreement = ours.step(), {}
-    for name, trainer in trainers.items():
-        apart, number = difference(first, trainer.step(*given) | trainer.grad_norms())
-        agreement[name] = apart
-        logging.info("%s: first step within %.1e of ours (%s)", name, apart, number)
-        if apart > most:
-            raise ValueError(
-                f"{name} and ours differ by {apart:.1e} in the first step ({number}); "
-                "they do not do the same work, so their times say nothing"
-            )
-    return agreement
-
-
 def table(phase: str, record: dict[str, Any]) -> str:
     rows = [
         f"{phase} step: {record['size'][0]}x{record['size'][1]}, batch "
@@ -287,6 +198,10 @@ def table(phase: str, record: dict[str, Any]) -> str:
         if name in record["ratio_like_for_like"]:
             row += f", {record['ratio_like_for_like'][name]:.2f} like for like"
         rows.append(row)
+    rows += [
+        f"  {'first step: ' + name:<44}{seconds:>10.1f} s"
+        for name, seconds in record["first_step_seconds"].items()
+    ]
     floors = record["floor_seconds"]
     rows += [
         f"  {'compile time':<44}{record['compile_seconds']:>10.1f} s",
@@ -296,7 +211,7 @@ def table(phase: str, record: dict[str, Any]) -> str:
         f"  {'floor by bytes':<44}{floors['bytes'] * 1e3:>10.1f} ms",
     ]
     rows += [
-        f"  {'memory at most: ' + name:<44}{found / 2**20:>10.0f} MiB"
+        f"  {MEMORY[name.startswith('torch')] + name:<44}{found / 2**20:>10.0f} MiB"
         for name, found in record["peak_bytes"].items()
         if found is not None
     ]

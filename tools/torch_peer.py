@@ -193,7 +193,7 @@ class Peer:
     def reconstruct(self, x, noise):
         with self.autocast():
             h, mean, logvar = self.trunk(x, noise)
-            return self.last(h).float(), mean, logvar
+        return self.last(h.float()), mean, logvar  # in float32, as ours
 
     def judge(self, image):
         with self.autocast():
