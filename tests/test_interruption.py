@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import stub
 import tiny
+from whole_runs import saved, without_time
 
 from radiovae_jax import logbook, train
 from radiovae_jax.command_line import Interrupted
 from radiovae_jax.interruption import Interruption
-from runs import saved, without_time
 
 
 @pytest.fixture(scope="module")

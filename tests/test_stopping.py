@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import stub
 import tiny
+from whole_runs import saved, without_time
 
 from radiovae_jax import datasets, logbook, stopping, train
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import pipeline
 from radiovae_jax.stopping import Judged
-from runs import saved, without_time
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

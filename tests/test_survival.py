@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import stub
 import tiny
+from whole_runs import saved, without_time
 
 from radiovae_jax import logbook, run_folder, train
 from radiovae_jax.data import synthetic
-from runs import saved, without_time
 
 
 @pytest.fixture(scope="module")

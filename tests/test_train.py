@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from whole_runs import saved, without_time
 
 import radiovae_jax
 from radiovae_jax import config_check, datasets, experiment, logbook, run_folder, train
 from radiovae_jax.data import radiomap
-from runs import saved, without_time
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
