@@ -1,7 +1,7 @@
 """From a config to the functions and arrays of a run.
 
-With train.py and evaluate.py the only reader of the ConfigDict: below, everything is
-arguments.
+With train.py, datasets.py and evaluate.py the only reader of the ConfigDict: below,
+everything is arguments.
 """
 
 import functools

@@ -3,6 +3,16 @@
 import os
 import pathlib
 
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # XLA and PyTorch start as many threads as they see cores, and PyTorch's take a core
+    # while they wait: every worker gets its share of them, before either starts.
+    worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    cores, count = (
+        sorted(os.sched_getaffinity(0)),
+        os.environ["PYTEST_XDIST_WORKER_COUNT"],
+    )
+    os.sched_setaffinity(0, cores[worker :: int(count)] or cores)
+
 import jax
 import pytest
 from absl import logging
@@ -31,6 +41,7 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # functions of whole modules, for those that come next
 
 
 @pytest.fixture(autouse=True)

@@ -54,9 +54,6 @@ OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
-# What XLA plans, and what PyTorch's allocator gave out: not the same measure.
-MEMORY = ("memory planned: ", "memory allocated: ")
-
 
 def data_rate(config, batches: int = 200) -> float:
     """Returns images/s of the config's data, to the device, with no step beside it."""
@@ -91,6 +88,13 @@ def check(config) -> None:
         )
     import torch
 
+    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
+        raise ValueError(
+            f"JAX runs on {jax.default_backend()} and PyTorch "
+            f"{'on a GPU' if torch.cuda.is_available() else 'finds no GPU'}: no "
+            "comparison; install both for the same device, or hide it "
+            "(CUDA_VISIBLE_DEVICES= JAX_PLATFORMS=cpu)"
+        )
     ours, theirs = len(os.sched_getaffinity(0)), torch.get_num_threads()
     if jax.default_backend() == "cpu" and ours != theirs:
         raise ValueError(
@@ -185,6 +189,11 @@ def our_programs(
     }
 
 
+def memory_of(name: str) -> str:
+    """Says what was measured: XLA plans, of PyTorch it is what its allocator gave."""
+    return "memory allocated: " if name.startswith("torch") else "memory planned: "
+
+
 def table(phase: str, record: dict[str, Any]) -> str:
     rows = [
         f"{phase} step: {record['size'][0]}x{record['size'][1]}, batch "
@@ -199,6 +208,10 @@ def table(phase: str, record: dict[str, Any]) -> str:
             row += f", {record['ratio_like_for_like'][name]:.2f} like for like"
         rows.append(row)
     rows += [
+        f"  {'first step differs from ours: ' + name:<44}{apart:>10.1e}"
+        for name, apart in record["first_step_differs_by"].items()
+    ]
+    rows += [
         f"  {'first step: ' + name:<44}{seconds:>10.1f} s"
         for name, seconds in record["first_step_seconds"].items()
     ]
@@ -211,7 +224,7 @@ def table(phase: str, record: dict[str, Any]) -> str:
         f"  {'floor by bytes':<44}{floors['bytes'] * 1e3:>10.1f} ms",
     ]
     rows += [
-        f"  {MEMORY[name.startswith('torch')] + name:<44}{found / 2**20:>10.0f} MiB"
+        f"  {memory_of(name) + name:<44}{found / 2**20:>10.0f} MiB"
         for name, found in record["peak_bytes"].items()
         if found is not None
     ]
@@ -256,8 +269,9 @@ def main(argv: list[str]) -> None:
         phases = timed_step.phases_of(config, PHASE.value)
         if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
             logging.warning(
-                "XLA counts a loop's body once: with train.accumulate_steps or "
-                "autoencoder.attention_chunk FLOPs, bytes and floors are too low"
+                "a loop's body is counted once, on a GPU nothing: with "
+                "train.accumulate_steps or autoencoder.attention_chunk FLOPs, bytes "
+                "and floors are too low, or nan"
             )
         out = pathlib.Path(OUT.value)
         if OUT.value:
@@ -278,10 +292,6 @@ def main(argv: list[str]) -> None:
 
 def keep(record: dict[str, Any], out: pathlib.Path) -> None:
     """Writes what is measured so far, for the next phase may be too large."""
-    stats = jax.local_devices()[0].memory_stats() or {}  # CPUs have none
-    if "peak_bytes_in_use" in stats:  # of all that was timed, PyTorch's left out
-        record["device_peak_bytes"] = most = stats["peak_bytes_in_use"]
-        print(f"  {'memory of the device that JAX took':<44}{most / 2**20:>10.0f} MiB")
     if OUT.value:
         with whole_files.written(out) as partial:
             partial.write_text(json.dumps(record, indent=1))

@@ -17,6 +17,8 @@ HAS = {
     "loss.reduction": "sum",
     "loss.disc_loss": "hinge",
     "loss.use_actnorm": False,
+    "loss.disc_ramp_steps": 0,
+    "loss.kl_schedule": "constant",
     "loss.loss_scale": 1.0,
     "loss.free_bits": 0.0,
     "loss.pixelloss_weight": 1.0,

@@ -49,6 +49,8 @@ def check_plain(config, more: Mapping[str, Any]) -> None:
 def phases_of(config, asked: str) -> dict[str, bool]:
     """Returns those of `PHASES` that are asked for and that the config can run.
 
+    Whatever its loss.disc_start: both phases are to be had where one would begin later.
+
     Args:
       asked: "both", or the name of one.
 
