@@ -7,11 +7,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # XLA and PyTorch start as many threads as they see cores, and PyTorch's take a core
     # while they wait: every worker gets its share of them, before either starts.
     worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    cores, count = (
-        sorted(os.sched_getaffinity(0)),
-        os.environ["PYTEST_XDIST_WORKER_COUNT"],
-    )
-    os.sched_setaffinity(0, cores[worker :: int(count)] or cores)
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[worker::workers] or cores)
 
 import jax
 import pytest

@@ -47,7 +47,7 @@ PEER = flags.DEFINE_enum("peer", "none", ["none", "torch"], "What to time beside
 COMPILED = flags.DEFINE_bool("compiled", True, "Time compiled PyTorch as well.")
 PARTS = flags.DEFINE_bool("parts", True, "Time parts and variants of the step.")
 PHASE = flags.DEFINE_enum(
-    "phase", "both", ["both", "autoencoder", "adversarial"], "Which steps to time."
+    "phase", "both", ["both", *timed_step.PHASES], "Which steps to time."
 )
 DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
 OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
@@ -110,7 +110,7 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     Raises:
       ValueError: ours and PyTorch's first step differ.
     """
-    config.loss.disc_start = 0 if adversarial else config.train.steps
+    config = timed_step.in_phase(config, adversarial=adversarial)
     shape = timed_step.image_shape(config)
     batch = config.train.batch_size
     built = experiment.build(config, shape)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import timed_step  # beside this file
-from absl import logging
 
 from radiovae_jax import experiment
 
@@ -115,7 +114,6 @@ def compared(
         apart, number = difference(first, logs)  # reading them waits for the device
         seconds[name] = time.perf_counter() - start
         agreement[name] = apart
-        logging.info("%s: first step within %.1e of ours (%s)", name, apart, number)
         if apart > most:
             raise ValueError(
                 f"{name} and ours differ by {apart:.1e} in the first step ({number}); "

@@ -27,9 +27,9 @@ from ml_collections import config_flags
 from radiovae_jax import command_line, config_check, whole_files
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
-GPU = flags.DEFINE_enum("gpu", "h200", ["h100", "h200"], "The GPU to plan for.")
+GPU = flags.DEFINE_enum("gpu", "h200", list(planned.GPUS), "The GPU to plan for.")
 PHASE = flags.DEFINE_enum(
-    "phase", "both", ["both", "autoencoder", "adversarial"], "Which steps to plan."
+    "phase", "both", ["both", *timed_step.PHASES], "Which steps to plan."
 )
 OUT = flags.DEFINE_string("out", "", "Folder for the record and XLA's text, if any.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")

@@ -69,7 +69,7 @@ def compiled(config, gpu: Gpu, *, adversarial: bool):
             f"JAX cannot compile for CUDA here ({error}); pip install 'jax[cuda13]'"
         ) from error
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    config.loss.disc_start = 0 if adversarial else config.train.steps
+    config = timed_step.in_phase(config, adversarial=adversarial)
     shape = timed_step.image_shape(config)
     built = experiment.build(config, shape)
     step = timed_step.step_of(built, built.settings, adversarial=adversarial)

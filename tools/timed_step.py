@@ -46,6 +46,13 @@ def check_plain(config, more: Mapping[str, Any]) -> None:
             )
 
 
+def in_phase(config, *, adversarial: bool):
+    """Returns the config with all of its steps in one phase."""
+    config = config.copy_and_resolve_references()
+    config.loss.disc_start = 0 if adversarial else config.train.steps
+    return config
+
+
 def phases_of(config, asked: str) -> dict[str, bool]:
     """Returns those of `PHASES` that are asked for and that the config can run.
 
@@ -58,9 +65,10 @@ def phases_of(config, asked: str) -> dict[str, bool]:
       ValueError: the config never runs the one that is asked for.
     """
     loss = config.loss
-    always = loss.discriminator_before_start == "released"
-    never = loss.disc_factor == 0 and not always
-    runs = {"autoencoder": not always, "adversarial": not never}
+    runs = {
+        name: experiment.adversarial(in_phase(config, adversarial=kind), 0) == kind
+        for name, kind in PHASES.items()
+    }
     if not runs.get(asked, True):
         raise ValueError(
             f"the config never runs the {asked} step: loss.disc_factor is "
