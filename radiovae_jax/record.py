@@ -1,10 +1,8 @@
 """The record of an evaluation: as JSON and CSV, and as text."""
 
 import csv
-import json
 import math
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from radiovae_jax import comparison, latents, whole_files
@@ -57,17 +55,7 @@ def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
         writer.writerow(("name", *maps.columns))
         for name, values in zip(maps.names, maps.values, strict=True):
             writer.writerow((name, *values))
-    with whole_files.written(folder / f"{split}.json") as partial:
-        partial.write_text(json.dumps(finite(record), indent=2) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """Returns nested dicts and lists, in their order, without NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    whole_files.write_json(folder / f"{split}.json", record)
 
 
 def table(record: dict[str, Any]) -> str:

@@ -1,10 +1,13 @@
 """Files that appear under their name once they are whole, and not before."""
 
 import contextlib
+import json
+import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -27,6 +30,21 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes nested dicts and lists, what is not finite as null (JSON has no NaN)."""
+    with written(path) as partial:
+        partial.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Returns nested dicts and lists, in their order, without NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sweep(folder: pathlib.Path) -> None:

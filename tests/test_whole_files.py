@@ -1,5 +1,7 @@
 """Files are whole under their name, whoever writes them, and whatever ends it."""
 
+import json
+import math
 import os
 
 import pytest
@@ -26,6 +28,17 @@ def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_finite_is_null_in_json(tmp_path):
+    path = tmp_path / "a.json"
+    whole_files.write_json(path, {"a": [math.nan, 1.5], "b": {"c": (-math.inf, "nan")}})
+
+    def no_constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    read = json.loads(path.read_text(), parse_constant=no_constant)
+    assert read == {"a": [None, 1.5], "b": {"c": [None, "nan"]}}
 
 
 def test_only_what_killed_processes_left_is_swept(tmp_path):

@@ -19,19 +19,20 @@ one, to price that.
 
 import functools
 import importlib.util
-import json
 import os
 import pathlib
-import statistics
 from typing import Any
 
 import jax
 import numpy as np
-import peers  # this and the next two are beside this file
+import peers  # this and the next four are beside this file
+import step_parts
+import step_record
 import timed_step
 import timing
 from absl import app, flags, logging
 from ml_collections import config_flags
+from step_record import OURS
 
 from radiovae_jax import (
     command_line,
@@ -118,10 +119,9 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     programs = our_programs(
         config, built, {"gray": jax.device_put(gray)}, adversarial=adversarial
     )
-    ours = programs["radiovae_jax"]
     released = "ours, fresh forward"  # the released order, as PyTorch has it
     if released not in programs:
-        released = "radiovae_jax"
+        released = OURS
     same = programs[released]
     trainers, given = {}, ()
     if PEER.value == "torch":
@@ -136,41 +136,27 @@ def measure(config, *, adversarial: bool) -> dict[str, Any]:
     for name, trainer in trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *given)
     times = timing.in_turns(steppers, STEPS.value)
-    peak, bandwidth = timing.matrix_peak(dtype)
-    seconds = statistics.median(times["radiovae_jax"])
-    program = ours.program
+    found = step_record.speeds(times, trainers, released)
+    seconds = found["step_seconds"][OURS]
+    program = programs[OURS].program
+    parts = {}
+    if PARTS.value:
+        parts = step_parts.seconds_of(
+            programs[OURS], STEPS.value, adversarial=adversarial
+        )
+    planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
+    allocated = {name: peer.peak_bytes(*given) for name, peer in trainers.items()}
     return {
         "size": list(shape[:2]),
         "batch": batch,
         "dtype": dtype.name,
         "compile_seconds": program.compile_seconds,
         "first_step_seconds": first_seconds,
-        "step_seconds": {name: statistics.median(t) for name, t in times.items()},
-        "quartiles": {
-            name: np.quantile(t, [0.25, 0.75]).tolist() for name, t in times.items()
-        },
-        "ratio_to_ours": {
-            name: statistics.median(t) / seconds for name, t in times.items()
-        },
-        "ratio_like_for_like": {
-            name: statistics.median(times[name]) / statistics.median(times[released])
-            for name in trainers
-        },
         "first_step_differs_by": agreement,
-        "images_per_second": batch / seconds,
-        "flops_per_image": program.flops / batch,
-        "matrix_peak_flops": peak,
-        "share_of_peak": program.flops / seconds / peak,
-        "bytes_per_second": bandwidth,
-        "floor_seconds": {
-            "flops": program.flops / peak,
-            "bytes": program.bytes_accessed / bandwidth,
-        },
-        "peak_bytes": {name: p.program.peak_bytes for name, p in programs.items()}
-        | {name: trainer.peak_bytes(*given) for name, trainer in trainers.items()},
-        "parts_seconds": timed_step.parts_of(ours, STEPS.value, adversarial=adversarial)
-        if PARTS.value
-        else {},
+        **found,
+        **step_record.floors(program, seconds, batch, dtype),
+        "peak_bytes": planned | allocated,
+        "parts_seconds": parts,
     }
 
 
@@ -178,7 +164,7 @@ def our_programs(
     config, built, raw, *, adversarial: bool
 ) -> dict[str, timed_step.Ours]:
     """Returns our step as configured, and what is timed beside it, by name."""
-    kinds = {"radiovae_jax": {}}
+    kinds = {OURS: {}}
     if adversarial and (PARTS.value or PEER.value != "none"):
         kinds["ours, fresh forward"] = {"fresh": True}
     if adversarial and PARTS.value:
@@ -187,52 +173,6 @@ def our_programs(
         name: timed_step.Ours(config, built, raw, adversarial=adversarial, **kind)
         for name, kind in kinds.items()
     }
-
-
-def memory_of(name: str) -> str:
-    """Says what was measured: XLA plans, of PyTorch it is what its allocator gave."""
-    return "memory allocated: " if name.startswith("torch") else "memory planned: "
-
-
-def table(phase: str, record: dict[str, Any]) -> str:
-    rows = [
-        f"{phase} step: {record['size'][0]}x{record['size'][1]}, batch "
-        f"{record['batch']}, {record['dtype']}"
-    ]
-    for name, seconds in record["step_seconds"].items():
-        ratio = record["ratio_to_ours"][name]
-        rate = record["batch"] / seconds
-        row = f"  {name:<20}{seconds * 1e3:>10.1f} ms {rate:>9.1f} images/s"
-        row += f"{ratio:>8.2f} times ours"
-        if name in record["ratio_like_for_like"]:
-            row += f", {record['ratio_like_for_like'][name]:.2f} like for like"
-        rows.append(row)
-    rows += [
-        f"  {'first step differs from ours: ' + name:<44}{apart:>10.1e}"
-        for name, apart in record["first_step_differs_by"].items()
-    ]
-    rows += [
-        f"  {'first step: ' + name:<44}{seconds:>10.1f} s"
-        for name, seconds in record["first_step_seconds"].items()
-    ]
-    floors = record["floor_seconds"]
-    rows += [
-        f"  {'compile time':<44}{record['compile_seconds']:>10.1f} s",
-        f"  {'FLOPs an image':<44}{record['flops_per_image'] / 1e9:>10.2f} G",
-        f"  {'share of the matrix peak':<44}{record['share_of_peak']:>10.1%}",
-        f"  {'floor by FLOPs':<44}{floors['flops'] * 1e3:>10.1f} ms",
-        f"  {'floor by bytes':<44}{floors['bytes'] * 1e3:>10.1f} ms",
-    ]
-    rows += [
-        f"  {memory_of(name) + name:<44}{found / 2**20:>10.0f} MiB"
-        for name, found in record["peak_bytes"].items()
-        if found is not None
-    ]
-    rows += [
-        f"  {name:<44}{seconds * 1e3:>10.1f} ms"
-        for name, seconds in record["parts_seconds"].items()
-    ]
-    return "\n".join(rows)
 
 
 def machine() -> dict[str, Any]:
@@ -284,7 +224,7 @@ def main(argv: list[str]) -> None:
             print(f"data: {rate:.0f} images/s")
         for phase, adversarial in phases.items():
             record["phases"][phase] = measure(config, adversarial=adversarial)
-            print(table(phase, record["phases"][phase]), flush=True)
+            print(step_record.table(phase, record["phases"][phase]), flush=True)
             keep(record, out)
         if OUT.value:
             print(f"record: {out}")
@@ -293,8 +233,7 @@ def main(argv: list[str]) -> None:
 def keep(record: dict[str, Any], out: pathlib.Path) -> None:
     """Writes what is measured so far, for the next phase may be too large."""
     if OUT.value:
-        with whole_files.written(out) as partial:
-            partial.write_text(json.dumps(record, indent=1))
+        whole_files.write_json(out, record)
 
 
 if __name__ == "__main__":

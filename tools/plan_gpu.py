@@ -14,7 +14,6 @@ bytes that every kernel reads and writes. The second time is the sum over kernel
 the longer of the two if nothing stays in a cache: an estimate.
 """
 
-import json
 import os
 import pathlib
 
@@ -71,8 +70,7 @@ def main(argv: list[str]) -> None:
                 name += "_remat" * config.autoencoder.remat
                 with whole_files.written(out / f"{name}.hlo.txt") as partial:
                     partial.write_text(program.as_text())
-                with whole_files.written(out / f"{name}.json") as partial:
-                    partial.write_text(json.dumps(record, indent=1))
+                whole_files.write_json(out / f"{name}.json", record)
 
 
 if __name__ == "__main__":
