@@ -103,7 +103,7 @@ FUSED = "custom-call(%x, %k, %c), window={size=3x3 stride=2x2}, " + (
 )
 
 
-def only(instruction: str, shape: str):
+def only(instruction: str, shape: str, **how):
     """Returns the kernel of a program that has one."""
     (kernel,) = hlo.kernels_of(
         f"""%it.together (c: f32[64,32], d: f32[32,16]) -> f32[64,16] {{
@@ -128,7 +128,8 @@ ENTRY %main (a: f32[64,32], b: f32[32,16]) -> f32[64,16] {{
   %t = f32[3,7,6]{{2,1,0}} parameter(6)
   ROOT %it = {shape} {instruction}
 }}
-"""
+""",
+        **how,
     )
     return kernel
 
@@ -183,6 +184,9 @@ def test_kernels_that_are_started_together_are_counted_too():
 def test_what_cannot_be_counted_is_named(instruction):
     with pytest.raises(ValueError, match=r"cannot be counted|not understood"):
         only(instruction, "f32[64,32]{1,0}")
+    kernel = only(instruction, "f32[64,32]{1,0}", strict=False)
+    assert (kernel.kind, kernel.flops) == ("unknown", 0)
+    assert "cannot be counted" in kernel.layer or "not understood" in kernel.layer
 
 
 def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(planned):

@@ -18,14 +18,15 @@ one, to price that.
 """
 
 import functools
-import importlib.util
+import importlib
 import os
 import pathlib
 from typing import Any
 
 import jax
+import machine  # this, peers, step_*, timed_step and timing are beside this file
 import numpy as np
-import peers  # this and the next four are beside this file
+import peers
 import step_parts
 import step_record
 import timed_step
@@ -45,15 +46,28 @@ from radiovae_jax import (
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
 PEER = flags.DEFINE_enum("peer", "none", ["none", "torch"], "What to time beside ours.")
-COMPILED = flags.DEFINE_bool("compiled", True, "Time compiled PyTorch as well.")
+EAGER = flags.DEFINE_bool("eager", True, "Time eager PyTorch.")
+COMPILED = flags.DEFINE_bool("compiled", True, "Time compiled PyTorch.")
+MODE = flags.DEFINE_enum(
+    "torch_mode",
+    "default",
+    ["default", "max-autotune-no-cudagraphs"],
+    "What torch.compile is told.",
+)
 PARTS = flags.DEFINE_bool("parts", True, "Time parts and variants of the step.")
 PHASE = flags.DEFINE_enum(
     "phase", "both", ["both", *timed_step.PHASES], "Which steps to time."
 )
 DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
 OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
+TRACE = flags.DEFINE_string(
+    "trace", "", "Folder for a profile of our steps, for xprof or ui.perfetto.dev."
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
+
+ROW = 10  # steps that are waited for together, at most
+TRACED = 5
 
 
 def data_rate(config, batches: int = 200) -> float:
@@ -79,25 +93,37 @@ def check(config) -> None:
     Raises:
       ValueError: the field, and what to do.
     """
+    # JAX before PyTorch, which brings a cuDNN: the first one is loaded for both.
+    backend = jax.default_backend()
+    wanted = {
+        "--data": ["grain"] * DATA.value,
+        "LPIPS (loss.perceptual_weight)": ["flaxmodels.vgg.vgg"]
+        * (config.loss.perceptual_weight > 0),
+        "--peer torch": ["torch", "diffusers"] * (PEER.value != "none"),
+    }
+    for name, modules in wanted.items():
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ValueError(
+                    f"{name} needs {module} ({error}); in a checkout pip install -e "
+                    "'.[torch]' has everything, with a GPU '.[cuda,torch]'"
+                ) from error
     if PEER.value == "none":
         timed_step.check_plain(config, {})
         return
-    missing = [n for n in ("torch", "diffusers") if not importlib.util.find_spec(n)]
-    if missing:
-        raise ValueError(
-            f"--peer torch needs {' and '.join(missing)}: pip install -e '.[torch]'"
-        )
     import torch
 
-    if (jax.default_backend() == "gpu") != torch.cuda.is_available():
+    if (backend == "gpu") != torch.cuda.is_available():
         raise ValueError(
-            f"JAX runs on {jax.default_backend()} and PyTorch "
+            f"JAX runs on {backend} and PyTorch "
             f"{'on a GPU' if torch.cuda.is_available() else 'finds no GPU'}: no "
-            "comparison; install both for the same device, or hide it "
-            "(CUDA_VISIBLE_DEVICES= JAX_PLATFORMS=cpu)"
+            "comparison; install both for it (pip install -e '.[cuda,torch]'), or hide "
+            "it (CUDA_VISIBLE_DEVICES= JAX_PLATFORMS=cpu)"
         )
     ours, theirs = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    if jax.default_backend() == "cpu" and ours != theirs:
+    if backend == "cpu" and ours != theirs:
         raise ValueError(
             f"XLA takes {ours} cores and PyTorch {theirs} threads; start both with as "
             f"many: OMP_NUM_THREADS={ours}, and taskset -c for fewer cores"
@@ -105,93 +131,92 @@ def check(config) -> None:
     timed_step.check_plain(config, peers.HAS)
 
 
-def measure(config, *, adversarial: bool) -> dict[str, Any]:
-    """Returns the record of one phase.
-
-    Raises:
-      ValueError: ours and PyTorch's first step differ.
-    """
+def measure(config, phase: str) -> dict[str, Any]:
+    """Returns the record of one phase."""
+    adversarial = timed_step.PHASES[phase]
     config = timed_step.in_phase(config, adversarial=adversarial)
-    shape = timed_step.image_shape(config)
-    batch = config.train.batch_size
-    built = experiment.build(config, shape)
-    gray = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
-    programs = our_programs(
-        config, built, {"gray": jax.device_put(gray)}, adversarial=adversarial
-    )
+    shape, batch = timed_step.image_shape(config), config.train.batch_size
+    dtype = experiment.compute_dtype(config.train.dtype)
+    peak, bandwidth = timing.matrix_peak(dtype)  # now, while there is memory for it
+    programs = our_programs(config, shape, adversarial=adversarial)
     released = "ours, fresh forward"  # the released order, as PyTorch has it
     if released not in programs:
         released = OURS
-    same = programs[released]
-    trainers, given = {}, ()
-    if PEER.value == "torch":
-        trainers, given = peers.trainers(
-            config, same, adversarial=adversarial, compiled=COMPILED.value
-        )
-    dtype = experiment.compute_dtype(config.train.dtype)
-    agreement, first_seconds = peers.compared(
-        same, trainers, given, peers.AGREE[dtype.name]
-    )
+    race = peers.raced(config, programs[released], modes(), adversarial=adversarial)
+    for name, reason in race.not_timed.items():
+        logging.warning("%s is not timed: %s", name, reason)
     steppers = {name: program.step for name, program in programs.items()}
-    for name, trainer in trainers.items():
-        steppers[name] = functools.partial(trainer.waited_step, *given)
+    many = min(ROW, STEPS.value)
+    row = {OURS: timing.in_a_row(programs[OURS].launch, programs[OURS].wait, many)}
+    for name, trainer in race.trainers.items():
+        steppers[name] = functools.partial(trainer.waited_step, *race.given)
+        launch = functools.partial(trainer.step, *race.given)
+        row[name] = timing.in_a_row(launch, trainer.wait, many)
     times = timing.in_turns(steppers, STEPS.value)
-    found = step_record.speeds(times, trainers, released)
-    seconds = found["step_seconds"][OURS]
+    found = step_record.speeds(times, race.trainers, released)
     program = programs[OURS].program
+    planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
+    allocated = {name: t.peak_bytes(*race.given) for name, t in race.trainers.items()}
     parts = {}
     if PARTS.value:
         parts = step_parts.seconds_of(
             programs[OURS], STEPS.value, adversarial=adversarial
         )
-    planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
-    allocated = {name: peer.peak_bytes(*given) for name, peer in trainers.items()}
+    if TRACE.value:
+        trace(programs[OURS], pathlib.Path(TRACE.value) / phase)
     return {
         "size": list(shape[:2]),
         "batch": batch,
         "dtype": dtype.name,
+        "trace_seconds": program.trace_seconds,
         "compile_seconds": program.compile_seconds,
-        "first_step_seconds": first_seconds,
-        "first_step_differs_by": agreement,
+        "first_step_seconds": race.first_seconds,
+        "first_step_differs_by": race.apart,
+        "not_timed": race.not_timed,
         **found,
-        **step_record.floors(program, seconds, batch, dtype),
+        "in_a_row_seconds": row,
+        **step_record.floors(
+            program, found["step_seconds"][OURS], batch, peak, bandwidth
+        ),
         "peak_bytes": planned | allocated,
+        "uncounted": program.uncounted,
         "parts_seconds": parts,
     }
 
 
-def our_programs(
-    config, built, raw, *, adversarial: bool
-) -> dict[str, timed_step.Ours]:
+def modes() -> dict[str, str]:
+    """Returns what --peer asks for: torch.compile's mode by the trainer's name."""
+    if PEER.value == "none":
+        return {}
+    eager = {"torch, eager": ""} if EAGER.value else {}
+    return eager | ({"torch, compiled": MODE.value} if COMPILED.value else {})
+
+
+def trace(ours: timed_step.Ours, folder: pathlib.Path) -> None:
+    """Writes a profile of a few steps."""
+    with jax.profiler.trace(str(folder)):
+        for _ in range(TRACED):
+            ours.step()
+    print(f"profile: {folder}")
+
+
+def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ours]:
     """Returns our step as configured, and what is timed beside it, by name."""
     kinds = {OURS: {}}
     if adversarial and (PARTS.value or PEER.value != "none"):
         kinds["ours, fresh forward"] = {"fresh": True}
     if adversarial and PARTS.value:
         kinds["ours, fixed weight"] = {"fixed_weight": True}
+    built = experiment.build(config, shape)
+    maps = (config.train.batch_size, *shape)
+    gray = np.random.default_rng(0).integers(0, 256, maps, dtype=np.uint8)
+    raw, state = {"gray": jax.device_put(gray)}, timed_step.init_state(config, built)
     return {
-        name: timed_step.Ours(config, built, raw, adversarial=adversarial, **kind)
+        name: timed_step.Ours(
+            config, built, raw, state, adversarial=adversarial, **kind
+        )
         for name, kind in kinds.items()
     }
-
-
-def machine() -> dict[str, Any]:
-    """Returns where and with what the numbers were made."""
-    found = timed_step.provenance_of() | {
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "cores": os.cpu_count(),
-    }
-    if PEER.value == "torch":
-        import diffusers
-        import torch
-
-        found |= {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "torch_threads": torch.get_num_threads(),
-        }
-    return found
 
 
 def main(argv: list[str]) -> None:
@@ -209,25 +234,34 @@ def main(argv: list[str]) -> None:
         phases = timed_step.phases_of(config, PHASE.value)
         if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
             logging.warning(
-                "a loop's body is counted once, on a GPU nothing: with "
+                "a loop's body is counted once, on a GPU not at all: with "
                 "train.accumulate_steps or autoencoder.attention_chunk FLOPs, bytes "
-                "and floors are too low, or nan"
+                "and floors are too low"
             )
         out = pathlib.Path(OUT.value)
         if OUT.value:
             if out.is_dir():
                 raise ValueError(f"{out} is a folder; give another --out, a file")
             command_line.folder(out.parent, flag="--out")
-        record = machine() | {"phases": {}}
+        record = machine.described(torch_mode=MODE.value * (PEER.value != "none"))
+        record |= {"phases": {}}
+        print(machine.header(record), flush=True)
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)
             print(f"data: {rate:.0f} images/s")
-        for phase, adversarial in phases.items():
-            record["phases"][phase] = measure(config, adversarial=adversarial)
+        for phase in phases:
+            record["phases"][phase] = measure(config, phase)
             print(step_record.table(phase, record["phases"][phase]), flush=True)
             keep(record, out)
         if OUT.value:
             print(f"record: {out}")
+        missed = {
+            f"{name} ({phase}): {reason}"
+            for phase, found in record["phases"].items()
+            for name, reason in found["not_timed"].items()
+        }
+        if missed:
+            raise ValueError("not timed: " + "; ".join(sorted(missed)))
 
 
 def keep(record: dict[str, Any], out: pathlib.Path) -> None:

@@ -18,7 +18,8 @@ import os
 import pathlib
 
 import jax
-import planned  # this and timed_step are beside this file
+import machine  # this and the next two are beside this file
+import planned
 import timed_step
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
             command_line.folder(out, flag="--out")
         for phase, adversarial in phases.items():
             program = planned.compiled(config, gpu, adversarial=adversarial)
-            record = timed_step.provenance_of() | planned.record_of(program, gpu)
+            record = machine.versions() | planned.record_of(program, gpu)
             batch, dtype = config.train.batch_size, config.train.dtype
             size = "x".join(map(str, timed_step.image_shape(config)[:2]))
             record |= {"size": size, "batch": batch, "dtype": dtype}

@@ -86,6 +86,7 @@ def _discriminator_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
     built, state = ours.built, ours.state
     batch = jax.jit(built.to_batch)(ours.raw)
     real = batch.target
+    discriminator_loss = losses.DISCRIMINATOR[built.settings.disc_loss]
 
     def judge(params, image):
         logits, _, _ = adversary.discriminate(
@@ -97,7 +98,7 @@ def _discriminator_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
         return losses.generator(judge(params, image))
 
     def loss(params, recon):
-        return losses.discriminator_hinge(judge(params, real), judge(params, recon))
+        return discriminator_loss(judge(params, real), judge(params, recon))
 
     def optimise(params, opt_state, grads):
         direction, opt_state = built.opt.discriminator.update(grads, opt_state, params)

@@ -35,13 +35,14 @@ def speeds(
 
 
 def floors(
-    program: timing.Program, seconds: float, batch: int, dtype: np.dtype
+    program: timing.Program, seconds: float, batch: int, peak: float, bandwidth: float
 ) -> dict[str, Any]:
     """Returns the work of a step that took so long, beside what the device can do.
 
-    The peaks are measured here and now. What XLA does not count is nan.
+    Args:
+      peak: FLOP/s of a large matrix product.
+      bandwidth: bytes/s of a large copy.
     """
-    peak, bandwidth = timing.matrix_peak(dtype)
     return {
         "images_per_second": batch / seconds,
         "flops_per_image": program.flops / batch,
@@ -61,6 +62,7 @@ def memory_of(name: str) -> str:
 
 
 def table(phase: str, record: dict[str, Any]) -> str:
+    """Returns a phase's record in lines."""
     rows = [
         f"{phase} step: {record['size'][0]}x{record['size'][1]}, batch "
         f"{record['batch']}, {record['dtype']}"
@@ -81,10 +83,16 @@ def table(phase: str, record: dict[str, Any]) -> str:
         f"  {'first step: ' + name:<44}{seconds:>10.1f} s"
         for name, seconds in record["first_step_seconds"].items()
     ]
+    rows += [
+        f"  {'in a row, each of ' + name:<44}{seconds * 1e3:>10.1f} ms"
+        for name, seconds in record["in_a_row_seconds"].items()
+    ]
     floors = record["floor_seconds"]
     rows += [
+        f"  {'trace time':<44}{record['trace_seconds']:>10.1f} s",
         f"  {'compile time':<44}{record['compile_seconds']:>10.1f} s",
         f"  {'FLOPs an image':<44}{record['flops_per_image'] / 1e9:>10.2f} G",
+        f"  {'matrix peak':<44}{record['matrix_peak_flops'] / 1e12:>10.2f} TFLOP/s",
         f"  {'share of the matrix peak':<44}{record['share_of_peak']:>10.1%}",
         f"  {'floor by FLOPs':<44}{floors['flops'] * 1e3:>10.1f} ms",
         f"  {'floor by bytes':<44}{floors['bytes'] * 1e3:>10.1f} ms",

@@ -1,7 +1,5 @@
 """Our training step, as the benchmark times it."""
 
-import platform
-import sys
 import unittest.mock
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing  # beside this file
 
-from radiovae_jax import experiment, losses, provenance, train_step
+from radiovae_jax import experiment, losses, train_step
 
 PHASES = {"autoencoder": False, "adversarial": True}  # whether the step is adversarial
 # What a batch of gray maps alone does not hold.
@@ -74,16 +72,6 @@ def phases_of(config, asked: str) -> dict[str, bool]:
     }
 
 
-def provenance_of() -> dict[str, Any]:
-    """Returns what a record needs to be cited: versions, commit, command."""
-    return {
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "commit": provenance.commit(),
-        "command": sys.argv,
-    }
-
-
 def image_shape(config) -> tuple[int, int, int]:
     """Returns (h, w, c) of what the networks see."""
     side = config.data.image_size or config.data.crop
@@ -110,25 +98,31 @@ def step_of(built, settings, *, adversarial: bool):
     return step
 
 
+def init_state(config, built) -> train_step.TrainState:
+    """Returns a fresh state; compiling its draws takes as long as the step's."""
+    return jax.jit(lambda key: experiment.init_state(config, built, key))(
+        jax.random.key(1)
+    )
+
+
 class Ours:
     """Our step of one phase: `step()` takes one and waits for it.
 
     Args:
+      state: to begin with; it is copied.
       fresh: runs the fresh forward pass for the discriminator anyway.
       fixed_weight: puts the number 1 in the place of the adaptive weight.
     """
 
     def __init__(
-        self, config, built, raw, *, adversarial: bool, fresh=False, fixed_weight=False
+        self, config, built, raw, state, *, adversarial, fresh=False, fixed_weight=False
     ):
         self.built, self.raw = built, raw
         settings = built.settings
         if fresh:
             settings = settings._replace(fresh_reconstruction=True)
         self.key = jax.random.key(config.seed)
-        self.state = jax.jit(lambda key: experiment.init_state(config, built, key))(
-            jax.random.key(1)
-        )
+        self.state = jax.tree.map(jnp.copy, state)  # every step gives its state away
         self.weights = jax.device_put(built.perceptual_weights)
 
         step = step_of(built, settings, adversarial=adversarial)
@@ -139,10 +133,18 @@ class Ours:
         with unittest.mock.patch.object(losses, "adaptive_weight", weight):
             self.program = timing.compiled(step, *arguments, donate_argnums=1)
 
-    def step(self) -> dict[str, Any]:
+    def launch(self) -> dict[str, Any]:
+        """Starts a step and does not wait for it."""
         self.state, logs = self.program.run(
             self.weights, self.state, self.raw, self.key
         )
+        return logs
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.state)
+
+    def step(self) -> dict[str, Any]:
+        logs = self.launch()
         jax.block_until_ready((self.state, logs))
         return logs
 

@@ -18,28 +18,32 @@ class Program(NamedTuple):
     """A compiled executable and what XLA says of it."""
 
     run: Callable
+    trace_seconds: float  # from the function to XLA's input
     compile_seconds: float
     flops: float
     bytes_accessed: float
     peak_bytes: int
+    uncounted: tuple[str, ...] = ()  # what of it is not in FLOPs and bytes
 
 
 def compiled(function: Callable, *arguments, **options) -> Program:
-    lowered = jax.jit(function, **options).lower(*arguments)
     start = time.perf_counter()
+    lowered = jax.jit(function, **options).lower(*arguments)
+    traced = time.perf_counter()
     program = lowered.compile()
-    seconds = time.perf_counter() - start
+    seconds = (traced - start, time.perf_counter() - traced)
     cost, memory = program.cost_analysis() or {}, program.memory_analysis()
     flops, nbytes = cost.get("flops", np.nan), cost.get("bytes accessed", np.nan)
+    uncounted: tuple[str, ...] = ()
     if jax.default_backend() == "gpu":  # XLA counts nothing for cuDNN's convolutions
-        try:
-            kernels = hlo.kernels_of(program.as_text())
-        except ValueError as error:  # the times are worth having without
-            logging.warning("no FLOPs, no bytes: %s", error)
-            return Program(program, seconds, np.nan, np.nan, peak_of(memory))
+        kernels = hlo.kernels_of(program.as_text(), strict=False)
         flops = sum(kernel.flops for kernel in kernels)
         nbytes = sum(kernel.nbytes for kernel in kernels)
-    return Program(program, seconds, flops, nbytes, peak_of(memory))
+        unknown = {kernel.layer for kernel in kernels if kernel.kind == "unknown"}
+        uncounted = tuple(sorted(unknown))
+        if uncounted:
+            logging.warning("FLOPs, bytes and floors are too low: %s", uncounted[0])
+    return Program(program, *seconds, flops, nbytes, peak_of(memory), uncounted)
 
 
 def peak_of(memory) -> int:
@@ -79,13 +83,27 @@ def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]
     return times
 
 
+def in_a_row(launch: Callable, wait: Callable, steps: int) -> float:
+    """Returns the seconds a call of many that are waited for together.
+
+    As training waits: a host that is ahead of its device costs nothing.
+    """
+    seconds_of(launch, WARM_UP)
+    wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        launch()
+    wait()
+    return (time.perf_counter() - start) / steps
+
+
 def matrix_peak(dtype) -> tuple[float, float]:
     """Returns FLOP/s in a large matrix product, and bytes/s in a large copy."""
     side = 2048 if jax.default_backend() == "cpu" else 16384
     # Random, for a GPU draws less power on equal numbers and is faster; and larger
     # than any cache.
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)
-    b = jnp.zeros(2**26 if jax.default_backend() == "cpu" else 2**30)
+    b = jnp.zeros(2**26 if jax.default_backend() == "cpu" else 2**28)
     product = jax.jit(lambda a: a @ a)
     copy = jax.jit(lambda b: b + 1)
     product(a).block_until_ready(), copy(b).block_until_ready()
