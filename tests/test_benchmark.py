@@ -189,8 +189,11 @@ def test_all_are_timed_as_often_and_in_rows(tools):
     assert [len(times[name]) for name in "ab"] == [10, 10]  # turns of five
     assert calls.count("a") == calls.count("b") > 10  # with those that warm up
     started, waited = [], []
-    tools["timing"].in_a_row(lambda: started.append(1), lambda: waited.append(1), 4)
-    assert (len(started), len(waited)) == (4 + tools["timing"].WARM_UP, 2)
+    tools["timing"].in_rows(
+        {"a": (lambda: started.append(1), lambda: waited.append(1))}, 4
+    )
+    rows = tools["timing"].ROWS
+    assert (len(started), len(waited)) == (rows * (4 + 2), rows * 2)
 
 
 @pytest.mark.slow

@@ -146,12 +146,10 @@ def measure(config, phase: str) -> dict[str, Any]:
     for name, reason in race.not_timed.items():
         logging.warning("%s is not timed: %s", name, reason)
     steppers = {name: program.step for name, program in programs.items()}
-    many = min(ROW, STEPS.value)
-    row = {OURS: timing.in_a_row(programs[OURS].launch, programs[OURS].wait, many)}
+    rows = {OURS: (programs[OURS].launch, programs[OURS].wait)}
     for name, trainer in race.trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *race.given)
-        launch = functools.partial(trainer.step, *race.given)
-        row[name] = timing.in_a_row(launch, trainer.wait, many)
+        rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
     times = timing.in_turns(steppers, STEPS.value)
     found = step_record.speeds(times, race.trainers, released)
     program = programs[OURS].program
@@ -174,7 +172,7 @@ def measure(config, phase: str) -> dict[str, Any]:
         "first_step_differs_by": race.apart,
         "not_timed": race.not_timed,
         **found,
-        "in_a_row_seconds": row,
+        "in_a_row_seconds": timing.in_rows(rows, min(ROW, STEPS.value)),
         **step_record.floors(
             program, found["step_seconds"][OURS], batch, peak, bandwidth
         ),

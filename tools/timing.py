@@ -1,6 +1,7 @@
 """How long something takes: compiled by XLA, waited for, by turns with others."""
 
 import random
+import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-WARM_UP, TURN = 2, 5
+WARM_UP, TURN, ROWS = 2, 5, 3
 
 
 class Program(NamedTuple):
@@ -83,18 +84,28 @@ def in_turns(steppers: dict[str, Callable], steps: int) -> dict[str, list[float]
     return times
 
 
-def in_a_row(launch: Callable, wait: Callable, steps: int) -> float:
-    """Returns the seconds a call of many that are waited for together.
+def in_rows(
+    steppers: dict[str, tuple[Callable, Callable]], steps: int
+) -> dict[str, float]:
+    """Returns the seconds a call of so many that are waited for together, by turns.
 
     As training waits: a host that is ahead of its device costs nothing.
+
+    Args:
+      steppers: what starts a step, and what waits for all that were started.
     """
-    seconds_of(launch, WARM_UP)
-    wait()
-    start = time.perf_counter()
-    for _ in range(steps):
-        launch()
-    wait()
-    return (time.perf_counter() - start) / steps
+    times: dict[str, list[float]] = {name: [] for name in steppers}
+    order = random.Random(0)
+    for name in order.sample(ROWS * list(steppers), ROWS * len(steppers)):
+        launch, wait = steppers[name]
+        seconds_of(launch, WARM_UP)
+        wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            launch()
+        wait()
+        times[name].append((time.perf_counter() - start) / steps)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def matrix_peak(dtype) -> tuple[float, float]:
