@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import timed_step  # beside this file
+import timed_step  # this and step_record are beside this file
+from step_record import OURS
 
 from radiovae_jax import experiment
 
@@ -63,7 +64,7 @@ def raced(
         make, given, kind = _maker(config, ours, adversarial=adversarial)
     start = time.perf_counter()
     first = jax.device_get(ours.step())
-    found = Raced({}, given, {}, {"radiovae_jax": time.perf_counter() - start}, {})
+    found = Raced({}, given, {}, {OURS: time.perf_counter() - start}, {})
     for name, mode in modes.items():
         start, trainer = time.perf_counter(), None
         try:
