@@ -35,10 +35,6 @@ from radiovae_jax.train_step import TrainState
 
 ConfigDict = ml_collections.ConfigDict
 
-# Of the initial state: its hundred draws run once, and XLA took as long to compile them
-# for a CPU as the step. The numbers are the same.
-COMPILED_SOON = {"xla_backend_optimization_level": 1}
-
 
 def compile_all(
     config: ConfigDict, built: Experiment, mesh, state_places: TrainState
@@ -147,8 +143,7 @@ class Setup(NamedTuple):
     val_data: sources.Source | None
     batches: pipeline.TrainBatches
     built: Experiment
-    init: Callable  # key -> the state at step 0
-    fresh: TrainState  # its shapes, and where each array lies
+    fresh: TrainState  # shapes of the state, and where each array lies
     compiled: Compiled
 
 
@@ -178,7 +173,6 @@ def set_up(config: ConfigDict) -> Setup:
         val_data=val_data,
         batches=batches,
         built=built,
-        init=init,
         fresh=fresh,
         compiled=compile_all(config, built, mesh, places(fresh)),
     )
@@ -248,12 +242,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     # Checkpoints are of whole arrays: any mesh reads what any other wrote.
     restored, rollbacks = checkpoints.restore_latest(setup.fresh), 0
     if restored is None:
-        init = jax.jit(
-            setup.init,
-            out_shardings=places(setup.fresh),
-            compiler_options=COMPILED_SOON if jax.default_backend() == "cpu" else None,
+        state = experiment.drawn_state(
+            config, setup.built, init_key, places(setup.fresh)
         )
-        state = init(init_key)
         if start_from is not None:
             state = warm_start.start(state, start_from)
     else:

@@ -42,9 +42,7 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     key = jax.random.key(config.seed)
     like = jax.eval_shape(lambda key: experiment.init_state(config, built, key), key)
     places = sharding.of_state(like, mesh)
-    state = jax.jit(
-        lambda key: experiment.init_state(config, built, key), out_shardings=places
-    )(key)
+    state = experiment.drawn_state(config, built, key, places)
     batches = pipeline.train_batches(
         source, batch_size=config.train.batch_size, seed=0, augment="none"
     )

@@ -30,7 +30,7 @@ def build(perceptual_weight=0.0, *, train=(), optimizer=(), **loss):
         networks=built.networks._replace(perceptual=mean_square),
         settings=built.settings._replace(perceptual_weight=perceptual_weight),
     )
-    state = tiny.state(config, built)
+    state = experiment.drawn_state(config, built, jax.random.key(0))
     # Large enough for d_weight to stay below its clamp.
     state = state._replace(
         step=jnp.asarray(5),

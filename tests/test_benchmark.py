@@ -227,6 +227,8 @@ def test_what_it_would_time_as_something_else_is_refused_at_once(tmp_path):
     data = refused("--data", "--out=", program=("-c", BARE), PYTHONPATH=".")
     assert "--data needs grain" in data
     pytest.importorskip("diffusers")
+    nothing = refused("--peer=torch", "--noeager", "--nocompiled", "--out=")
+    assert "leave out one of them" in nothing
     if CORES != "1":
         threads = refused("--peer=torch", "--out=", OMP_NUM_THREADS="1")
         assert f"XLA takes {CORES} cores and PyTorch 1 threads" in threads

@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -24,7 +25,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
     config = tiny.config(folder / "city")
     built = experiment.build(config, datasets.open_data(config, "val").shape)
-    state = tiny.state(config, built)
+    state = experiment.drawn_state(config, built, jax.random.key(0))
     run_folder.claim(folder / "run", config)
     checkpoints = Checkpoints(folder / "run")
     checkpoints.save(state._replace(step=jnp.int32(1)), {}, None)

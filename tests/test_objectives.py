@@ -58,7 +58,7 @@ def trained(config, split: str) -> list[dict]:
     """Returns the logs of a training without discriminator."""
     source = datasets.open_data(config, split)
     built = experiment.build(config, source.shape)
-    state = tiny.state(config, built)
+    state = experiment.drawn_state(config, built, jax.random.key(0))
 
     @jax.jit
     def step(state, raw):

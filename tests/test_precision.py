@@ -29,7 +29,7 @@ def networks(tmp_path_factory):
     config = tiny.config(tmp_path_factory.mktemp("data") / "city")
     config.train.dtype = "bfloat16"
     built = experiment.build(config, (32, 32, 1))
-    return built, tiny.state(config, built)
+    return built, experiment.drawn_state(config, built, jax.random.key(0))
 
 
 X = jnp.zeros((2, 32, 32, 1))

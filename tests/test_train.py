@@ -85,11 +85,7 @@ def test_the_discriminator_does_not_move_before_disc_start(city, unbroken, tmp_p
     state, _ = saved(tmp_path, config)
     init_key, _, _ = jax.random.split(jax.random.key(config.seed), 3)
     built = experiment.build(config, (32, 32, 1))
-    init = jax.jit(
-        lambda key: experiment.init_state(config, built, key),
-        compiler_options=train.COMPILED_SOON,  # whatever this file's runs have
-    )
-    fresh = init(init_key)
+    fresh = experiment.drawn_state(config, built, init_key)
     for part in ("disc_params", "disc_stats", "disc_opt_state"):
         jax.tree.map(
             np.testing.assert_array_equal, getattr(state, part), getattr(fresh, part)

@@ -1,13 +1,11 @@
 """A run small enough for tests: seconds, not minutes, of compilation and of steps."""
 
-import functools
 import pathlib
 import runpy
 
-import jax
 import ml_collections
 
-from radiovae_jax import experiment, objectives, train_step
+from radiovae_jax import objectives
 
 # The base objective, as the configs have it.
 BASE = objectives.Objective(
@@ -25,14 +23,6 @@ def read(name: str, variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a file in configs/."""
     get_config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]
     return get_config(variant) if variant else get_config()
-
-
-def state(config, built) -> train_step.TrainState:
-    """Returns the state at step 0, compiled at once and not drawn array by array."""
-    init = functools.partial(experiment.init_state, config, built)
-    # A hundred generators of random numbers that run once.
-    quickly = {"xla_backend_optimization_level": "0"}
-    return jax.jit(init, compiler_options=quickly)(jax.random.key(0))
 
 
 def config(city: pathlib.Path, **train) -> ml_collections.ConfigDict:

@@ -113,6 +113,11 @@ def check(config) -> None:
     if PEER.value == "none":
         timed_step.check_plain(config, {})
         return
+    if not modes():
+        raise ValueError(
+            "--peer torch with --noeager and --nocompiled leaves nothing to time "
+            "beside ours; leave out one of them, or --peer"
+        )
     import torch
 
     if (backend == "gpu") != torch.cuda.is_available():
@@ -208,7 +213,8 @@ def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ou
     built = experiment.build(config, shape)
     maps = (config.train.batch_size, *shape)
     gray = np.random.default_rng(0).integers(0, 256, maps, dtype=np.uint8)
-    raw, state = {"gray": jax.device_put(gray)}, timed_step.init_state(config, built)
+    raw = {"gray": jax.device_put(gray)}
+    state = experiment.drawn_state(config, built, jax.random.key(1))
     return {
         name: timed_step.Ours(
             config, built, raw, state, adversarial=adversarial, **kind

@@ -98,13 +98,6 @@ def step_of(built, settings, *, adversarial: bool):
     return step
 
 
-def init_state(config, built) -> train_step.TrainState:
-    """Returns a fresh state; compiling its draws takes as long as the step's."""
-    return jax.jit(lambda key: experiment.init_state(config, built, key))(
-        jax.random.key(1)
-    )
-
-
 class Ours:
     """Our step of one phase: `step()` takes one and waits for it.
 
