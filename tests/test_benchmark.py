@@ -8,8 +8,13 @@ import subprocess
 import sys
 
 import command
+import jax
+import numpy as np
 import pytest
+import tiny
 import tool
+
+from radiovae_jax import experiment
 
 CORES = str(len(os.sched_getaffinity(0)))
 TINY = (
@@ -20,10 +25,11 @@ TINY = (
     "--config.data.image_size=16",
     "--steps=1",
 )
-# What a peer would do in vain without being found out by its losses: lose half of the
-# trunk's gradient on the way back, or take steps of half the length.
+# Peers that are not timed, by what is said of them. The first two would not be found
+# out by their losses: half of the trunk's gradient is lost on the way back, or steps
+# have half the length.
 WRONG = {
-    "ae_grad_norm": """
+    "in the first step (ae_grad_norm)": """
 import torch_networks
 right = torch_networks.Trunk.forward
 def forward(self, x, noise):
@@ -31,12 +37,18 @@ def forward(self, x, noise):
     return h.detach() + 0.5 * (h - h.detach()), mean, logvar
 torch_networks.Trunk.forward = forward
 """,
-    "ae_update_norm": """
+    "in the first step (ae_update_norm)": """
 import torch
 right = torch.optim.AdamW.__init__
 def init(self, weights, lr, **more):
     right(self, weights, lr=0.5 * lr, **more)
 torch.optim.AdamW.__init__ = init
+""",
+    "CUDA out of memory": """
+import torch_peer
+def step(self, *given):
+    raise RuntimeError("CUDA out of memory")
+torch_peer.Peer.step = step
 """,
 }
 RUN = """
@@ -131,8 +143,8 @@ def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", WRONG)
-def test_a_peer_that_does_other_work_is_not_timed_and_ours_is(tmp_path, number):
+@pytest.mark.parametrize("reason", WRONG)
+def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason):
     pytest.importorskip("diffusers")
     out = tmp_path / "record.json"
     done = benchmark(
@@ -141,13 +153,50 @@ def test_a_peer_that_does_other_work_is_not_timed_and_ours_is(tmp_path, number):
         "--noparts",
         "--phase=autoencoder",
         f"--out={out}",
-        program=("-c", f"import sys; sys.path[:0] = ['tools']{WRONG[number]}{RUN}"),
+        program=("-c", f"import sys; sys.path[:0] = ['tools']{WRONG[reason]}{RUN}"),
     )
     assert done.returncode == 1
-    assert f"in the first step ({number})" in done.stderr, done.stderr
+    assert reason in done.stderr, done.stderr
     found = json.loads(out.read_text())["phases"]["autoencoder"]
     assert set(found["step_seconds"]) == {"radiovae_jax"}
     assert set(found["not_timed"]) == {"torch, eager"}
+
+
+@pytest.mark.slow
+def test_data_and_profile(tmp_path):
+    out = tmp_path / "record.json"
+    done = benchmark(
+        "--data",
+        f"--config.data.root={tmp_path / 'city'}",
+        "--config.data.synthetic.maps=10",
+        "--config.data.synthetic.size=16",
+        f"--trace={tmp_path / 'profile'}",
+        "--noparts",
+        "--phase=autoencoder",
+        f"--out={out}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["data_images_per_second"] > 0
+    assert list((tmp_path / "profile" / "autoencoder").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_the_fixed_weight_is_fixed(tools):
+    config = tiny.read("quickstart")
+    config.autoencoder.update(ch_mult=(1,), num_res_blocks=1, resolution=(16, 16))
+    config.data.image_size = 16
+    config.loss.update(disc_start=0, disc_ndf=8, disc_num_layers=1, disc_weight=0.5)
+    built = experiment.build(config, (16, 16, 1))
+    raw = {"gray": np.arange(512, dtype=np.uint8).reshape(2, 16, 16, 1)}
+    state = experiment.drawn_state(config, built, jax.random.key(1))
+    weights = [
+        tools["timed_step"]
+        .Ours(config, built, raw, state, adversarial=True, fixed_weight=fixed)
+        .step()["d_weight"]
+        for fixed in (True, False)
+    ]
+    assert weights[0] == 0.5
+    assert weights[1] != 0.5
 
 
 @pytest.mark.slow
@@ -161,7 +210,7 @@ def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
 @pytest.fixture(scope="module")
 def tools():
     """The benchmark's modules: what they import is beside them."""
-    names = ("step_record", "peers", "timing")
+    names = ("step_record", "peers", "timing", "timed_step")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tool.TOOLS)
         yield {name: tool.load(name) for name in names}

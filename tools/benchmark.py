@@ -120,6 +120,11 @@ def check(config) -> None:
         )
     import torch
 
+    if backend not in ("cpu", "gpu"):
+        raise ValueError(
+            f"JAX runs on {backend}, where PyTorch does not: no comparison; leave out "
+            "--peer"
+        )
     if (backend == "gpu") != torch.cuda.is_available():
         raise ValueError(
             f"JAX runs on {backend} and PyTorch "
@@ -150,13 +155,7 @@ def measure(config, phase: str) -> dict[str, Any]:
     race = peers.raced(config, programs[released], modes(), adversarial=adversarial)
     for name, reason in race.not_timed.items():
         logging.warning("%s is not timed: %s", name, reason)
-    steppers = {name: program.step for name, program in programs.items()}
-    rows = {OURS: (programs[OURS].launch, programs[OURS].wait)}
-    for name, trainer in race.trainers.items():
-        steppers[name] = functools.partial(trainer.waited_step, *race.given)
-        rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
-    times = timing.in_turns(steppers, STEPS.value)
-    found = step_record.speeds(times, race.trainers, released)
+    found = step_times(programs, race, released)
     program = programs[OURS].program
     planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
     allocated = {name: t.peak_bytes(*race.given) for name, t in race.trainers.items()}
@@ -177,13 +176,30 @@ def measure(config, phase: str) -> dict[str, Any]:
         "first_step_differs_by": race.apart,
         "not_timed": race.not_timed,
         **found,
-        "in_a_row_seconds": timing.in_rows(rows, min(ROW, STEPS.value)),
         **step_record.floors(
             program, found["step_seconds"][OURS], batch, peak, bandwidth
         ),
         "peak_bytes": planned | allocated,
         "uncounted": program.uncounted,
         "parts_seconds": parts,
+    }
+
+
+def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
+    """Returns the record of the times of ours and of the peers, by turns.
+
+    Args:
+      released: which of our programs does what the peers do.
+    """
+    steppers = {name: program.step for name, program in programs.items()}
+    rows = {OURS: (programs[OURS].launch, programs[OURS].wait)}
+    for name, trainer in race.trainers.items():
+        steppers[name] = functools.partial(trainer.waited_step, *race.given)
+        rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
+    times = timing.in_turns(steppers, STEPS.value)
+    return {
+        **step_record.speeds(times, race.trainers, released),
+        "in_a_row_seconds": timing.in_rows(rows, min(ROW, STEPS.value)),
     }
 
 
@@ -257,6 +273,7 @@ def main(argv: list[str]) -> None:
             record["phases"][phase] = measure(config, phase)
             print(step_record.table(phase, record["phases"][phase]), flush=True)
             keep(record, out)
+            peers.release()
         if OUT.value:
             print(f"record: {out}")
         missed = {

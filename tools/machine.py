@@ -38,7 +38,7 @@ def described(torch_mode: str) -> dict[str, Any]:
     """
     found = versions() | {
         "device": jax.devices()[0].device_kind,
-        "platform": jax.devices()[0].client.platform_version.splitlines()[0],
+        "platform": " ".join(jax.devices()[0].client.platform_version.split()),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
     }

@@ -1,6 +1,8 @@
 """PyTorch's trainers made like ours, and the first steps of all compared."""
 
 import functools
+import gc
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -73,7 +75,8 @@ def raced(
             apart, number = difference(first, logs)  # reading them waits for the device
         except RuntimeError as error:  # out of memory; or nothing to compile with
             found.not_timed[name] = str(error).partition("\n")[0]
-            trainer = None  # what it holds of a GPU is wanted by the next
+            trainer = None
+            release()  # for the next
             continue
         found.first_seconds[name] = time.perf_counter() - start
         found.apart[name] = apart
@@ -85,6 +88,13 @@ def raced(
         else:
             found.trainers[name] = trainer
     return found
+
+
+def release() -> None:
+    """Gives back what PyTorch keeps of a GPU's memory for trainers that are gone."""
+    gc.collect()  # compiled ones refer to themselves
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def _maker(
@@ -107,7 +117,6 @@ def _maker(
         eps=o.eps,
         weight_decay=o.weight_decay,
         clip_norm=o.clip_norm,
-        fresh_reconstruction=True,  # the released order, whatever ours does
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = experiment.compute_dtype(config.train.dtype).name

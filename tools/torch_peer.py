@@ -33,7 +33,6 @@ class Settings(NamedTuple):
     eps: float
     weight_decay: float
     clip_norm: float  # 0: no clipping
-    fresh_reconstruction: bool
 
 
 class Peer:
@@ -131,7 +130,7 @@ class Peer:
             logs |= {"g_loss": g, "d_weight": d_weight}
         self.update("ae", self.opt, self.weights, total)
         if self.adversarial:
-            logs["disc_loss"] = self.discriminate(x, recon, fresh_noise)
+            logs["disc_loss"] = self.discriminate(x, fresh_noise)
         return {name: value.detach() for name, value in logs.items()}
 
     def wait(self) -> None:
@@ -194,9 +193,8 @@ class Peer:
         networks = self.networks().items()
         return {f"{n}_grad_norm": _clip(w, unbounded) for n, w in networks}
 
-    def discriminate(self, x, recon, fresh_noise):
-        if self.settings.fresh_reconstruction:
-            recon, *_ = self.reconstruct(x, fresh_noise)
+    def discriminate(self, x, fresh_noise):
+        recon, *_ = self.reconstruct(x, fresh_noise)
         real, fake = self.judge(x), self.judge(recon.detach())
         hinge = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         loss = 0.5 * self.settings.disc_factor * hinge
