@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import types
+import weakref
 
 import command
 import jax
@@ -248,6 +250,26 @@ def test_the_first_steps_are_compared_by_the_worst_number(tools):
     apart, number = difference(ours, {"g_loss": 3e-4})
     assert apart == pytest.approx(2e-3)
     assert difference(ours, {"nll_loss": math.nan}) == (math.inf, "nll_loss")
+
+
+def test_a_peer_that_failed_is_gone_when_the_next_is_made(tools, monkeypatch):
+    made = []
+
+    class Peer:
+        def first_step(self):
+            raise RuntimeError("CUDA out of memory")
+
+    def make(mode):
+        assert all(peer() is None for peer in made)  # it holds a GPU's memory
+        peer = Peer()
+        made.append(weakref.ref(peer))
+        return peer
+
+    peers = tools["peers"]
+    monkeypatch.setattr(peers, "_maker", lambda *a, **k: (make, [], "float32"))
+    ours = types.SimpleNamespace(step=dict)
+    found = peers.raced(None, ours, {"a": "", "b": ""}, adversarial=False)
+    assert len(made) == len(found.not_timed) == 2
 
 
 def test_all_are_timed_as_often_and_in_rows(tools):

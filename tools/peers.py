@@ -68,15 +68,15 @@ def raced(
     first = jax.device_get(ours.step())
     found = Raced({}, given, {}, {OURS: time.perf_counter() - start}, {})
     for name, mode in modes.items():
-        start, trainer = time.perf_counter(), None
+        trainer = None
+        release()  # here, for its error holds one that failed until it is handled
+        start = time.perf_counter()
         try:
             trainer = make(mode)
             logs = trainer.first_step(*given)
             apart, number = difference(first, logs)  # reading them waits for the device
         except RuntimeError as error:  # out of memory; or nothing to compile with
             found.not_timed[name] = str(error).partition("\n")[0]
-            trainer = None
-            release()  # for the next
             continue
         found.first_seconds[name] = time.perf_counter() - start
         found.apart[name] = apart
