@@ -297,6 +297,12 @@ def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> Trai
     return new_state(config, experiment, params, disc)
 
 
+def state_shapes(config: ConfigDict, experiment: Experiment) -> TrainState:
+    """Returns the state as shapes and dtypes; nothing is computed."""
+    init = functools.partial(init_state, config, experiment)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
 def drawn_state(
     config: ConfigDict,
     experiment: Experiment,

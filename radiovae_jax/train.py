@@ -164,8 +164,7 @@ def set_up(config: ConfigDict) -> Setup:
         val_data = datasets.open_outlined(config, config.data.val_split)
     built = on_devices(experiment.build(config, train_data.shape), mesh)
     batches = datasets.train_batches(config, train_data)
-    init = functools.partial(experiment.init_state, config, built)
-    shapes = jax.eval_shape(init, jax.random.key(config.seed))
+    shapes = experiment.state_shapes(config, built)
     fresh = sharding.placed(shapes, sharding.of_state(shapes, mesh))
     return Setup(
         mesh=mesh,

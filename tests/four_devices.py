@@ -40,8 +40,7 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     devices = np.asarray(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
     mesh = Mesh(devices, sharding.AXES)
     key = jax.random.key(config.seed)
-    like = jax.eval_shape(lambda key: experiment.init_state(config, built, key), key)
-    places = sharding.of_state(like, mesh)
+    places = sharding.of_state(experiment.state_shapes(config, built), mesh)
     state = experiment.drawn_state(config, built, key, places)
     batches = pipeline.train_batches(
         source, batch_size=config.train.batch_size, seed=0, augment="none"
@@ -61,8 +60,7 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
 
 def shapes(config, built) -> dict[str, list[tuple[int, ...]]]:
     """Returns the shapes of the arrays of every field of the state."""
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: experiment.init_state(config, built, key), key)
+    state = experiment.state_shapes(config, built)
     return {
         name: [leaf.shape for leaf in jax.tree.leaves(field)]
         for name, field in state._asdict().items()

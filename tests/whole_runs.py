@@ -9,9 +9,7 @@ from radiovae_jax.checkpoint import Checkpoints
 def shapes(config):
     """Returns a state of the config as shapes on one device."""
     built = experiment.build(config, (32, 32, 1))
-    state = jax.eval_shape(
-        lambda key: experiment.init_state(config, built, key), jax.random.key(0)
-    )
+    state = experiment.state_shapes(config, built)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), state

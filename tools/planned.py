@@ -74,7 +74,7 @@ def compiled(config, gpu: Gpu, *, adversarial: bool):
     built = experiment.build(config, shape)
     step = timed_step.step_of(built, built.settings, adversarial=adversarial)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda key: experiment.init_state(config, built, key), key)
+    state = experiment.state_shapes(config, built)
     gray = jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.uint8)
     given = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
