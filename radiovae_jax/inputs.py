@@ -1,0 +1,248 @@
+"""Input files, checked before they are read: paths, JSON, NPY, npz, names to show.
+
+What a user gives may be no file, another kind of file, damaged, or a promise of more
+memory than there is. Each is one ValueError or OSError that names the file.
+"""
+
+import io
+import json
+import math
+import os
+import pathlib
+import stat
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Path = str | os.PathLike[str]
+
+MOST_JSON = 2**26  # bytes
+MOST_ARRAY = 2**33  # bytes of one array
+NAME_LETTERS = 80  # of a name that is shown
+# What stands for other bytes than a picture's or an array's, at the start of a file.
+LFS = b"version https://git-lfs"
+HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+def local(path: Path, what: str) -> pathlib.Path:
+    """Returns a path of this machine; ~ is the home folder.
+
+    Args:
+      what: the flag or field that names it.
+
+    Raises:
+      ValueError: the address of another machine's file, gs:// say.
+    """
+    if "://" in os.fspath(path):
+        raise ValueError(
+            f"{what}={os.fspath(path)}: files are read and written on this machine's "
+            "file systems alone; copy them here, or mount the bucket as a folder"
+        )
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise ValueError(f"{what}={os.fspath(path)}: {error}") from error
+
+
+def check_file(path: pathlib.Path, *, remedy: str) -> None:
+    """Checks that a path is a regular file with the content that its name promises.
+
+    Args:
+      remedy: what to do where it is not; the end of the message.
+
+    Raises:
+      FileNotFoundError: it does not exist.
+      OSError: it may not be read.
+      ValueError: a folder, pipe or device; empty; a Git LFS pointer; a web page.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; {remedy}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+        raise ValueError(f"{path} is {kind}, expected a file; {remedy}")
+    if not status.st_size:
+        raise ValueError(f"{path} is empty; {remedy}")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(LFS):
+        raise ValueError(
+            f"{path} is a Git LFS pointer and holds no data: run `git lfs pull` where "
+            "it was cloned, or download the file itself"
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(HTML):
+        raise ValueError(
+            f"{path} is a web page saved under that name: a download that needed a "
+            f"login, or ended in an error page; {remedy}"
+        )
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object; a byte order mark is skipped.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no JSON, no object, too large or too deeply nested.
+    """
+    path = pathlib.Path(path)
+    check_file(path, remedy=remedy)
+    size = path.stat().st_size
+    if size > MOST_JSON:
+        raise ValueError(f"{path} has {size} bytes, too many for a JSON; {remedy}")
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise ValueError(f"{path} is damaged: no JSON ({error}); {remedy}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply; {remedy}") from None
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise ValueError(f"{path} holds a {found}, expected a JSON object; {remedy}")
+    return content
+
+
+def npy_header(
+    file: io.BufferedIOBase, size: int, what: str
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns (shape, dtype) of an NPY, without reading its numbers.
+
+    Args:
+      file: at its start; left behind the header.
+      size: bytes of the file.
+      what: its name in messages.
+
+    Raises:
+      ValueError: no NPY, one of Python objects or of a type that is not portable, or
+        one whose header and size do not agree.
+    """
+    version = np.lib.format.read_magic(file)
+    readers: dict[tuple[int, int], Callable] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"{what} is an NPY of version {version}, expected 1.0 or 2.0")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject or dtype.fields:
+        raise ValueError(f"{what} holds Python objects or records, expected numbers")
+    if dtype.char in "gG":
+        raise ValueError(
+            f"{what} holds {dtype} (long double), which differs between machines; save "
+            "it as float32 or float64"
+        )
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > MOST_ARRAY:
+        raise ValueError(f"{what} promises {promised / 2**30:.3g} GiB in one array")
+    if file.tell() + promised != size:
+        raise ValueError(
+            f"{what} is truncated, or its header is damaged: it promises {promised} "
+            f"bytes of numbers and holds {size - file.tell()}"
+        )
+    return shape, dtype
+
+
+def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
+    """Reads an array of numbers; its size is checked before memory is taken.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no NPY, or one that `npy_header` refuses.
+    """
+    check_file(path, remedy=remedy)
+    try:
+        with path.open("rb") as file:
+            npy_header(file, path.stat().st_size, str(path))
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ValueError(_as_one(path, "NPY file", error, remedy)) from error
+
+
+def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:
+    """Checks a zip's members: their method, and their bytes against their checksums.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no zip; encrypted, compressed otherwise, or damaged.
+    """
+    check_file(path, remedy=remedy)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.flag_bits & 1:
+                    raise ValueError(f"{member.filename} is encrypted")
+                if member.file_size > MOST_ARRAY:
+                    raise ValueError(
+                        f"{member.filename} promises {member.file_size / 2**30:.3g} GiB"
+                    )
+            damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"{damaged} does not match its checksum")
+    except (ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(_as_one(path, what, error, remedy)) from error
+    except (zipfile.BadZipFile, zlib.error, OverflowError) as error:
+        raise ValueError(_as_one(path, what, error, remedy)) from error
+
+
+def read_npz(
+    path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of an npz; checksums and sizes are checked before.
+
+    Args:
+      names: of the arrays to read, as far as they are there; none: all.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no npz, damaged, or arrays that `npy_header` refuses.
+    """
+    check_zip(path, what="npz archive", remedy=remedy)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {
+                member.filename.removesuffix(".npy"): member
+                for member in archive.infolist()
+            }
+            wanted = [name for name in names if name in found] if names else found
+            arrays = {}
+            for name in wanted:
+                with archive.open(found[name]) as file:
+                    npy_header(file, found[name].file_size, name)
+                with archive.open(found[name]) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+            return arrays
+    except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
+
+
+def _as_one(path: pathlib.Path, what: str, error: Exception, remedy: str) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason.removeprefix(f"{path} ")
+    return f"{path} is damaged, or no {what} that can be read ({reason}); {remedy}"
+
+
+def printable(name: object, *, letters: int = NAME_LETTERS) -> str:
+    """Returns a name as figures, tables, CSV, pages and terminals can show it.
+
+    Bytes that are no UTF-8 and control characters (line ends, ANSI escapes, marks that
+    turn the direction of writing) become escapes; a long name loses its middle.
+    """
+    # The surrogates of os.fsdecode are bytes that are no UTF-8.
+    text = (
+        str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    )
+    text = "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter)[0] == "C"
+        else letter
+        for letter in text
+    )
+    if len(text) <= letters:
+        return text
+    half = (letters - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
