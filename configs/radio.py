@@ -12,6 +12,7 @@ vgg16_weights.h5 and lpips_lin.h5 in loss.perceptual_weights.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 VARIANTS = ("", "native", "f8")
 
@@ -65,7 +66,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             kl_warmup_steps=10_000,  # linear
             kl_cycles=4,  # cyclical: over the whole training
             kl_ratio=0.5,  # cyclical: share of a cycle that it rises for
+            kl_reduction="same",  # "sum": over entries, mean over images
             free_bits=0.0,  # nats that each latent entry may hold for free
+            free_bits_per="dimension",  # mean over the batch; "entry": of each image
             # Radio terms: "edge", "edge_pinn", "dpm2irt4" (docs: README, losses).
             objective="base",
             # For each objective: weights of (rec, edge, pinn) in the total and in the
@@ -139,10 +142,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             dataset="mnist",  # of tfds_images: any image data set prepared in root
             simulation="DPM",  # IRT2, IRT4, carsDPM, carsIRT2, carsIRT4
             split_scheme="radiounet",
+            split_by="group",  # of a folder: 0_0 and 0_1 together; "file": each
             transmitters=0,  # of each map; 0: all there are
             train_split="train",
             val_split="val",  # "" switches validation off
             image_size=320,  # bilinear; 0: as stored
+            # dB at f = 0, and over the whole scale. None: RadioMapSeer's of itself, the
+            # synthetic city and Sionna; not known of folder and tfds_images: no dB.
+            db_floor=config_dict.placeholder(float),
+            db_span=config_dict.placeholder(float),
             crop=0,  # side of random crops; 0: whole maps
             augment="dihedral",  # "flip", "none"
             threads=8,
@@ -155,6 +163,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         dict(
             steps=150_000,
             init_from="",  # folder of a run whose weights this one starts from
+            extend=False,  # True: more steps or other rates for a run that is there
             stop_at=0,  # > 0: save and end there; the same command goes on later
             batch_size=8,  # over all devices
             accumulate_steps=1,  # parts that a batch is gone through in, for memory

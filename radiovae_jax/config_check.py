@@ -54,6 +54,9 @@ def sequence(rule: Rule, *, shortest: int) -> Rule:
 
 ANY_NUMBER = real(-float("inf"))
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
+NUMBER_OR_NONE = Rule(
+    lambda v: v is None or ANY_NUMBER.allows(v), "a number, or None for the source's"
+)
 YES_NO = Rule(lambda v: isinstance(v, bool), "True or False")
 SIDE = whole(1)
 SIZE = Rule(
@@ -108,7 +111,9 @@ FIELDS: dict[str, Any] = {
         kl_warmup_steps=whole(0),
         kl_cycles=whole(1),
         kl_ratio=real(1e-6, 1),
+        kl_reduction=one_of("same", "sum"),
         free_bits=real(0),
+        free_bits_per=one_of("dimension", "entry"),
         objective=one_of(*objectives.TERMS),
         objectives={
             name: dict(total=WEIGHTS, balance=WEIGHTS, pixel_weights=WEIGHTS)
@@ -155,6 +160,9 @@ FIELDS: dict[str, Any] = {
         dataset=TEXT,
         simulation=TEXT,
         split_scheme=one_of(*splits.SCHEMES),
+        split_by=one_of(*splits.SPLIT_BY),
+        db_floor=NUMBER_OR_NONE,
+        db_span=NUMBER_OR_NONE,
         transmitters=whole(0),
         train_split=TEXT,
         val_split=TEXT,
@@ -170,6 +178,7 @@ FIELDS: dict[str, Any] = {
     "train": dict(
         steps=whole(1),
         init_from=TEXT,
+        extend=YES_NO,
         stop_at=whole(0),
         batch_size=whole(1),
         accumulate_steps=whole(1),
@@ -209,6 +218,13 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
     data, train, objective = config.data, config.train, config.loss.objective
     if "autoencoder" not in config.ema.of:
         yield "ema.of must hold 'autoencoder': validation judges its average"
+    if (data.db_floor is None) != (data.db_span is None):
+        yield (
+            f"data.db_floor={data.db_floor} and data.db_span={data.db_span}: give both "
+            "(dB at f = 0, and dB over the whole scale) or none"
+        )
+    elif data.db_span is not None and data.db_span < 0:
+        yield f"data.db_span={data.db_span:g} must be a number from 0; 0: no dB"
     if data.crop and data.image_size:
         yield (
             "data.crop and data.image_size exclude each other: crops would be seen at "

@@ -6,7 +6,7 @@ Beside experiment.py, which makes functions and arrays and needs no data library
 import jax
 import ml_collections
 
-from radiovae_jax.data import pipeline, radiomapseer, sources
+from radiovae_jax.data import pipeline, radiomap, radiomapseer, sources
 from radiovae_jax.data.sources import Source
 
 ConfigDict = ml_collections.ConfigDict
@@ -52,6 +52,15 @@ def open_outlined(config: ConfigDict, split: str) -> Source:
         return open_data(config, split, also=("buildings",))
     except (FileNotFoundError, ValueError):
         return open_data(config, split)
+
+
+def db_range(config: ConfigDict) -> radiomap.DbRange:
+    """Returns what f is in dB: as the config says, or as the source has it."""
+    data = config.data
+    if data.db_span is not None:
+        return radiomap.DbRange(data.db_floor, data.db_span)
+    plain = data.source in ("folder", "tfds_images")
+    return radiomap.NO_DB if plain else radiomap.RADIOMAPSEER_DB
 
 
 def train_batches(config: ConfigDict, source: Source) -> pipeline.TrainBatches:

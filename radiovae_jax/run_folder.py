@@ -17,10 +17,13 @@ from radiovae_jax.models.autoencoder import AutoencoderKL
 FREE = (
     "autoencoder.remat",
     "autoencoder.attention_chunk",
+    "data.db_floor",
+    "data.db_span",
     "data.root",
     "data.threads",
     "data.prefetch",
     "loss.perceptual_weights",
+    "train.extend",
     "train.fsdp",
     "train.stop_at",
     "train.log_every",
@@ -42,10 +45,15 @@ ADDED = {
     "autoencoder.attention_chunk": 0,
     "autoencoder.remat": False,
     "data.dataset": "mnist",
+    "data.db_floor": None,
+    "data.db_span": None,
+    "data.split_by": "file",
     "loss.feature_matching_weight": 0.0,
     "loss.free_bits": 0.0,
+    "loss.free_bits_per": "dimension",
     "loss.kl_cycles": 4,
     "loss.kl_ratio": 0.5,
+    "loss.kl_reduction": "same",
     "loss.kl_schedule": "constant",
     "loss.kl_warmup_steps": 10_000,
     "loss.lecam_decay": 0.99,
@@ -57,6 +65,7 @@ ADDED = {
     "loss.ssim_weight": 0.0,
     "optimizer.clip_weights": 0.0,
     "train.accumulate_steps": 1,
+    "train.extend": False,
     "train.fsdp": 1,
     "train.histogram_every": 5_000,
     "train.max_skipped": 10,
@@ -66,8 +75,29 @@ ADDED = {
     "train.stop_on_kl_below": 1e-8,
     "train.stop_on_plateau_steps": 0,
 }
+# Of these the configs have other values now: an older run goes on as it began.
+CHANGED = ("data.split_by",)
 # A disk or quota that is full, a file system that turned read-only, a file too large.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def continued(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """Returns the config as a run of an older version goes on with it.
+
+    The run was dealt its maps before `CHANGED` fields were there, so it keeps theirs.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        return config
+    there, old = flat(json.loads(path.read_text())), read_config(workdir)
+    config = config.copy_and_resolve_references()
+    for name in CHANGED:
+        if name not in there:
+            section, field = name.split(".")
+            config[section][field] = old[section][field]
+    return config
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

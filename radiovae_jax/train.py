@@ -222,6 +222,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
       Interrupted: a signal came; what was done is saved.
     """
     workdir = pathlib.Path(workdir)
+    config = run_folder.continued(workdir, config)
     setup = set_up(config)
     start_from = None
     if config.train.init_from and not run_folder.has_checkpoints(workdir):

@@ -181,8 +181,10 @@ def test_a_config_of_version_0_1_gets_the_fields_that_came_later(tmp_path):
     # 90 fields had version 0.1; whoever adds one says there what it did without it.
     assert len(run_folder.flat(old)) == 90
     path.write_text(json.dumps(old))
-    assert run_folder.jsonable(radio) == run_folder.read_config(tmp_path).to_dict()
-    run_folder.claim(tmp_path, radio)
+    begun = run_folder.continued(tmp_path, radio)
+    assert run_folder.jsonable(begun) == run_folder.read_config(tmp_path).to_dict()
+    assert begun.data.split_by == "file" and radio.data.split_by == "group"
+    run_folder.claim(tmp_path, begun)
 
 
 def test_a_torn_line_of_the_log_is_dropped(tmp_path):

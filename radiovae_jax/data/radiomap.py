@@ -13,6 +13,7 @@ Source: Yapar et al. 2022 (arXiv:2212.11777) for the dB range, Levie et al. 2021
 import os
 import pathlib
 import zlib
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,17 @@ from radiovae_jax import whole_files
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
 
-# Path gain in dB at f = 0, and the dB that one unit of f spans.
-DB_FLOOR = -147.0
-DB_SPAN = 100.0
+
+class DbRange(NamedTuple):
+    """What f is in dB: floor + span * f. A span of 0: f has no unit."""
+
+    floor: float
+    span: float
+
+
+RADIOMAPSEER_DB = DbRange(-147.0, 100.0)
+NO_DB = DbRange(0.0, 0.0)
+DB_FLOOR, DB_SPAN = RADIOMAPSEER_DB
 
 MAP_SUFFIXES = (".png", ".npy")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SPLIT_BY = ("group", "file")  # of a plain folder, see split_files
 SPLITS = ("train", "val", "test", "all")
 
 # First and last position (inclusive) of each split in RadioMapSeer's order of maps.
