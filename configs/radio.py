@@ -6,9 +6,9 @@
     python -m radiovae_jax.main --config configs/radio.py:f8        # latents h/8
 
 150,000 steps of batch 8. 55.3 million parameters. The published algorithm done
-right; where it differs from the released trainer (radio_reference.py) is listed in the
-README. LPIPS needs its weights: from the Hugging Face hub, or from a folder with
-vgg16_weights.h5 and lpips_lin.h5 in loss.perceptual_weights.
+right; docs/fidelity.md lists where it differs from the released trainer
+(radio_reference.py). LPIPS needs its weights: from the Hugging Face hub, or from a
+folder with vgg16_weights.h5 and lpips_lin.h5 in loss.perceptual_weights.
 """
 
 import ml_collections

@@ -46,7 +46,11 @@ class Coder(NamedTuple):
 
 
 def load(
-    workdir: pathlib.Path, *, weights: str = "ema", step: int = 0, tiles: str = "auto"
+    workdir: pathlib.Path | str,
+    *,
+    weights: str = "ema",
+    step: int = 0,
+    tiles: str = "auto",
 ) -> Coder:
     """Reads a run.
 
