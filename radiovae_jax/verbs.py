@@ -289,7 +289,10 @@ def frame_of(job: Job, held: MapFile) -> Frame:
     """Decides at which size a file's maps pass, and says what is special about it."""
     stored = held.f.shape[1:3]
     maps = f"maps of {by(stored)}:"
-    frame = coder.frame(job.coder, stored, job.flags.size)
+    try:
+        frame = coder.frame(job.coder, stored, job.flags.size)
+    except ValueError as error:
+        raise ValueError(f"{held.path}: {error}") from error
     if frame.seen != stored:
         job.say_once(f"{maps} resized to {by(frame.seen)} and back")
     elif frame.seen != job.coder.training_size:
