@@ -21,8 +21,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import coder, command_line, latent_files, verbs
-from radiovae_jax.data import mapfiles
+from radiovae_jax import coder, command_line, verbs
+from radiovae_jax.data import mapfiles, radiomap
 
 VERBS = {
     "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
@@ -73,7 +73,7 @@ def parser() -> command_line.Parser:
                 verb, "--seed", 0, 0, "of the noise, default 0", command_line.MAX_SEED
             )
             words = "pixels of a side, default the training's"
-            _at_least(verb, "--side", 0, 0, words, math.isqrt(latent_files.MOST_PIXELS))
+            _at_least(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
         if name == "interpolate":
             _at_least(
                 verb, "--steps", 2, 8, "number of maps, default 8, both ends included"
@@ -160,6 +160,11 @@ def use(flags: argparse.Namespace) -> None:
         raise ValueError(
             f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
             "maps of this run; take --format=npy"
+        )
+    if flags.unit == "db" and not run.db.span:
+        raise ValueError(
+            f"--unit=db: the maps of {run.description} have no unit in dB "
+            "(data.db_floor, data.db_span); take --unit=f"
         )
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))

@@ -1,7 +1,6 @@
 """Checkpoints through Orbax: asynchronous, the latest ones and the best one kept."""
 
 import contextlib
-import json
 import math
 import pathlib
 from typing import Any
@@ -14,7 +13,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from radiovae_jax import checksums, distributed, orbax_errors
+from radiovae_jax import checksums, distributed, inputs, orbax_errors
 from radiovae_jax.train_step import TrainState
 
 BEST_METRIC = "nmse"
@@ -137,8 +136,8 @@ def _judged(folder: pathlib.Path) -> dict[int, float | None]:
         if not step.isdigit():
             continue
         try:
-            judged[int(step)] = _nmse(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError, OverflowError):
+            judged[int(step)] = _nmse(inputs.read_json(path, remedy=""))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             judged[int(step)] = None
     return judged
 

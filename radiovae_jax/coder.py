@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import config_check, run_folder, tiling
+from radiovae_jax import config_check, datasets, run_folder, tiling
 from radiovae_jax.data import radiomap
-from radiovae_jax.data.batch import resize, resize_back
+from radiovae_jax.data.batch import resize, resize_back, resized
 from radiovae_jax.models.posterior import DiagonalGaussian
 from radiovae_jax.types import Array, Image, Latent
 
@@ -42,6 +42,7 @@ class Coder(NamedTuple):
     image_size: int  # that the training resized to; 0: none
     training_size: tuple[int, int]
     size_field: str  # of the config, that says so
+    db: radiomap.DbRange  # what f is in dB
     description: str
 
 
@@ -101,6 +102,7 @@ def load(
         image_size=config.data.image_size,
         training_size=(side, side) if isinstance(side, int) else tuple(side),
         size_field=size_field,
+        db=datasets.db_range(config),
         description=f"{workdir}, step {step}, {weights} weights",
     )
 
@@ -112,11 +114,13 @@ def frame(coder: Coder, stored: tuple[int, int], size: str) -> Frame:
       stored: (height, width) of the map.
       size: "training" resizes as the training and the evaluation do; "stored" does not;
         "auto" is "training" for square maps up to twice its size, else "stored".
+
+    Raises:
+      ValueError: a map that is not square and would be squashed.
     """
-    side = coder.image_size
-    near = stored[0] == stored[1] and stored[0] <= RESIZED * side
-    if side and (size == "training" or (size == "auto" and near)):
-        return Frame(stored, (side, side))
+    near = stored[0] == stored[1] and stored[0] <= RESIZED * coder.image_size
+    if size == "training" or (size == "auto" and near):
+        return Frame(stored, resized(*stored, coder.image_size))
     return Frame(stored, stored)
 
 

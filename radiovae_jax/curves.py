@@ -4,7 +4,6 @@ What a line of metrics.jsonl does not hold (an older run, no validation, a value
 was not finite) is simply no point of its curve.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import logbook
+from radiovae_jax import inputs, logbook
 
 # What only the discriminator's phase gives a meaning; logged as 0 before it.
 ADVERSARIAL = frozenset(
@@ -87,14 +86,15 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
             f"{workdir} is not the folder of a run: it has no config.json; give the "
             "--workdir of a training"
         )
+    remedy = "put the run's config back, or give another --workdir"
+    config = inputs.read_json(path, remedy=remedy)
     try:
-        config = json.loads(path.read_text())
         for section, field in NEEDED:
             config[section][field] + 0  # a number
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged, or no run's ({type(error).__name__}: {error}); put "
-            "the run's config back, or give another --workdir"
+            f"{path} is damaged, or no run's ({type(error).__name__}: {error}); "
+            + remedy
         ) from error
     return config
 

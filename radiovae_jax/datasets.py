@@ -40,6 +40,7 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         "synthetic": dict(
             city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
         ),
+        "sionna": dict(fields=fields, db=db_range(config)),
         "tfds_images": dict(name=data.dataset, fields=fields),
     }
     chosen = options.get(data.source, dict(fields=fields))

@@ -34,7 +34,7 @@ from radiovae_jax import (
 )
 from radiovae_jax.comparison import SCALES
 from radiovae_jax.data import radiomap, sources
-from radiovae_jax.data.batch import resize
+from radiovae_jax.data.batch import resize, resized
 from radiovae_jax.measure import Measured, measure
 from radiovae_jax.models import lpips
 
@@ -167,8 +167,7 @@ def open_with_regions(
 
 
 def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int]:
-    side = config.data.image_size
-    return (side, side, stored[2]) if side else tuple(stored)
+    return (*resized(*stored[:2], config.data.image_size), stored[2])
 
 
 def perceptual(

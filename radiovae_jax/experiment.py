@@ -21,7 +21,7 @@ from radiovae_jax import (
     sharding,
     train_step,
 )
-from radiovae_jax.data.batch import to_batch
+from radiovae_jax.data.batch import resized, to_batch
 from radiovae_jax.models import lpips
 from radiovae_jax.models.autoencoder import AutoencoderKL
 from radiovae_jax.models.discriminator import PatchDiscriminator
@@ -59,8 +59,7 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
     check_parts(config)
     loss = config.loss
     autoencoder = build_autoencoder(config)
-    side = config.data.image_size
-    height, width = (side, side) if side else stored_shape[:2]
+    height, width = resized(*stored_shape[:2], config.data.image_size)
     distance, weights = build_perceptual(config)
     networks = train_step.Networks(autoencoder, build_discriminator(config), distance)
     crop = config.data.crop

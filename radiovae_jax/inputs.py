@@ -146,8 +146,8 @@ def npy_header(
     return shape, dtype
 
 
-def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
-    """Reads an array of numbers; its size is checked before memory is taken.
+def npy_shape(path: pathlib.Path, *, remedy: str) -> tuple[int, ...]:
+    """Returns the shape that an NPY's header promises; its numbers are not read.
 
     Raises:
       FileNotFoundError, OSError: it does not exist or may not be read.
@@ -156,11 +156,19 @@ def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
     check_file(path, remedy=remedy)
     try:
         with path.open("rb") as file:
-            npy_header(file, path.stat().st_size, str(path))
-            file.seek(0)
-            return np.load(file, allow_pickle=False)
+            return npy_header(file, path.stat().st_size, str(path))[0]
     except (ValueError, EOFError, SyntaxError) as error:
         raise ValueError(_as_one(path, "NPY file", error, remedy)) from error
+
+
+def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
+    """Reads an array of numbers; its size is checked before memory is taken.
+
+    Raises:
+      FileNotFoundError, OSError, ValueError: as `npy_shape`.
+    """
+    npy_shape(path, remedy=remedy)
+    return np.load(path, allow_pickle=False)
 
 
 def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:

@@ -12,19 +12,15 @@ tools/export_latents.py can be read too.
 """
 
 import collections
-import math
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import latents, whole_files
-
-MOST_PIXELS = 2**26  # of a map: 8192x8192; resized to that it takes 5 GB
+from radiovae_jax import inputs, latents, whole_files
+from radiovae_jax.data import radiomap
 
 
 class LatentFile(NamedTuple):
@@ -68,17 +64,7 @@ def read(path: pathlib.Path) -> LatentFile:
       FileNotFoundError: no such file.
       ValueError: no npz, none with latents in it, or of parts that do not fit.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; `encode` makes one")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated, or no npz; `encode` makes one")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); encode its maps again"
-        ) from error
+    arrays = inputs.read_npz(path, remedy="encode its maps again")
     z = arrays.get("z", arrays.get("mean"))
     if z is None or z.ndim != 4 or not z.size or not _floats(z):
         raise ValueError(
@@ -102,15 +88,6 @@ def read(path: pathlib.Path) -> LatentFile:
     return LatentFile(names, z, stored, seen)
 
 
-def check_size(sides: Sequence[int], what: str) -> None:
-    """Raises a ValueError, before the memory gives out, if a map would be too large."""
-    if math.prod(sides) > MOST_PIXELS:
-        raise ValueError(
-            f"{what} is {'x'.join(map(str, sides))}, and maps of at most {MOST_PIXELS} "
-            "pixels (8192x8192) are encoded and decoded; cut it into several"
-        )
-
-
 def _differ(names: list[str], path: pathlib.Path) -> None:
     name, count = collections.Counter(names).most_common(1)[0]
     if count > 1:
@@ -132,5 +109,5 @@ def _sides(
     sides = np.ravel(arrays[key]).tolist()
     if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
         raise ValueError(f"{path}: {key} is {sides}, expected height and width")
-    check_size(sides, f"{path}: {key}")
+    radiomap.check_size(sides, f"{path}: {key}")
     return tuple(sides)

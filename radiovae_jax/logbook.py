@@ -155,7 +155,7 @@ def read(path: pathlib.Path) -> list[dict]:
         try:
             line = json.loads(row)
             whole = math.isfinite(line["step"])
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             whole = False
         if whole:
             lines.append(line)

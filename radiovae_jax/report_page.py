@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from radiovae_jax import curves, diagnosis, record, report_charts, whole_files
+from radiovae_jax import curves, diagnosis, inputs, record, report_charts, whole_files
 from radiovae_jax.comparison import COLUMNS, POOLED
 from radiovae_jax.curves import Run
 
@@ -306,7 +306,7 @@ def script_json(value: Any) -> str:
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the object in a file; see DAMAGED for what a torn one raises."""
-    return dict(json.loads(path.read_text()))
+    return inputs.read_json(path, remedy="")
 
 
 def asset(name: str) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from radiovae_jax import checkpoint, experiment
+from radiovae_jax import checkpoint, experiment, inputs
 from radiovae_jax.models.autoencoder import AutoencoderKL
 
 # Changing these does not change what a step computes: a resumed run may.
@@ -77,6 +77,7 @@ ADDED = {
 }
 # Of these the configs have other values now: an older run goes on as it began.
 CHANGED = ("data.split_by",)
+CONFIG_REMEDY = "put the run's config back, or give another --workdir"
 # A disk or quota that is full, a file system that turned read-only, a file too large.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -91,7 +92,8 @@ def continued(
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
         return config
-    there, old = flat(json.loads(path.read_text())), read_config(workdir)
+    old = read_config(workdir)
+    there = flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
     config = config.copy_and_resolve_references()
     for name in CHANGED:
         if name not in there:
@@ -165,17 +167,14 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
             f"{workdir} is not the folder of a run: it has no config.json. Train one "
             "with python -m radiovae_jax.main --workdir DIR"
         )
+    values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
-        values = json.loads(path.read_text())
         for name, value in ADDED.items():
             section, field = name.split(".")
             values[section].setdefault(field, value)
         return ml_collections.ConfigDict(values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); put the run's config back, or give another "
-            "--workdir"
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error
 
 
 def training_side(

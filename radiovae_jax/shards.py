@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from radiovae_jax import whole_files
+from radiovae_jax import inputs, whole_files
 from radiovae_jax.data import pipeline
 
 Record = dict[str, np.ndarray]
@@ -98,13 +98,14 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
             )
         write_json(file, dict(identity=identity, shards=[]))
         return {}
-    try:
-        saved = json.loads(file.read_text())
-        there, shards = saved["identity"], saved["shards"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}); remove {folder} or give another --out"
-        ) from error
+    remedy = f"remove {folder} or give another --out"
+    saved = inputs.read_json(file, remedy=remedy)
+    there, shards = saved.get("identity"), saved.get("shards")
+    whole = isinstance(shards, list) and all(
+        isinstance(shard, dict) for shard in shards
+    )
+    if not isinstance(there, dict) or not whole:
+        raise ValueError(f"{file} is damaged: no list of shards; {remedy}")
     differing = list(differences(there, identity, ""))
     if differing:
         raise ValueError(

@@ -17,6 +17,7 @@ from radiovae_jax import (
     dashboard,
     datasets,
     figures,
+    inputs,
     judging,
     latent_plots,
     plots,
@@ -60,8 +61,7 @@ def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file:
-            found = np.lib.format.read_array(file)
+        found = inputs.read_npy(path, remedy="")
     except (OSError, ValueError) as error:
         logging.warning("%s is damaged (%s); figure 5 goes without it", path, error)
         return None

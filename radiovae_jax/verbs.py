@@ -99,7 +99,7 @@ def reconstruct(job: Job) -> None:
         errors += rmse_db.tolist()
         written = [job.out / name for name in outs[path]]
         if written[0].suffix == ".npz":
-            mapfiles.write_scene(written[0], recon, like=path)
+            mapfiles.write_scene(written[0], recon, like=path, db=job.coder.db)
         else:
             write_maps(job, written, recon)
         plots.save(plots.reconstructions(held.f, recon, names=held.names), picture)
@@ -114,7 +114,7 @@ def encode(job: Job) -> None:
     for path in mapfiles.find(job.flags.files):
         held = read(job, path)
         size = held.f.shape[1:3]
-        latent_files.check_size(size, str(path))
+        frame_of(job, held)
         by_size[size].append(path)
         for name in held.names:
             other = taken.setdefault((size, name), path)
@@ -262,21 +262,20 @@ def targets(path: pathlib.Path, form: str) -> list[str]:
 
 def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
     for path, f in zip(paths, maps, strict=True):
-        mapfiles.write_map(path, f, unit=job.flags.unit)
+        mapfiles.write_map(path, f, unit=job.flags.unit, db=job.coder.db)
 
 
 def read(job: Job, path: pathlib.Path) -> MapFile:
-    held = mapfiles.read(path, unit=job.flags.unit)
+    held = mapfiles.read(path, unit=job.flags.unit, db=job.coder.db)
     if held.f.shape[-1] != job.coder.channels:
         raise ValueError(
             f"{path} has {held.f.shape[-1]} channels, and the model of "
             f"{job.coder.description} takes {job.coder.channels}; give another "
             "--workdir, or other maps"
         )
-    if held.clipped:
-        job.say_once(
-            f"{path.name}: {held.clipped} values outside -147 to -47 dB, clipped"
-        )
+    clipped = held.clipped.words(job.coder.db)
+    if clipped:
+        job.say_once(f"{path}: {clipped}")
     return held
 
 
@@ -290,7 +289,10 @@ def frame_of(job: Job, held: MapFile) -> Frame:
     """Decides at which size a file's maps pass, and says what is special about it."""
     stored = held.f.shape[1:3]
     maps = f"maps of {by(stored)}:"
-    frame = coder.frame(job.coder, stored, job.flags.size)
+    try:
+        frame = coder.frame(job.coder, stored, job.flags.size)
+    except ValueError as error:
+        raise ValueError(f"{held.path}: {error}") from error
     if frame.seen != stored:
         job.say_once(f"{maps} resized to {by(frame.seen)} and back")
     elif frame.seen != job.coder.training_size:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import shutil
 
@@ -98,9 +99,9 @@ def test_db_stay_db_and_odd_sides_are_mirrored_and_cut(run, call, autoencode):
 
 def test_a_sionna_scene_comes_back_as_one(run, call, autoencode):
     f = gray(run / "a.png") / 255
-    maps = np.stack([f, gray(run / "b.png") / 255])
+    maps = np.stack([f, gray(run / "b.png") / 255, f[::-1]])
     gain = 10 ** ((100 * maps[:, ::-1] - 147) / 10)
-    cells = np.array([[1, 2], [3, 4]])
+    cells = np.array([[1, 2], [3, 4], [5, 6]])
     scene = dict(cell_size=[2.0, 2.0], tx_cell_indices=cells)
     np.savez(run / "scene.npz", path_gain=gain, **scene)
     out, _ = call("reconstruct", run / "scene.npz")
@@ -207,7 +208,10 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
         ("2 names for 1 latents", "decode", ["misnamed.npz"]),
         ("'../up'; a name has no folder", "decode", ["outside.npz"]),
         ("expected mean or z", "decode", ["none.npz"]),
-        ("nothing.npz is truncated, or no npz", "decode", ["nothing.npz"]),
+        ("nothing.npz is empty", "decode", ["nothing.npz"]),
+        ("mean.npy does not match its checksum", "decode", ["flipped.npz"]),
+        ("pipe.npz is a pipe, socket or device", "decode", ["pipe.npz"]),
+        ("wide.npy is 13000x13000, and maps of at most", "reconstruct", ["wide.npy"]),
         ("pickled.npz is damaged", "decode", ["pickled.npz"]),
         ("expected mean or z", "decode", ["strange.npz"]),
         ("one map to one other", "interpolate", ["a.png", "scene2.npz"]),
@@ -220,7 +224,7 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
         ("'a\\x00b'; a name has no folder and no NUL", "decode", ["nul.npz"]),
         ("shape (0, 32, 32), so the scene has no tr", "encode", ["silent.npz"]),
         (
-            "values are above -47 dB, where the range of path gains ends; an NPY of f",
+            "is mostly outside -147 to -47 dB, the range of f: 810 values (100.00%) ab",
             "encode",
             ["in_f.npy", "--unit=db"],
         ),
@@ -245,6 +249,15 @@ def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
     np.savez(run / "none.npz", mean=z[:0])
     np.savez(run / "pickled.npz", mean=np.array([{}]))
     (run / "nothing.npz").touch()
+    np.savez(run / "flipped.npz", mean=np.full(z.shape, np.float32(1.5)))
+    content = (run / "flipped.npz").read_bytes()
+    (run / "flipped.npz").write_bytes(content.replace(b"\0\0\xc0?", b"\0\0\xc1?", 1))
+    if not (run / "pipe.npz").exists():
+        os.mkfifo(run / "pipe.npz")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (13_000, 13_000)}
+    with (run / "wide.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 13_000**2)  # of holes
     np.savez(run / "strange.npz", weights=np.zeros(3))
     gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
     np.savez(run / "scene2.npz", tx_cell_indices=np.zeros((2, 2), int), **gain)
@@ -263,7 +276,7 @@ def test_gains_far_below_the_range_are_no_signal(run, tmp_path):
     np.save(tmp_path / "a.npy", gain_db)
     held = mapfiles.read(tmp_path / "a.npy", unit="db")
     np.testing.assert_allclose(held.f[0, ..., 0], [[0, 0, 0], [0, 0.5, 1]], atol=1e-6)
-    assert held.clipped == 3
+    assert held.clipped[:2] == (0, 3)
 
 
 def test_a_folder_in_the_place_of_a_result_is_named_before_the_work(run, call):
@@ -344,6 +357,54 @@ def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
     nothing = dict.fromkeys(coder.Coder._fields)
     half = coder.Coder(**(nothing | {"image_size": image_size}))
     assert coder.frame(half, stored, size).seen == seen
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "encode", "interpolate"])
+def test_a_map_that_would_be_squashed_is_named_before_the_work(
+    run, call, monkeypatch, verb
+):
+    half = load_once(run / "run")._replace(image_size=16)
+    monkeypatch.setattr(coder, "load", lambda *a, **options: half)
+    np.save(run / "wide_f.npy", np.zeros((16, 32), np.float32))
+    files = [run / name for name in ("a.png", "wide_f.npy")]
+    if verb == "interpolate":
+        files[0] = files[1]
+    out, error = call(verb, *files, "--size=training", status=1)
+    assert "wide_f.npy: maps of 16x32 are not square, and data.image_size=16" in error
+    assert "--size stored" in error and not list(out.glob("**/*.np*"))
+
+
+def test_a_run_without_a_unit_reads_and_writes_no_db(run, call, monkeypatch):
+    plain = load_once(run / "run")._replace(db=radiomap.NO_DB)
+    monkeypatch.setattr(coder, "load", lambda *a, **options: plain)
+    _, error = call("sample", "--count=1", "--unit=db", status=1)
+    assert "have no unit in dB" in error and "take --unit=f" in error
+    np.savez(run / "dump.npz", path_gain=np.full((1, 32, 32), 1e-9))
+    _, error = call("encode", run / "dump.npz", status=1)
+    assert "these maps have no unit" in error and "data.db_span" in error
+
+
+def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
+    run, call, monkeypatch, tmp_path
+):
+    wide = load_once(run / "run")._replace(db=radiomap.DbRange(-200.0, 250.0))
+    monkeypatch.setattr(coder, "load", lambda *a, **options: wide)
+    gain_db = np.full((32, 32), -75.0, np.float32)  # f = 0.5
+    gain_db[0, :3] = (60, -np.inf, -250)
+    np.save(run / "loud.npy", gain_db)
+    # A dump of the path gain alone; its rows go upwards.
+    np.savez(run / "loud.npz", path_gain=10 ** (gain_db[None, ::-1] / 10))
+    for name, unit in (("loud.npy", "db"), ("loud.npz", "f")):
+        held = mapfiles.read(run / name, unit=unit, db=wide.db)
+        np.testing.assert_allclose(held.f[0, 0, :4, 0], [1, 0, 0, 0.5], atol=1e-6)
+        _, said = call("reconstruct", run / name, f"--unit={unit}", "--overwrite")
+        clipped = "above 50 dB and 1 values (0.10%) below -200 dB, clipped"
+        assert said.count(f"{name}: 1 values (0.10%) {clipped}") == 1
+        found = np.load(tmp_path / "out" / name)
+        if name.endswith("npy"):
+            assert -200 <= found.min() < found.max() <= 50
+        else:
+            assert found.files == ["path_gain"]
 
 
 @pytest.mark.parametrize(

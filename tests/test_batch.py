@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from radiovae_jax.data.batch import resize, resize_back, to_batch
 
@@ -49,6 +50,17 @@ def test_coming_back_is_the_least_squares_fit():
         jnp.linalg.norm(residual) * jnp.linalg.norm(direction)
     )
     assert abs(float(cosine)) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (64, 32), (16, 32)])
+def test_maps_that_are_not_square_are_not_squashed(shape):
+    # A circle would become an ellipse, even where one side agrees with the size.
+    f = jnp.zeros((1, *shape, 1))
+    with pytest.raises(ValueError, match=r"not square, .*set data.image_size=0"):
+        resize(f, 32)
+    with pytest.raises(ValueError, match=rf"{shape[0]}x{shape[1]} are not square"):
+        to_batch({"gray": f}, image_size=32, pixel_weights="none", conditional=False)
+    assert resize(f, 0) is f
 
 
 def test_sizes_that_agree_are_left_alone():

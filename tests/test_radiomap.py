@@ -1,7 +1,11 @@
+import os
+import struct
+import zlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from radiovae_jax.data import radiomap
 
@@ -112,7 +116,9 @@ def test_a_truncated_png_is_named_and_to_be_copied_again(tmp_path, keep):
     Image.fromarray(noise).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
-    with pytest.raises(ValueError, match=r"11_1.png is truncated .* copy it again"):
+    with pytest.raises(
+        ValueError, match=r"11_1.png is (truncated|empty).* copy it again"
+    ):
         radiomap.read_map(path)
 
 
@@ -128,7 +134,7 @@ def test_a_truncated_npy_is_named_and_to_be_copied_again(tmp_path, keep):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((32, 32), np.float32))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"a.npy is truncated .* copy it again"):
+    with pytest.raises(ValueError, match=r"a.npy is (damaged|empty).* copy it again"):
         radiomap.read_map(path)
 
 
@@ -136,12 +142,20 @@ def test_a_truncated_npy_is_named_and_to_be_copied_again(tmp_path, keep):
     "array, message",
     [
         (np.array([[np.nan, np.inf]]), r"a.npy holds 2 non-finite values"),
+        (np.array([[0.5, np.nan]]), r"holds 1 non-finite .* write f = 0 where"),
+        (
+            np.array([[-90.0, -np.inf]]),
+            r"spans \[-90, -90\] and -inf, .*floor\) / span",
+        ),
+        (np.array([[-90.0, np.nan]]), r"spans \[-90, -90\], expected f .*--unit db"),
+        (np.full((1, 2), -np.inf), r"spans nothing and -inf, expected f in \[0, 1\]"),
+        (np.ones(4, np.longdouble), r"a.npy is damaged.*long double"),
         (np.array([[-90.0, 0.5]]), r"a.npy spans \[-90, 0.5\].*db_to_f"),
         (np.array([[0.0, 1.5]]), r"a.npy spans \[0, 1.5\], expected f in \[0, 1\]"),
         (np.array([[0, 255]], np.int64), r"a.npy holds int64, expected uint8"),
         (np.array([[True]]), r"a.npy holds bool, expected uint8"),
         (np.zeros((2, 2, 2, 2)), r"a.npy has shape \(2, 2, 2, 2\).*one map a file"),
-        (np.array([None]), r"a.npy is truncated or not the NPY file"),
+        (np.array([None]), r"a.npy is damaged.*Python objects"),
     ],
 )
 def test_an_npy_that_is_no_map_is_named_with_what_is_wrong(tmp_path, array, message):
@@ -166,3 +180,108 @@ def test_a_wrong_size_names_both_files_and_both_sizes():
     radiomap.check_shape((4, 4, 1), (4, 4, 1), "a.png", "b.png")
     with pytest.raises(ValueError, match=r"a.png is 3x4x1, expected 4x4x1 like b.png"):
         radiomap.check_shape((3, 4, 1), (4, 4, 1), "a.png", "b.png")
+
+
+def test_following_the_message_of_db_ends_at_the_right_map(tmp_path):
+    gain_db = np.full((4, 4), -90.0, np.float32)
+    gain_db[0] = -np.inf
+    np.save(tmp_path / "a.npy", gain_db)
+    with pytest.raises(
+        ValueError, match=r"save f = clip\(\(dB - floor\) / span, 0, 1\)"
+    ):
+        radiomap.read_map(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.clip((gain_db + 147) / 100, 0, 1))
+    f = radiomap.read_map(tmp_path / "a.npy")[..., 0]
+    np.testing.assert_allclose(f[0], 0)
+    np.testing.assert_allclose(f[1:], 0.57, rtol=1e-6)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"tEXt", b"IDAT", b"IEND"])
+def test_a_png_whose_checksum_is_wrong_in_any_chunk_is_refused(tmp_path, name):
+    path = tmp_path / "a.png"
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Comment", "of the city")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path, pnginfo=note)
+    content = path.read_bytes()
+    start = content.index(name)
+    (length,) = struct.unpack(">I", content[start - 4 : start])
+    flipped = bytearray(content)
+    flipped[start + 4 + length] ^= 1
+    path.write_bytes(flipped)
+    for read in (radiomap.read_map, radiomap.read_shape):
+        with pytest.raises(ValueError, match=rf"a.png is trunc.*{name}.* its checksum"):
+            read(path)
+
+
+def test_the_size_of_a_png_is_checked_before_it_is_decoded(tmp_path, recwarn):
+    path = tmp_path / "a.png"
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match=r"a.png is 60000x60000, and maps of at most"):
+        radiomap.read_map(path)
+    assert not recwarn.list
+
+
+def test_the_size_of_an_npy_is_checked_before_it_is_read(tmp_path):
+    path, side = tmp_path / "a.npy", 13_000
+    header = {"descr": "<f8", "fortran_order": False, "shape": (side, side)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 8 * side**2)  # of holes
+    with pytest.raises(ValueError, match=r"a.npy is 13000x13000, and maps of at most"):
+        radiomap.read_map(path)
+
+
+def smooth(*shape):
+    """Channels at the end that are unlike each other, each of them smooth."""
+    h, w, c = shape
+    y, x, k = np.meshgrid(np.arange(h) / h, np.arange(w) / w, range(c), indexing="ij")
+    return 0.5 + 0.25 * np.sin(y + 2 * x) * np.sin(7.0 * k)
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 16, 16), (16, 16, 2), (12, 16, 20), (16, 16, 64), (3, 4, 2)]
+)
+def test_channels_at_the_end_are_read(tmp_path, shape):
+    np.save(tmp_path / "a.npy", smooth(*shape))
+    assert radiomap.read_map(tmp_path / "a.npy").shape == shape
+    assert radiomap.read_shape(tmp_path / "a.npy") == shape
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 16, 16), (16, 16, 3), (4, 16, 2), (16, 20, 12), (32, 32, 80)]
+)
+@pytest.mark.parametrize("read", [radiomap.read_map, radiomap.read_shape])
+def test_channels_at_the_front_are_named_with_the_remedy(tmp_path, shape, read):
+    path = tmp_path / "a.npy"
+    np.save(path, np.moveaxis(smooth(*shape), -1, 0))
+    with pytest.raises(ValueError, match=r"a.npy has shape .*first.*save np.moveaxis"):
+        read(path)
+    np.save(path, np.moveaxis(np.load(path), 0, -1))  # to the letter
+    np.testing.assert_allclose(radiomap.read_map(path), smooth(*shape), rtol=1e-6)
+
+
+def test_one_channel_at_the_front_is_taken(tmp_path):
+    f = smooth(6, 8, 1)
+    np.save(tmp_path / "a.npy", np.moveaxis(f, -1, 0))
+    np.testing.assert_allclose(radiomap.read_map(tmp_path / "a.npy"), f, rtol=1e-6)
+    assert radiomap.read_shape(tmp_path / "a.npy") == (6, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_what_is_no_file_of_a_map_does_not_hang_and_is_named(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=rf"{name} is a pipe.*copy it again"):
+        radiomap.read_map(path)
+    path.unlink()
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=rf"{name} is a Git LFS pointer"):
+        radiomap.read_map(path)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from radiovae_jax.data import sionna
+from radiovae_jax.data import gains, radiomap, sionna
+from radiovae_jax.data.radiomap import DbRange
 
 
 def scene(**changes):
@@ -43,13 +44,104 @@ def test_the_types_that_sionna_exports_are_read(tmp_path):
     assert np.argwhere(sionna.read_scene(path).antenna).tolist() == [[0, 1, 1, 0]]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("as_sionna", [False, True])
+def test_cells_are_read_whichever_axis_comes_first(tmp_path, count, as_sionna):
+    cells = np.array([[40, 10], [5, 20], [7, 30]], np.uint32)[:count]
+    gain = np.full((count, 64, 64), 1e-12, np.float32)
+    # The second one's peak is a cell beside the transmitter.
+    for one, (column, row), beside in zip(gain, cells, (0, 1, 0)):  # noqa: B905
+        one[row + beside, column - beside] = 1e-6
+    stored = cells.T if as_sionna else cells
+    path = save(tmp_path / "a.npz", path_gain=gain, tx_cell_indices=stored)
+    expected = [[i, 63 - row, column, 0] for i, (column, row) in enumerate(cells)]
+    assert np.argwhere(sionna.read_scene(path).antenna).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "peaks, words",
+    [
+        ([(30, 30), (31, 31)], "peak at the cells of neither"),
+        ([(), ()], "peak at the cells of both"),  # the same everywhere
+    ],
+)
+def test_cells_of_two_transmitters_that_nothing_decides_are_refused(
+    tmp_path, peaks, words
+):
+    gain = np.full((2, 64, 64), 1e-9)
+    for one, peak in zip(gain, peaks, strict=True):
+        if peak:
+            one[peak] = 1e-6
+    cells = np.array([[40, 5], [10, 20]])
+    path = save(tmp_path / "a.npz", path_gain=gain, tx_cell_indices=cells)
+    with pytest.raises(ValueError, match=rf"{words}; export a file for each"):
+        sionna.read_scene(path)
+    # The map alone does not need them.
+    assert sionna.SionnaFolder(tmp_path, split="all")[1]["gray"].shape == (64, 64, 1)
+    assert sionna.read_scene(path, fields=("gray",)).antenna.size == 0
+
+
+def test_path_gain_alone_is_enough_where_only_the_map_is_asked_for(tmp_path):
+    save(tmp_path / "a.npz", cell_size=None, tx_cell_indices=None)
+    source = sionna.SionnaFolder(tmp_path, split="all")
+    # The first test's map, by hand.
+    expected = [[0.0, 1.0, 0.07], [0.47, 0.97, 0.0]]
+    np.testing.assert_allclose(source[0]["gray"][..., 0], expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"a.npz lacks cell_size, tx_cell_indices"):
+        sionna.SionnaFolder(tmp_path, split="all", fields=("gray", "antenna"))
+
+
+def test_what_is_clipped_is_counted_and_said(tmp_path):
+    # In dB: -inf (no path), -150, -147, -100, -47 and three times -20.
+    gain_db = np.array([-np.inf, -150, -147, -100, -47, -20, -20, -20, -90, -80])
+    gain = 10 ** (gain_db.reshape(1, 2, 5) / 10)
+    scene = sionna.read_scene(save(tmp_path / "a.npz", path_gain=gain))
+    assert scene.clipped == [gains.Clipped(3, 1, 4, 10, *scene.clipped[0][4:])]
+    np.testing.assert_allclose(scene.clipped[0][4:], (-150, -20), atol=1e-9)
+    source = sionna.SionnaFolder(tmp_path, split="all")
+    assert source.summary().endswith(
+        f"in {tmp_path}; 3 values (30.00%) above -47 dB and 1 values (10.00%) below "
+        "-147 dB, clipped"
+    )
+    whole = sionna.SionnaFolder(tmp_path, split="all", db=DbRange(-150, 130))
+    assert whole.summary().endswith(f"in {tmp_path}")
+    # By hand: -100 dB is 50 / 130.
+    np.testing.assert_allclose(whole[0]["gray"][1, 3, 0], 50 / 130, atol=1e-6)
+
+
+def test_maps_that_saturate_for_the_most_part_are_refused_with_their_range(tmp_path):
+    save(tmp_path / "a.npz")
+    room = np.geomspace(10**-6.12, 10**-1.23, 60).reshape(1, 6, 10)  # -61.2 to -12.3 dB
+    path = save(tmp_path / "b.npz", path_gain=room)
+    with pytest.raises(ValueError, match=r"b.npz: map 0 is mostly outside -147 to -47"):
+        sionna.read_scene(path)
+    # The range of all the scenes, as the message says: a.npz has -200 to 0 dB.
+    with pytest.raises(
+        ValueError, match=r"set data.db_floor=-200 and data.db_span=200"
+    ):
+        sionna.SionnaFolder(tmp_path, split="all")
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(
+        ValueError, match=r"set data.db_floor=-70 and data.db_span=60 f"
+    ):
+        sionna.SionnaFolder(tmp_path, split="all")
+    source = sionna.SionnaFolder(tmp_path, split="all", db=DbRange(-70, 60))
+    f = source[0]["gray"]
+    np.testing.assert_allclose([f.min(), f.max()], [8.8 / 60, 57.7 / 60], atol=1e-6)
+
+
+def test_gains_need_a_unit(tmp_path):
+    path = save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):
+        sionna.read_scene(path, db=radiomap.NO_DB)
+
+
 def test_a_folder_of_scenes_is_split_by_scene(tmp_path):
     for number in range(10):
-        save(
-            tmp_path / f"s{number}.npz",
-            path_gain=np.full((2, 4, 4), 10.0 ** -(number + 5)),
-            tx_cell_indices=np.array([[0, 0], [3, 1]]),
-        )
+        gain = np.full((2, 4, 4), 10.0 ** -(number + 5))
+        gain[0, 0, 0] = gain[1, 1, 3] = 10**-4.9
+        cells = np.array([[0, 0], [3, 1]])
+        save(tmp_path / f"s{number}.npz", path_gain=gain, tx_cell_indices=cells)
     sources = {
         split: sionna.SionnaFolder(tmp_path, split=split, fields=("gray", "antenna"))
         for split in ("train", "val", "test", "all")
@@ -61,14 +153,14 @@ def test_a_folder_of_scenes_is_split_by_scene(tmp_path):
     assert record["name"] == "s1_1"
     assert record["gray"].shape == sources["all"].shape == (4, 4, 1)
     # 1e-6 is -60 dB, f = 0.87.
-    np.testing.assert_allclose(record["gray"], 0.87, atol=1e-6)
+    np.testing.assert_allclose(record["gray"][0], 0.87, atol=1e-6)
     assert np.argwhere(record["antenna"]).tolist() == [[2, 3, 0]]
     assert "20 maps of 10 scenes of 4x4x1" in sources["all"].summary()
 
 
 def test_scenes_of_another_size_are_named(tmp_path):
     save(tmp_path / "a.npz")
-    save(tmp_path / "b.npz", path_gain=np.ones((1, 2, 2)))
+    save(tmp_path / "b.npz", path_gain=np.full((1, 2, 2), 1e-9))
     source = sionna.SionnaFolder(tmp_path, split="all")
     with pytest.raises(ValueError, match=r"b.npz is 2x2x1, expected 2x3x1 like .*a.np"):
         source[1]
@@ -88,7 +180,15 @@ def test_scenes_of_another_size_are_named(tmp_path):
         ({"path_gain": np.full((1, 2, 3), np.nan)}, r"path_gain holds nan or inf"),
         ({"cell_size": np.array([1.0, 0.0])}, r"cell_size is \[1.0, 0.0\], expected m"),
         ({"cell_size": np.ones(3)}, r"cell_size is \[1.0, 1.0, 1.0\]"),
-        ({"tx_cell_indices": np.array([[1], [0]])}, r"\(2, 1\), expected \(1, 2\).*T$"),
+        (
+            {"tx_cell_indices": np.array([[1, 0, 0]])},
+            r"\(1, 3\), expected \(1, 2\).* o",
+        ),
+        ({"path_gain": np.array([[[-np.inf, -90.0]]])}, r"-90, .*which is 0 for -inf"),
+        (
+            {"path_gain": np.array([{}])},
+            r"a.npz is damaged.*path_gain holds Python obj",
+        ),
         ({"tx_cell_indices": np.array([[1.0, 0.0]])}, r"float64, expected integers"),
         ({"tx_cell_indices": np.array([[3, 0]])}, r"\[\[3, 0\]\] leave the 3 columns"),
         ({"tx_cell_indices": np.array([[0, -1]])}, r"leave the 3 columns and 2 rows"),
@@ -104,7 +204,7 @@ def test_a_truncated_npz_is_named_and_to_be_copied_again(tmp_path, keep):
     path = save(tmp_path / "a.npz")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(ValueError, match=r"a.npz is truncated or no npz .*copy it ag"):
+    with pytest.raises(ValueError, match=r"a.npz is (damaged|empty).*copy it again"):
         sionna.read_scene(path)
 
 

@@ -49,6 +49,7 @@ from radiovae_jax import (
     torch_files,
 )
 from radiovae_jax.data import sources
+from radiovae_jax.data.batch import resized
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +103,7 @@ def export(args: argparse.Namespace) -> None:
     if args.data_root:
         config.data.root = args.data_root
     source, fields = open_with_condition(config, args.split)
+    resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
     folder = args.out or args.workdir / "latents" / args.split

@@ -285,9 +285,9 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
 def read_record(path: pathlib.Path) -> dict[str, Any]:
     names = {"reconstruction", "beta", "schedule", "steps", "size", *COLUMNS}
     try:
-        record = json.loads(path.read_text())
+        record = inputs.read_json(path, remedy="")
         missing = sorted(names - record.keys())
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         missing = [str(error)]
     if missing:
         raise ValueError(

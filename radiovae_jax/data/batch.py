@@ -83,11 +83,31 @@ def bare(image: Image, **fields: Float[Array, "..."]) -> Batch:
 
 
 def resize(image: Image, size: int) -> Float[Array, "b _ _ c"]:
-    """Resizes bilinearly to size x size, smoothed where it shrinks; 0 does nothing."""
+    """Resizes bilinearly to size x size, smoothed where it shrinks; 0 does nothing.
+
+    Raises:
+      ValueError: as `resized`.
+    """
     b, height, width, c = image.shape
-    if size in (0, height) and size in (0, width):
+    seen = resized(height, width, size)
+    if seen == (height, width):
         return image
-    return jax.image.resize(image, (b, size, size, c), "bilinear")
+    return jax.image.resize(image, (b, *seen, c), "bilinear")
+
+
+def resized(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns the sides of a map as `resize` makes it.
+
+    Raises:
+      ValueError: a map that is not square and would be squashed.
+    """
+    if size and height != width:
+        raise ValueError(
+            f"maps of {height}x{width} are not square, and data.image_size={size} "
+            "would squash them: set data.image_size=0 (for apply --size stored), or "
+            "crop or pad them to squares"
+        )
+    return (size, size) if size else (height, width)
 
 
 def resize_back(

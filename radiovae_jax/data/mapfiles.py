@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from radiovae_jax import whole_files
-from radiovae_jax.data import radiomap, sionna
+from radiovae_jax import inputs, whole_files
+from radiovae_jax.data import gains, radiomap, sionna
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 SUFFIXES = (*radiomap.MAP_SUFFIXES, ".npz")
 UNITS = ("f", "db")  # of the numbers in an NPY
@@ -25,7 +26,7 @@ class MapFile(NamedTuple):
     path: pathlib.Path
     names: list[str]  # of its maps: the stem, and the transmitter's number of an npz
     f: Float32[np.ndarray, "n h w c"]  # in [0, 1]
-    clipped: int  # values that lay outside the range of f
+    clipped: gains.Clipped  # of dB that lay outside the range of f
 
 
 def find(paths: Sequence[radiomap.Path]) -> list[pathlib.Path]:
@@ -63,33 +64,30 @@ def names(path: pathlib.Path) -> list[str]:
     """
     if path.suffix.lower() != ".npz":
         return [path.stem]
-    return [f"{path.stem}_{tx}" for tx in range(len(sionna.read_scene(path).f))]
+    return [f"{path.stem}_{tx}" for tx in range(sionna.count_maps(path))]
 
 
-def read(path: pathlib.Path, *, unit: str) -> MapFile:
+def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> MapFile:
     """Reads a file.
 
     Args:
       unit: of an NPY of floats, "f" or "db".
+      db: what f is in dB.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: damaged, or not in its format (see data/radiomap.py, data/sionna.py).
+      ValueError: damaged, not in its format (see data/radiomap.py, data/sionna.py), or
+        a map that is mostly outside the range of f.
     """
-    suffix, clipped = path.suffix.lower(), 0
+    suffix, clipped = path.suffix.lower(), []
     if suffix == ".npz":
-        f = sionna.read_scene(path).f
+        scene = sionna.read_scene(path, db=db, fields=("gray",))
+        f, clipped = scene.f, scene.clipped
     elif suffix == ".npy" and unit == "db":
-        one, clipped = _read_db(path)
-        f = one[None]
+        f, clipped = gains.to_f(_read_db(path)[None], db)
+        gains.check({str(path): clipped[0]}, db)
     else:
-        try:
-            f = radiomap.gray_to_f(radiomap.read_map(path))[None]
-        except ValueError as error:
-            # What lies outside [0, 1] may be dB; what is damaged is not.
-            outside = "expected f in [0, 1]" in str(error)
-            hint = "; an NPY of dB is read with --unit db" if outside else ""
-            raise ValueError(f"{error}{hint}") from error
+        f = radiomap.gray_to_f(radiomap.read_map(path))[None]
     if suffix == ".npz" and not len(f):
         raise ValueError(
             f"{path}: path_gain has shape {f.shape[:3]}, so the scene has no "
@@ -97,49 +95,35 @@ def read(path: pathlib.Path, *, unit: str) -> MapFile:
         )
     if not f.size:
         raise ValueError(f"{path} holds an array of {f.shape[1:]}: a map has pixels")
-    return MapFile(path, names(path), f, clipped)
+    return MapFile(path, names(path), f, gains.pooled(clipped))
 
 
-def _read_db(path: pathlib.Path) -> tuple[Float32[np.ndarray, "h w c"], int]:
-    """Returns f of an NPY of dB, and how many values were clipped to its range.
-
-    Any number of values may lie below the range: no signal is written as -200, say.
-    """
-    shape = radiomap.read_shape(path)  # raises what can be wrong with the file
-    gain_db = np.load(path, allow_pickle=False).reshape(shape)
+def _read_db(path: pathlib.Path) -> Float32[np.ndarray, "h w c"]:
+    gain_db = radiomap.read_array(path)
     if not np.issubdtype(gain_db.dtype, np.floating):
         raise ValueError(f"{path} holds {gain_db.dtype}; expected floats in dB")
-    bad = np.count_nonzero(~np.isfinite(gain_db))
+    bad = np.count_nonzero(np.isnan(gain_db) | np.isposinf(gain_db))
     if bad:
         raise ValueError(
-            f"{path} holds {bad} non-finite values (nan or inf); write -147 where "
-            "there is no signal"
+            f"{path} holds {bad} non-finite values (nan or +inf); write -inf where "
+            "there is no path"
         )
-    f = radiomap.db_to_f(gain_db.astype(np.float32))
-    above = np.count_nonzero(f > 1 + 1e-6)
-    if above > gain_db.size / 2:
-        in_f = gain_db.min() >= 0 and gain_db.max() <= 1
-        raise ValueError(
-            f"{path} spans [{gain_db.min():g}, {gain_db.max():g}]: {above} of its "
-            f"{gain_db.size} values are above -47 dB, where the range of path gains "
-            "ends; "
-            + (
-                "an NPY of f in [0, 1] is read with --unit f"
-                if in_f
-                else "convert them to path gain in dB (path loss has the other sign)"
-            )
-        )
-    # Rounding alone takes -47 dB a little beyond 1.
-    outside = int(np.sum((f < -1e-6) | (f > 1 + 1e-6)))
-    return f.clip(0, 1), outside
+    return gain_db.astype(np.float32)
 
 
-def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -> None:
+def write_map(
+    path: pathlib.Path,
+    f: Float[np.ndarray, "h w c"],
+    *,
+    unit: str,
+    db: DbRange = RADIOMAPSEER_DB,
+) -> None:
     """Writes one map as PNG or NPY, by the path's suffix, all of it or nothing.
 
     Args:
       f: in [0, 1].
       unit: of an NPY, "f" or "db"; a PNG holds f.
+      db: what f is in dB.
 
     Raises:
       ValueError: a PNG of several channels.
@@ -151,7 +135,7 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
             )
         radiomap.write_png(path, np.round(255 * f).astype(np.uint8))
         return
-    values = radiomap.f_to_db(f) if unit == "db" else f
+    values = radiomap.f_to_db(f, db) if unit == "db" else f
     if f.shape[-1] == 1:
         values = values[..., 0]
     write_array(path, values.astype(np.float32))
@@ -164,17 +148,24 @@ def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
 
 
 def write_scene(
-    path: pathlib.Path, f: Float[np.ndarray, "tx h w 1"], like: pathlib.Path
+    path: pathlib.Path,
+    f: Float[np.ndarray, "tx h w 1"],
+    like: pathlib.Path,
+    *,
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> None:
     """Writes path gains with the cells and the transmitters of another scene.
 
     f = 0 becomes a gain of 0, "no path", as `sionna.path_gain_to_f` reads it.
 
+    Args:
+      db: what f is in dB.
+
     Raises:
       FileNotFoundError, ValueError: `like` is no scene.
     """
-    gain = np.where(f > 0, 10.0 ** (radiomap.f_to_db(f.astype(np.float64)) / 10), 0.0)
-    with np.load(like, allow_pickle=False) as scene:
-        kept = {name: scene[name] for name in ("cell_size", "tx_cell_indices")}
+    gain_db = radiomap.f_to_db(f.astype(np.float64), db)
+    gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
+    kept = inputs.read_npz(like, sionna.KEYS[1:], remedy="export it again")
     with whole_files.written(path) as partial, partial.open("wb") as file:
         np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)

@@ -10,9 +10,12 @@ Source: Yapar et al. 2022 (arXiv:2212.11777) for the dB range, Levie et al. 2021
 (RadioUNet, arXiv:1911.09002) for the threshold.
 """
 
+import io
+import math
 import os
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from radiovae_jax import whole_files
+from radiovae_jax import inputs, whole_files
 
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
@@ -38,6 +41,12 @@ NO_DB = DbRange(0.0, 0.0)
 DB_FLOOR, DB_SPAN = RADIOMAPSEER_DB
 
 MAP_SUFFIXES = (".png", ".npy")
+MOST_PIXELS = 2**26  # of a map: 8192x8192; resized to that it takes 5 GB
+FEW = 4  # a first axis of so many is channels, not rows, if the last one is longer
+
+_REMEDY = "copy it again from the source, or leave its map out"
+_MOST_BYTES = 16 * MOST_PIXELS  # of a PNG
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 _MODES = {
     "1": "1-bit black and white",
@@ -67,14 +76,18 @@ def gray_to_f(gray: Shaped[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
     )
 
 
-def f_to_db(f: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
-    """Returns the path gain in dB, -147 + 100 f."""
-    return DB_FLOOR + DB_SPAN * f
+def f_to_db(
+    f: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Numbers, "*shape"]:
+    """Returns the path gain in dB; of RadioMapSeer's f, -147 + 100 f."""
+    return db.floor + db.span * f
 
 
-def db_to_f(gain_db: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
-    """Returns f = (dB + 147) / 100, unclipped."""
-    return (gain_db - DB_FLOOR) / DB_SPAN
+def db_to_f(
+    gain_db: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Numbers, "*shape"]:
+    """Returns f, unclipped; of RadioMapSeer's dB, (dB + 147) / 100."""
+    return (gain_db - db.floor) / db.span
 
 
 def f_to_model(f: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
@@ -121,7 +134,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h 
 
 
 def read_shape(path: Path) -> tuple[int, int, int]:
-    """Returns (h, w, c) of a map from the file's header, without decoding it.
+    """Returns (h, w, c) of a map; a PNG is not decoded for it.
 
     Raises:
       FileNotFoundError: no such file.
@@ -129,7 +142,7 @@ def read_shape(path: Path) -> tuple[int, int, int]:
     """
     path = pathlib.Path(path)
     if path.suffix.lower() == ".npy":
-        return _channels_last(_load_npy(path, mmap_mode="r"), path).shape
+        return read_array(path).shape
     with _open_png(path) as image:
         return (image.height, image.width, 1)
 
@@ -146,6 +159,15 @@ def check_shape(
         raise ValueError(
             f"{path} is {_by(found)}, expected {_by(expected)} like {first}; resize "
             "it, or keep maps of different sizes in different folders"
+        )
+
+
+def check_size(sides: Sequence[int], what: str) -> None:
+    """Raises a ValueError, before the memory gives out, if a map would be too large."""
+    if math.prod(sides) > MOST_PIXELS:
+        raise ValueError(
+            f"{what} is {_by(sides)}, and maps of at most {MOST_PIXELS} pixels "
+            "(8192x8192) are read, encoded and decoded; cut it into several"
         )
 
 
@@ -183,12 +205,37 @@ def _read_png(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
 
 
 def _open_png(path: pathlib.Path) -> Image.Image:
+    inputs.check_file(path, remedy=_REMEDY)
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES)
+    if content.startswith(_PNG):
+        # IHDR's width and height; a small file can hold gigapixels of one colour.
+        sides = [int.from_bytes(content[i : i + 4]) for i in (20, 16)]
+        check_size(sides, str(path))
     try:
-        return Image.open(path, formats=("PNG",))
-    except FileNotFoundError:
-        raise _absent(path) from None
+        _check_chunks(content)
+        return Image.open(io.BytesIO(content), formats=("PNG",))
     except (UnidentifiedImageError, *_DAMAGED) as error:
         raise _damaged(path, error) from error
+
+
+def _check_chunks(content: bytes) -> None:
+    """Checks each chunk of a PNG against its checksum; Pillow leaves some out.
+
+    Raises:
+      ValueError: no PNG, cut, or damaged.
+    """
+    if not content.startswith(_PNG):
+        raise ValueError("another signature")
+    view, start, name = memoryview(content), len(_PNG), b""
+    while name != b"IEND":
+        length = int.from_bytes(view[start : start + 4])
+        name, end = bytes(view[start + 4 : start + 8]), start + 8 + length
+        if len(view) < end + 4:
+            raise ValueError("it ends before its IEND")
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            raise ValueError(f"chunk {name!r} does not match its checksum")
+        start = end + 4
 
 
 def _mode_remedy(mode: str) -> str:
@@ -205,7 +252,7 @@ def _mode_remedy(mode: str) -> str:
 def _read_npy(
     path: pathlib.Path,
 ) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
-    array = _channels_last(_load_npy(path), path)
+    array = read_array(path)
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):
@@ -213,44 +260,67 @@ def _read_npy(
             f"{path} holds {array.dtype}, expected uint8 gray values or floats f in "
             "[0, 1]; convert it, since the scale of other types is unknown"
         )
-    if not np.isfinite(array).all():
-        count = np.count_nonzero(~np.isfinite(array))
-        raise ValueError(
-            f"{path} holds {count} non-finite values (nan or inf); write 0 where "
-            "there is no signal"
-        )
-    if array.size and (array.min() < 0 or array.max() > 1):
-        raise ValueError(
-            f"{path} spans [{array.min():g}, {array.max():g}], expected f in [0, 1]; "
-            "convert dB with radiovae_jax.data.radiomap.db_to_f and clip"
-        )
+    if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
+        raise ValueError(f"{path} {_no_f(array)}")
     return array.astype(np.float32)
 
 
-def _load_npy(path: pathlib.Path, mmap_mode: str = "") -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode=mmap_mode or None, allow_pickle=False)
-    except FileNotFoundError:
-        raise _absent(path) from None
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+def _no_f(array: Float[np.ndarray, "h w c"]) -> str:
+    """Says what an array holds instead of f: dB, or what is no number."""
+    finite = array[np.isfinite(array)]
+    no_path = np.isneginf(array).any()  # the logarithm of no gain
+    if no_path or (finite.size and (finite.min() < 0 or finite.max() > 1)):
+        spans = f"[{finite.min():g}, {finite.max():g}]" if finite.size else "nothing"
+        return (
+            f"spans {spans}{' and -inf' if no_path else ''}, expected f in [0, 1]; "
+            "where these are dB, save f = clip((dB - floor) / span, 0, 1), which is 0 "
+            "for -inf, no path (radiomap.db_to_f; RadioMapSeer's floor is "
+            f"{DB_FLOOR:g}, its span {DB_SPAN:g}); apply reads dB with --unit db"
+        )
+    return (
+        f"holds {array.size - finite.size} non-finite values (nan or inf), expected f "
+        "in [0, 1]; write f = 0 where there is no signal"
+    )
 
 
-def _channels_last(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3:
+def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
+    """Reads an NPY of one map as it is stored, with an axis of channels at the end.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: damaged, too large, other axes, or channels that come first.
+    """
+    shape = inputs.npy_shape(path, remedy=_REMEDY)
+    if len(shape) not in (2, 3):
         raise ValueError(
-            f"{path} has shape {array.shape}, expected [h, w] or [h, w, c]: one map a "
-            "file"
+            f"{path} has shape {shape}, expected [h, w] or [h, w, c]: one map a file"
+        )
+    check_size(sorted(shape)[-2:], str(path))
+    array = inputs.read_npy(path, remedy=_REMEDY)
+    if array.ndim == 2:
+        return array[..., None]
+    if shape[0] == 1 < shape[2]:
+        return np.moveaxis(array, 0, -1)  # [1, h, w], as PyTorch has one channel
+    if _channels_first(array):
+        raise ValueError(
+            f"{path} has shape {shape}, and its channels seem to come first, [c, h, w];"
+            " expected [h, w, c]: save np.moveaxis(array, 0, -1)"
         )
     return array
 
 
-def _absent(path: pathlib.Path) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"{path} does not exist; copy it from the source, or leave its map out"
-    )
+def _channels_first(array: Shaped[np.ndarray, "h w c"]) -> bool:
+    """Says whether an array looks like [c, h, w]: space is smoother than channels."""
+    first, second, last = array.shape
+    square = second == last != first
+    if not array.size or first == 1 or (first > last and not square):
+        return False
+    if first < last and (first <= FEW or square):
+        return True
+    # float64, since gray values wrap and dB may hold -inf.
+    values = np.nan_to_num(array.astype(np.float64), posinf=0, neginf=0)
+    rough, rough_last = (np.abs(np.diff(values, axis=i)).mean() for i in (0, 2))
+    return bool(rough > rough_last)
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> Exception:
@@ -262,5 +332,5 @@ def _damaged(path: pathlib.Path, error: Exception) -> Exception:
     )
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _by(shape: Sequence[int]) -> str:
     return "x".join(str(side) for side in shape)

@@ -9,21 +9,23 @@
     )
 
 Sionna RT's own `tx_cell_indices` is a Point2u, all columns and then all rows; stored
-here is a (column, row) pair of each transmitter.
+here is a (column, row) pair of each transmitter. Where the map alone is asked for,
+path_gain alone will do.
 """
 
 import functools
 import operator
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
-from radiovae_jax.data import radiomap, splits
+from radiovae_jax import inputs
+from radiovae_jax.data import gains, radiomap, splits
+from radiovae_jax.data.radiomap import DbRange
 
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
 FIELDS = ("gray", "antenna")
@@ -35,34 +37,63 @@ class Scene(NamedTuple):
     f: Float32[np.ndarray, "tx h w 1"]
     antenna: UInt8[np.ndarray, "tx h w 1"]  # 255 at the transmitter's pixel
     cell_size: Float[np.ndarray, "2"]  # metres along x and y
+    clipped: list[gains.Clipped]  # of each map
 
 
 def path_gain_to_f(
-    path_gain: Float[np.ndarray, "tx ny nx"],
+    path_gain: Float[np.ndarray, "tx ny nx"], db: DbRange = radiomap.RADIOMAPSEER_DB
 ) -> Float32[np.ndarray, "tx ny nx 1"]:
-    """Returns f = clip((10 log10 gain + 147) / 100, 0, 1), rows flipped.
+    """Returns f = clip((10 log10 gain - floor) / span, 0, 1), rows flipped.
 
     No gain at all (0) is f = 0.
     """
-    floor = 10 ** (radiomap.DB_FLOOR / 10)  # f = 0; keeps the logarithm finite
-    gain_db = 10 * np.log10(np.maximum(path_gain.astype(np.float64), floor))
-    f = radiomap.db_to_f(gain_db).clip(0, 1).astype(np.float32)
-    return np.ascontiguousarray(f[:, ::-1, :, None])
+    return _to_f(path_gain, db)[0]
 
 
-def read_scene(path: radiomap.Path) -> Scene:
+def _to_f(
+    path_gain: Float[np.ndarray, "tx ny nx"], db: DbRange
+) -> tuple[Float32[np.ndarray, "tx ny nx 1"], list[gains.Clipped]]:
+    with np.errstate(divide="ignore"):  # no gain is -inf dB
+        gain_db = 10 * np.log10(path_gain.astype(np.float64))
+    f, clipped = gains.to_f(gain_db[:, ::-1, :, None], db)
+    return np.ascontiguousarray(f), clipped
+
+
+def read_scene(
+    path: radiomap.Path,
+    *,
+    db: DbRange = radiomap.RADIOMAPSEER_DB,
+    fields: Sequence[str] = FIELDS,
+) -> Scene:
     """Reads one exported scene.
+
+    Args:
+      db: what f is in dB.
+      fields: of FIELDS; without "antenna" there is none, and path_gain alone is read.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: damaged, a key missing, a shape or a value that cannot be.
+      ValueError: damaged, a key missing, a shape or a value that cannot be, or a map
+        that is mostly outside the range of f.
     """
     path = pathlib.Path(path)
-    arrays = _load(path)
-    gain, cells = arrays["path_gain"], arrays["tx_cell_indices"]
+    scene = _read(path, db, tuple(fields))
+    gains.check({f"{path}: map {i}": of for i, of in enumerate(scene.clipped)}, db)
+    return scene
+
+
+def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
+    keys = KEYS if "antenna" in fields else KEYS[:1]
+    arrays = _load(path, keys)
+    gain = arrays["path_gain"]
     _check_gain(gain, path)
     count, ny, nx = gain.shape
-    _check_cells(cells, gain.shape, path)
+    f, clipped = _to_f(gain, db)
+    if "antenna" not in fields:
+        return Scene(
+            f, np.zeros((count, 0, 0, 1), np.uint8), np.full(2, np.nan), clipped
+        )
+    cells = _cells(arrays["tx_cell_indices"], gain, path)
     cell_size = np.asarray(arrays["cell_size"], np.float64).ravel()
     if len(cell_size) not in (1, 2) or not (cell_size > 0).all():
         raise ValueError(
@@ -70,9 +101,9 @@ def read_scene(path: radiomap.Path) -> Scene:
             "number or two"
         )
     antenna = np.zeros((count, ny, nx, 1), np.uint8)
-    column, row = cells.astype(np.int64).T  # Sionna's are unsigned
+    column, row = cells.T
     antenna[np.arange(count), ny - 1 - row, column] = 255
-    return Scene(path_gain_to_f(gain), antenna, np.broadcast_to(cell_size, (2,)))
+    return Scene(f, antenna, np.broadcast_to(cell_size, (2,)), clipped)
 
 
 class SionnaFolder:
@@ -94,9 +125,10 @@ class SionnaFolder:
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         fields: Sequence[str] = ("gray",),
+        db: DbRange = radiomap.RADIOMAPSEER_DB,
         scenes_in_memory: int = 8,
     ):
-        """Counts the transmitters of every scene of the split.
+        """Reads every scene of the split: what is wrong is said before the training.
 
         Args:
           root: the folder; its splits are those of folder.MapFolder.
@@ -105,11 +137,13 @@ class SionnaFolder:
           val_fraction: of the scenes, for that split.
           test_fraction: of the scenes, for that split.
           fields: of "gray" and "antenna".
+          db: what f is in dB.
           scenes_in_memory: scenes kept decoded; an npz is read whole or not at all.
 
         Raises:
           FileNotFoundError: root is missing.
-          ValueError: an unknown field or split, an empty split, an unreadable scene.
+          ValueError: an unknown field or split, an empty split, an unreadable scene, or
+            maps that are mostly outside the range of f.
         """
         splits.check_fields(fields, FIELDS)
         self.root = pathlib.Path(root)
@@ -123,10 +157,17 @@ class SionnaFolder:
             val_fraction=val_fraction,
             test_fraction=test_fraction,
         )
-        self._scene = functools.lru_cache(scenes_in_memory)(read_scene)
-        self.names = [
-            (path, tx) for path in self.files for tx in range(_transmitters(path))
-        ]
+        self._scene = functools.lru_cache(scenes_in_memory)(
+            lambda path: _read(path, db, self.fields)
+        )
+        clipped = {
+            (path, tx): of
+            for path in self.files
+            for tx, of in enumerate(self._scene(path).clipped)
+        }
+        self.names = list(clipped)
+        gains.check({f"{path}: map {tx}": of for (path, tx), of in clipped.items()}, db)
+        self._clipped = gains.pooled(clipped.values()).words(db)
         self.shape = self._scene(self.files[0]).f.shape[1:]
 
     def __len__(self) -> int:
@@ -147,36 +188,36 @@ class SionnaFolder:
         return {"name": np.str_(f"{path.stem}_{tx}"), **record}
 
     def summary(self) -> str:
-        """Returns how many maps and scenes the split has, and where they are."""
+        """Returns how many maps and scenes the split has, and what was clipped."""
         size = "x".join(str(side) for side in self.shape)
         return (
             f"Sionna, split {self.split}: {len(self)} maps of {len(self.files)} scenes "
-            f"of {size}, in {self.root}"
+            f"of {size}, in {self.root}" + (self._clipped and f"; {self._clipped}")
         )
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in KEYS if key not in archive.files]
-            if not missing:
-                return {key: archive[key] for key in KEYS}
-            found = ", ".join(archive.files) or "nothing"
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; export it again") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+def _load(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    remedy = "export it again, or copy it again from the source"
+    arrays = inputs.read_npz(path, keys, remedy=remedy)
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        with zipfile.ZipFile(path) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
         raise ValueError(
-            f"{path} is truncated or no npz archive ({error}); copy it again from the "
-            "source"
-        ) from error
-    raise ValueError(
-        f"{path} lacks {', '.join(missing)} (it holds {found}); export it as the top "
-        "of radiovae_jax/data/sionna.py shows"
-    )
+            f"{path} lacks {', '.join(missing)} (it holds "
+            f"{', '.join(found) or 'nothing'}); export it as the top of "
+            "radiovae_jax/data/sionna.py shows"
+        )
+    return arrays
 
 
-def _transmitters(path: pathlib.Path) -> int:
-    return len(_load(path)["path_gain"])
+def count_maps(path: pathlib.Path) -> int:
+    """Returns the number of a scene's transmitters.
+
+    Raises:
+      FileNotFoundError, ValueError: it cannot be read.
+    """
+    return len(_load(path, KEYS[:1])["path_gain"])
 
 
 def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
@@ -185,35 +226,73 @@ def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
             f"{path}: path_gain is {gain.dtype} of shape {gain.shape}, expected "
             "floats [tx, ny, nx]"
         )
-    if not np.isfinite(gain).all():
+    radiomap.check_size(gain.shape[1:], str(path))
+    finite = gain[np.isfinite(gain)]
+    # First, since 0 instead of the -inf in dB would become the strongest gain.
+    if (finite < 0).any():
+        raise ValueError(
+            f"{path}: path_gain goes down to {finite.min():g}, expected a linear gain, "
+            "0 or more; undo the dB with 10 ** (dB / 10), which is 0 for -inf"
+        )
+    if finite.size != gain.size:
         raise ValueError(
             f"{path}: path_gain holds nan or inf; write 0 where there is no path"
         )
-    if (gain < 0).any():
-        raise ValueError(
-            f"{path}: path_gain goes down to {gain.min():g}, expected a linear gain, 0 "
-            "or more; undo the dB with 10 ** (dB / 10)"
-        )
 
 
-def _check_cells(
-    cells: np.ndarray, shape: tuple[int, int, int], path: pathlib.Path
-) -> None:
-    count, ny, nx = shape
-    if cells.shape != (count, 2):
+def _cells(
+    cells: np.ndarray, gain: Float[np.ndarray, "tx ny nx"], path: pathlib.Path
+) -> Int64[np.ndarray, "tx 2"]:
+    """Returns (column, row) of each transmitter, out of [tx, 2] or Sionna's [2, tx].
+
+    Raises:
+      ValueError: other shapes, no integers, cells outside the map; or two transmitters
+        whose gains do not say which of both it is.
+    """
+    count, ny, nx = gain.shape
+    ways = [way for way in (cells, cells.T) if way.shape == (count, 2)]
+    if not ways:
         raise ValueError(
             f"{path}: tx_cell_indices has shape {cells.shape}, expected ({count}, 2), "
-            "column and row of each transmitter; Sionna RT has it the other way round, "
-            "so store .numpy().T"
+            "column and row of each transmitter, or as Sionna RT has it "
+            f"(2, {count})"
         )
     if not np.issubdtype(cells.dtype, np.integer):
         raise ValueError(
             f"{path}: tx_cell_indices is {cells.dtype}, expected integers: indices of "
             "cells, not positions in metres"
         )
-    if (cells < 0).any() or (cells >= (nx, ny)).any():
+    inside = [
+        way.astype(np.int64)  # Sionna's are unsigned
+        for way in ways
+        if ((way >= 0) & (way < (nx, ny))).all()
+    ]
+    if not inside:
         raise ValueError(
             f"{path}: tx_cell_indices {cells.tolist()} leave the {nx} columns and {ny} "
             "rows of path_gain; they are (column, row), row 0 the lowest y; leave out "
             "transmitters that stand outside the map"
         )
+    if len(ways) == 1 or np.array_equal(*ways):
+        return inside[0]
+    fitting = [way for way in inside if _peaks_at(gain, way)]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"{path}: tx_cell_indices {cells.tolist()} may be (column, row) of each of "
+            "the two transmitters, or all columns and then all rows, as Sionna RT has "
+            f"it: the gains peak at the cells of {'both' if fitting else 'neither'}; "
+            "export a file for each transmitter (path_gain[i : i + 1], "
+            "tx_cell_indices of shape (1, 2)), or leave out what asks for the antenna"
+        )
+    return fitting[0]
+
+
+def _peaks_at(
+    gain: Float[np.ndarray, "tx ny nx"], cells: Int64[np.ndarray, "tx 2"]
+) -> bool:
+    """Says whether each transmitter's gain is largest within a cell of its own."""
+    return all(
+        one[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max()
+        == one.max()
+        for one, (column, row) in zip(gain, cells, strict=True)
+    )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from radiovae_jax import inputs
 from radiovae_jax.data import city, dominant_path, radiomap, radiomapseer, splits
 
 RECORD = "synthetic.json"
@@ -197,7 +198,7 @@ def _is_written(root: pathlib.Path, record: dict) -> bool:
             f"{root} exists and holds no {RECORD}: it is no synthetic city; give an "
             "empty or a new folder, or read it with data.source=radiomapseer"
         )
-    found = json.loads(path.read_text())
+    found = inputs.read_json(path, remedy="give another folder, or remove it")
     if found != record:
         keys = sorted(found.keys() | record.keys())
         differ = [
