@@ -67,14 +67,18 @@ def gray_to_f(gray: Shaped[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
     )
 
 
-def f_to_db(f: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
-    """Returns the path gain in dB, -147 + 100 f."""
-    return DB_FLOOR + DB_SPAN * f
+def f_to_db(
+    f: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Numbers, "*shape"]:
+    """Returns the path gain in dB; of RadioMapSeer's f, -147 + 100 f."""
+    return db.floor + db.span * f
 
 
-def db_to_f(gain_db: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
-    """Returns f = (dB + 147) / 100, unclipped."""
-    return (gain_db - DB_FLOOR) / DB_SPAN
+def db_to_f(
+    gain_db: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Numbers, "*shape"]:
+    """Returns f, unclipped; of RadioMapSeer's dB, (dB + 147) / 100."""
+    return (gain_db - db.floor) / db.span
 
 
 def f_to_model(f: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
