@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import config_check, run_folder, tiling
+from radiovae_jax import config_check, datasets, run_folder, tiling
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import resize, resize_back
 from radiovae_jax.models.posterior import DiagonalGaussian
@@ -42,6 +42,7 @@ class Coder(NamedTuple):
     image_size: int  # that the training resized to; 0: none
     training_size: tuple[int, int]
     size_field: str  # of the config, that says so
+    db: radiomap.DbRange  # what f is in dB
     description: str
 
 
@@ -97,6 +98,7 @@ def load(
         image_size=config.data.image_size,
         training_size=(side, side) if isinstance(side, int) else tuple(side),
         size_field=size_field,
+        db=datasets.db_range(config),
         description=f"{workdir}, step {step}, {weights} weights",
     )
 

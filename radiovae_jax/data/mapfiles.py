@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 
 from radiovae_jax import whole_files
 from radiovae_jax.data import radiomap, sionna
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 SUFFIXES = (*radiomap.MAP_SUFFIXES, ".npz")
 UNITS = ("f", "db")  # of the numbers in an NPY
@@ -66,11 +67,12 @@ def names(path: pathlib.Path) -> list[str]:
     return [f"{path.stem}_{tx}" for tx in range(len(sionna.read_scene(path).f))]
 
 
-def read(path: pathlib.Path, *, unit: str) -> MapFile:
+def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> MapFile:
     """Reads a file.
 
     Args:
       unit: of an NPY of floats, "f" or "db".
+      db: what f is in dB.
 
     Raises:
       FileNotFoundError: no such file.
@@ -80,7 +82,7 @@ def read(path: pathlib.Path, *, unit: str) -> MapFile:
     if suffix == ".npz":
         f = sionna.read_scene(path).f
     elif suffix == ".npy" and unit == "db":
-        one, clipped = _read_db(path)
+        one, clipped = _read_db(path, db)
         f = one[None]
     else:
         try:
@@ -100,7 +102,9 @@ def read(path: pathlib.Path, *, unit: str) -> MapFile:
     return MapFile(path, names(path), f, clipped)
 
 
-def _read_db(path: pathlib.Path) -> tuple[Float32[np.ndarray, "h w c"], int]:
+def _read_db(
+    path: pathlib.Path, db: DbRange
+) -> tuple[Float32[np.ndarray, "h w c"], int]:
     """Returns f of an NPY of dB, and how many values were clipped to its range.
 
     Any number of values may lie below the range: no signal is written as -200, say.
@@ -112,34 +116,41 @@ def _read_db(path: pathlib.Path) -> tuple[Float32[np.ndarray, "h w c"], int]:
     bad = np.count_nonzero(~np.isfinite(gain_db))
     if bad:
         raise ValueError(
-            f"{path} holds {bad} non-finite values (nan or inf); write -147 where "
-            "there is no signal"
+            f"{path} holds {bad} non-finite values (nan or inf); write {db.floor:g} "
+            "where there is no signal"
         )
-    f = radiomap.db_to_f(gain_db.astype(np.float32))
+    f = radiomap.db_to_f(gain_db.astype(np.float32), db)
     above = np.count_nonzero(f > 1 + 1e-6)
     if above > gain_db.size / 2:
         in_f = gain_db.min() >= 0 and gain_db.max() <= 1
         raise ValueError(
             f"{path} spans [{gain_db.min():g}, {gain_db.max():g}]: {above} of its "
-            f"{gain_db.size} values are above -47 dB, where the range of path gains "
-            "ends; "
+            f"{gain_db.size} values are above {db.floor + db.span:g} dB, where the "
+            "range of path gains ends; "
             + (
                 "an NPY of f in [0, 1] is read with --unit f"
                 if in_f
                 else "convert them to path gain in dB (path loss has the other sign)"
             )
         )
-    # Rounding alone takes -47 dB a little beyond 1.
+    # Rounding alone takes the range's end a little beyond 1.
     outside = int(np.sum((f < -1e-6) | (f > 1 + 1e-6)))
     return f.clip(0, 1), outside
 
 
-def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -> None:
+def write_map(
+    path: pathlib.Path,
+    f: Float[np.ndarray, "h w c"],
+    *,
+    unit: str,
+    db: DbRange = RADIOMAPSEER_DB,
+) -> None:
     """Writes one map as PNG or NPY, by the path's suffix, all of it or nothing.
 
     Args:
       f: in [0, 1].
       unit: of an NPY, "f" or "db"; a PNG holds f.
+      db: what f is in dB.
 
     Raises:
       ValueError: a PNG of several channels.
@@ -151,7 +162,7 @@ def write_map(path: pathlib.Path, f: Float[np.ndarray, "h w c"], *, unit: str) -
             )
         radiomap.write_png(path, np.round(255 * f).astype(np.uint8))
         return
-    values = radiomap.f_to_db(f) if unit == "db" else f
+    values = radiomap.f_to_db(f, db) if unit == "db" else f
     if f.shape[-1] == 1:
         values = values[..., 0]
     write_array(path, values.astype(np.float32))
@@ -164,16 +175,24 @@ def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
 
 
 def write_scene(
-    path: pathlib.Path, f: Float[np.ndarray, "tx h w 1"], like: pathlib.Path
+    path: pathlib.Path,
+    f: Float[np.ndarray, "tx h w 1"],
+    like: pathlib.Path,
+    *,
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> None:
     """Writes path gains with the cells and the transmitters of another scene.
 
     f = 0 becomes a gain of 0, "no path", as `sionna.path_gain_to_f` reads it.
 
+    Args:
+      db: what f is in dB.
+
     Raises:
       FileNotFoundError, ValueError: `like` is no scene.
     """
-    gain = np.where(f > 0, 10.0 ** (radiomap.f_to_db(f.astype(np.float64)) / 10), 0.0)
+    gain_db = radiomap.f_to_db(f.astype(np.float64), db)
+    gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
     with np.load(like, allow_pickle=False) as scene:
         kept = {name: scene[name] for name in ("cell_size", "tx_cell_indices")}
     with whole_files.written(path) as partial, partial.open("wb") as file:
