@@ -149,7 +149,7 @@ def _about_mean(values: Float[np.ndarray, "b p q"]) -> Normalize:
     finite = _finite(values)
     mean = float(finite.mean()) if finite.size else 0.0
     apart = float(np.quantile(np.abs(finite - mean), 0.99)) if finite.size else 0.0
-    apart = max(apart, 1e-3 * abs(mean)) or 1.0
+    apart = apart if apart > 1e-6 * abs(mean) else 1.0
     return Normalize(mean - apart, mean + apart)
 
 

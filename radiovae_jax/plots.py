@@ -148,9 +148,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for axis in figure.axes:
         for one in (axis.xaxis, axis.yaxis):
-            if isinstance(one.get_major_formatter(), ScalarFormatter):
-                # Ticks are numbers, not what is to be added to one in the corner.
-                one.get_major_formatter().set_useOffset(False)
+            ticks = one.get_major_formatter()
+            if isinstance(ticks, ScalarFormatter):
+                # Whole numbers, not what is to be added to one in the corner.
+                ticks.set_useOffset(False)
+                ticks.set_powerlimits((-4, 7))
     with whole_files.written(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=110)
     return path

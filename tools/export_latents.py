@@ -104,6 +104,7 @@ def export(args: argparse.Namespace) -> None:
     source, fields = open_with_condition(config, args.split)
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
+    db = datasets.db_range(config)
     folder = args.out or args.workdir / "latents" / args.split
     command_line.folder(folder, flag="--out")
     mesh = sharding.make_mesh(jax.device_count())
@@ -143,6 +144,7 @@ def export(args: argparse.Namespace) -> None:
         batch_size=batch_size,
         shard_size=args.shard_size,
         formats=shards.FORMATS if args.format == "both" else (args.format,),
+        db_range=db._asdict() if db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     print(describe(folder, manifest))
