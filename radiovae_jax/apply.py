@@ -7,7 +7,9 @@
     python -m radiovae_jax.apply interpolate 0_0.png 1_0.png --workdir runs/radio
 
 Maps are 8-bit gray PNG, NPY of f in [0, 1] or (--unit db) of path gain in dB, and npz
-of Sionna RT. A PNG holds f in 255 steps of 0.39 dB; an NPY holds what came out. Maps
+of Sionna RT. What f is in dB a run's config says (data.db_floor, data.db_span; of
+RadioMapSeer 100 f - 147); of other maps it may not be known. A PNG holds f in 255 steps
+(RadioMapSeer's 0.39 dB); an NPY holds what came out. Maps
 may have any size: sides that the down-sampling does not divide are padded and cut
 again, and maps of more than 512x512 pixels go through the network band by band, in
 little memory and with the result of one pass. VERB --help shows the flags.
@@ -112,7 +114,7 @@ def _output_flags(verb: argparse.ArgumentParser, name: str) -> None:
         "--format",
         choices=("same", "png", "npy") if same else ("npy", "png"),
         default="same" if same else "npy",
-        help="of the maps written, default %(default)s; png: 8 bits, steps of 0.39 dB",
+        help="of the maps written, default %(default)s; png: 8 bits",
     )
     _unit_flag(verb, "of the numbers in NPY files, read and written")
 
@@ -122,7 +124,8 @@ def _unit_flag(verb: argparse.ArgumentParser, words: str) -> None:
         "--unit",
         choices=mapfiles.UNITS,
         default="f",
-        help=f"{words}: f = (dB + 147) / 100 (default), or path gain in dB",
+        help=f"{words}: f in [0, 1] (default), or path gain in dB, by the run's "
+        "data.db_floor and data.db_span",
     )
 
 
@@ -162,10 +165,7 @@ def use(flags: argparse.Namespace) -> None:
             "maps of this run; take --format=npy"
         )
     if flags.unit == "db" and not run.db.span:
-        raise ValueError(
-            f"--unit=db: the maps of {run.description} have no unit in dB "
-            "(data.db_floor, data.db_span); take --unit=f"
-        )
+        raise ValueError(f"--unit=db: {verbs.no_db(run)}; or take --unit=f")
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
     print(f"written to {out}")

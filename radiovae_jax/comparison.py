@@ -15,11 +15,15 @@ from radiovae_jax.models import lpips
 from radiovae_jax.models.posterior import DiagonalGaussian
 from radiovae_jax.types import Array, Image, PerImage
 
-# Name -> (threshold on f, dB of the whole scale).
-SCALES = {"raw": (0.0, 100.0), "thresholded_0.2": (0.2, 80.0)}
+# Name -> (threshold on f, share of the dB that the whole scale spans).
+SCALES = {"raw": (0.0, 1.0), "thresholded_0.2": (0.2, 0.8)}
 REGIONS = ("all", "street", "building")
 COLUMNS = ("nmse", "rmse_db", "mae_db", "psnr", "ssim")
 POOLED = ("nmse_pooled", "rmse_db_pooled", "psnr_pooled")  # what tables show of them
+# Both, of maps without a unit.
+COLUMNS_F, POOLED_F = (
+    tuple(name.replace("_db", "") for name in names) for names in (COLUMNS, POOLED)
+)
 FEATURES = {
     "vgg16_relu5_3": "the channels of VGG16's relu5_3, averaged over the map",
     "pixels_8x8": "the map itself, reduced to 8x8 pixels",
@@ -47,6 +51,7 @@ class Judge(NamedTuple):
       stored: whether to compare at the stored size rather than at the seen one.
       perceptual: whether LPIPS is measured.
       features: of FEATURES, for the Fréchet distance.
+      db: what f is in dB; without a span RMSE and MAE are of f.
     """
 
     rows: tuple[str, ...]
@@ -55,13 +60,19 @@ class Judge(NamedTuple):
     stored: bool
     perceptual: bool
     features: str
+    db: radiomap.DbRange = radiomap.RADIOMAPSEER_DB
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The numbers of each map."""
+        return COLUMNS if self.db.span else COLUMNS_F
 
 
 class Compared(NamedTuple):
     """What is known of one batch. Leading axes: rows, then scales, then regions."""
 
     sums: metrics.Sums
-    each: dict[str, Float[Array, "_ _ _ b"]]  # COLUMNS
+    each: dict[str, Float[Array, "_ _ _ b"]]  # the judge's columns
     lpips: Float[Array, "_ b"] | None
     features: Float[Array, "_ b _"]
     target_features: Float[Array, "b _"]
@@ -97,7 +108,7 @@ def compare(
     recons = jnp.stack([finished(coded.recons[row]) for row in judge.rows])
     masks = region_masks(raw, judge, target)
     regions = jnp.stack([masks[name] for name in judge.regions])
-    measure = functools.partial(numbers, raw["mask"] > 0, regions, target)
+    measure = functools.partial(numbers, raw["mask"] > 0, regions, judge, target)
     sums, each = jax.vmap(measure)(recons)
     distances = None
     if judge.perceptual:
@@ -121,26 +132,32 @@ def compare(
 def numbers(
     mask: Bool[Array, "b"],
     regions: Float[Array, "r b h w 1"],
+    judge: Judge,
     target: Image,
     recon: Image,
 ) -> tuple[metrics.Sums, dict[str, Float[Array, "_ r b"]]]:
     """Returns the sums and the numbers of each map, by scale and region."""
     scaled = [
-        (radiomap.threshold(target, t), radiomap.threshold(recon, t), jnp.float32(span))
-        for t, span in SCALES.values()
+        (
+            radiomap.threshold(target, t),
+            radiomap.threshold(recon, t),
+            jnp.float32(share * judge.db.span or 1.0),
+        )
+        for t, share in SCALES.values()
     ]
 
     def at_scale(target, recon, span):
         return jax.vmap(functools.partial(in_region, target, recon, span))(regions)
 
     def in_region(target, recon, span, region):
-        each = {
-            "nmse": metrics.nmse(target, recon, region),
-            "rmse_db": span * metrics.rmse(target, recon, region),
-            "mae_db": span * metrics.mae(target, recon, region),
-            "psnr": metrics.psnr(target, recon, region),
-            "ssim": metrics.ssim(target, recon, region),
-        }
+        values = (
+            metrics.nmse(target, recon, region),
+            span * metrics.rmse(target, recon, region),
+            span * metrics.mae(target, recon, region),
+            metrics.psnr(target, recon, region),
+            metrics.ssim(target, recon, region),
+        )
+        each = dict(zip(judge.columns, values, strict=True))
         return metrics.update(metrics.init(), target, recon, mask, region), each
 
     return jax.vmap(at_scale)(*map(jnp.stack, zip(*scaled, strict=True)))

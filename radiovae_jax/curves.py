@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from radiovae_jax import inputs, logbook
+from radiovae_jax.data import radiomap, sources
 
 # What only the discriminator's phase gives a meaning; logged as 0 before it.
 ADVERSARIAL = frozenset(
@@ -54,6 +55,7 @@ class Run(NamedTuple):
     switch: float | int  # last step without the discriminator; inf: it never comes
     d_weight_clamp: float | int  # what d_weight cannot exceed
     kl_weight: float | int  # where the lines do not log one
+    db: radiomap.DbRange  # what f is in dB
 
 
 def read(workdir: pathlib.Path) -> Run:
@@ -101,13 +103,27 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
     """Returns the run of these lines and this config."""
-    loss = config["loss"]
+    loss, data = config["loss"], config.get("data", {})
+    source = data.get("source", "radiomapseer")
+    db = sources.db_range(source, data.get("db_floor"), data.get("db_span"))
     return Run(
-        lines=lines,
+        lines=lines if db.span else [_in_f(line) for line in lines],
         switch=loss["disc_start"] if loss["disc_factor"] else math.inf,
         d_weight_clamp=D_WEIGHT_CLIP * loss["disc_weight"],
         kl_weight=loss["kl_weight"],
+        db=db,
     )
+
+
+def _in_f(line: Line) -> Line:
+    """Returns a line of maps without a unit as it is logged now.
+
+    Older versions logged them as if 100 dB were one unit of f.
+    """
+    kept = {name: value for name, value in line.items() if "_db" not in name}
+    if "val/rmse_db" in line and is_number(line.get("val/sample_diversity")):
+        kept["val/sample_diversity"] /= radiomap.DB_SPAN
+    return kept
 
 
 def curve(run: Run, name: str) -> Curve:

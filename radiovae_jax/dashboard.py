@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from radiovae_jax import colours, curves, diagnosis, panels, plots
 from radiovae_jax.curves import Curve, Run
-from radiovae_jax.data import radiomap
 from radiovae_jax.panels import BLACK, BLUE, GREEN, ORANGE, RED, SKY, trace
 
 GIB = 2**30
@@ -106,21 +105,22 @@ def _samples(
     axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"] | None
 ) -> None:
     if samples is not None:
-        maps = samples[:SAMPLES]
-        words = colours.words(maps.shape[-1])
-        title = "samples from the prior, the latest" + (f", {words}" if words else "")
-        axis.set_title(title, fontsize=11, loc="left")
+        part, *more = plots.channel_parts(samples.shape[-1], run.db)
+        maps = samples[:SAMPLES, ..., part]
+        words = "their first channel" if more else colours.words(maps.shape[-1])
+        title = f"latest samples from the prior{', ' * bool(words)}{words}\n"
+        axis.set_title(title + plots.NOISE, fontsize=11, loc="left")
         axis.set_axis_off()
         for place, f in zip(QUARTERS, maps, strict=False):
-            shown = plots.show_map(axis.inset_axes(place), f, "", reference=maps)
+            inset = axis.inset_axes(place)
+            shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
         if maps.shape[-1] == 1:
-            gain_db = radiomap.f_to_db(maps)
-            plots.colour_bar(axis.figure, shown, axis, "path gain (dB)", gain_db)
+            gain, label = plots.in_unit(maps, run.db), plots.gain_label(run.db)
+            plots.colour_bar(axis.figure, shown, axis, label, gain)
         return
     trace(axis, run, "val/sample_diversity", "mean distance", BLUE)
-    panels.finish(
-        axis, run, "dB", title="diversity of samples", empty="no samples drawn yet"
-    )
+    unit, title = run.db.unit, "diversity of samples"
+    panels.finish(axis, run, unit, title=title, empty="no samples drawn yet")
 
 
 def _convergence(axis: Axes, run: Run) -> None:

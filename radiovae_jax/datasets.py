@@ -58,10 +58,7 @@ def open_outlined(config: ConfigDict, split: str) -> Source:
 def db_range(config: ConfigDict) -> radiomap.DbRange:
     """Returns what f is in dB: as the config says, or as the source has it."""
     data = config.data
-    if data.db_span is not None:
-        return radiomap.DbRange(data.db_floor, data.db_span)
-    plain = data.source in ("folder", "tfds_images")
-    return radiomap.NO_DB if plain else radiomap.RADIOMAPSEER_DB
+    return sources.db_range(data.source, data.db_floor, data.db_span)
 
 
 def train_batches(config: ConfigDict, source: Source) -> pipeline.TrainBatches:

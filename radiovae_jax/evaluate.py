@@ -106,6 +106,7 @@ def evaluate(
         stored=stored,
         perceptual=lpips_weights != (),
         features="vgg16_relu5_3" if telling else "pixels_8x8",
+        db=datasets.db_range(config),
     )
     pca = fit_pca(config, model) if baseline == "pca" else ()
     measured = measure(
@@ -133,7 +134,7 @@ def evaluate(
     }
     found["summary"] = record.summary(found)
     record.write(folder, split, found, measured.maps)
-    figure = picture(measured, with_buildings="building" in regions)
+    figure = picture(measured, with_buildings="building" in regions, db=judge.db)
     plots.save(figure, folder / f"{split}_best_worst.png")
     return found
 
@@ -143,8 +144,9 @@ def terms(config: ml_collections.ConfigDict, judge: comparison.Judge) -> dict[st
     return {
         "metrics_size": config.train.metrics_size,
         "scales": {
-            name: {"threshold": threshold, "db_per_unit": db}
-            for name, (threshold, db) in SCALES.items()
+            name: {"threshold": threshold}
+            | ({"db_per_unit": share * judge.db.span} if judge.db.span else {})
+            for name, (threshold, share) in SCALES.items()
         },
         "regions": list(judge.regions),
         "data_range": 1.0,
@@ -224,7 +226,7 @@ def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
     return baselines.fit_pca(maps, patch=model.downsampling, components=model.embed_dim)
 
 
-def picture(measured: Measured, *, with_buildings: bool):
+def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
     """Returns the best maps, then the worst, with their reconstructions."""
     named = [
         (f"{kind}: {one.name}, NMSE {one.nmse:.3g}", one)
@@ -240,6 +242,7 @@ def picture(measured: Measured, *, with_buildings: bool):
         if with_buildings
         else None,
         max_rows=len(shown),
+        db=db,
     )
 
 

@@ -21,6 +21,7 @@ from radiovae_jax import (
     sharding,
     train_step,
 )
+from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resized, to_batch
 from radiovae_jax.models import lpips
 from radiovae_jax.models.autoencoder import AutoencoderKL
@@ -105,6 +106,7 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             conditional=loss.disc_conditional,
             objective=loss.objective,
             mask_range=loss.mask_range,
+            db_range=physical_range(config),
         ),
         latent_shape=(
             height // autoencoder.downsampling,
@@ -171,7 +173,15 @@ def build_objective(config: ConfigDict) -> objectives.Objective:
         pinn_form=loss.pinn_form,
         input_range=loss.input_range,
         reconstruction=loss.reconstruction,
+        db_range=physical_range(config),
     )
+
+
+def physical_range(config: ConfigDict) -> tuple[float, float]:
+    """Returns what radio terms take f for: where no dB are known, RadioMapSeer's."""
+    data = config.data
+    known = sources.db_range(data.source, data.db_floor, data.db_span)
+    return tuple(known if known.span else radiomap.RADIOMAPSEER_DB)
 
 
 def build_autoencoder(config: ConfigDict) -> AutoencoderKL:

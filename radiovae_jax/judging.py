@@ -36,6 +36,7 @@ class Judge(NamedTuple):
     validation: sources.Source
     batch_size: int
     rows: int  # of the picture, and samples from the prior
+    db: radiomap.DbRange  # what f is in dB
     workdir: pathlib.Path
     log: Any
     sample_key: Any
@@ -55,43 +56,51 @@ class Judge(NamedTuple):
         """
         judge = self.compiled.validate[adversarial]
         totals, shown = None, []
-        for raw in pipeline.eval_batches(
+        size = sharding.nearest(self.batch_size, self.mesh.size)
+        batches = pipeline.eval_batches(
             self.validation,
-            batch_size=sharding.nearest(self.batch_size, self.mesh.size),
+            batch_size=size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-        ):
+        )
+        # The first process draws what it holds: the first rows of every batch.
+        rows = size // jax.process_count()
+        several = sources.spread(self.validation, self.rows * jax.process_count())
+        chosen = [at for at in several if at % size < rows][: self.rows] or [0]
+        for number, raw in enumerate(batches):
             if stopped():
                 return {}
             batch, *pair = judge(state, sharding.to_devices(raw, self.mesh))
             totals = batch if totals is None else jax.tree.map(jnp.add, totals, batch)
-            if sum(len(target) for target, *_ in shown) < self.rows:
-                real = raw["mask"] > 0
-                target, recon = (sharding.local(image)[real] for image in pair)
-                roofs = outlines(raw, target.shape[1])[real]
-                shown.append((target, recon, raw["name"][real], roofs))
+            here = [at % size for at in chosen if at // size == number]
+            if here and distributed.is_first():
+                target, recon = (sharding.local(image)[here] for image in pair)
+                roofs = outlines(raw, target.shape[1])[here]
+                shown.append((target, recon, raw["name"][here], roofs))
         samples = sharding.local(
             self.compiled.sample(state, jax.random.fold_in(self.sample_key, step))
         )
         if distributed.is_first():
             self._draw(step, shown, samples)
-        result = validate.result(jax.device_get(totals))
-        if self.rows > 1:
-            diversity = jax.jit(metrics.diversity_db)(samples)
-            result["sample_diversity"] = float(diversity)
+        result = validate.result(jax.device_get(totals), db_per_unit=self.db.span)
+        if self.rows > 1:  # in f where it has no dB
+            unit = self.db.span or 1.0
+            diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
+            result["sample_diversity"] = float(diversity(samples, db_per_unit=unit))
         return result
 
     def _draw(self, step: int, shown: list, samples: np.ndarray) -> None:
         maps, recons, names, roofs = map(np.concatenate, zip(*shown, strict=True))
         figure = plots.reconstructions(
-            maps[: self.rows],
-            recons[: self.rows],
-            names=[str(name) for name in names[: self.rows]],
-            buildings=roofs[: self.rows],
+            maps,
+            recons,
+            names=[str(name) for name in names],
+            buildings=roofs,
             max_rows=self.rows,
+            db=self.db,
         )
         self._picture(step, "reconstructions", figure)
-        self._picture(step, "samples", plots.samples(samples))
+        self._picture(step, "samples", plots.samples(samples, db=self.db))
         mapfiles.write_array(self.workdir / "images" / NEWEST_SAMPLES, samples)
 
     def _picture(self, step: int, name: str, figure) -> None:
@@ -150,20 +159,26 @@ def named(prefix: str, values) -> dict[str, float]:
     return {f"{prefix}/{name}": float(value) for name, value in values.items()}
 
 
-def postfix(values: dict[str, float], metrics: dict[str, float]) -> str:
+def postfix(
+    values: dict[str, float], metrics: dict[str, float], db: radiomap.DbRange
+) -> str:
     """Returns the numbers that the progress bar shows."""
     shown = {"rec": "rec_loss", "kl": "kl_loss", "logvar": "logvar"}
     if values["train/disc_factor"]:
         shown |= {"g": "g_loss", "disc": "disc_loss", "d_weight": "d_weight"}
     parts = [f"{short} {values[f'train/{name}']:.3g}" for short, name in shown.items()]
     if metrics:
-        parts.append(f"val {metrics['rmse_db']:.2f} dB")
+        parts.append(f"val {db.words(metrics['rmse'])}")
     return ", ".join(parts)
 
 
-def summary(step: int, metrics: dict[str, float]) -> str:
+def summary(step: int, metrics: dict[str, float], db: radiomap.DbRange) -> str:
+    return f"step {step}: validation {quality(metrics, db)}"
+
+
+def quality(metrics: dict[str, float], db: radiomap.DbRange) -> str:
+    """Returns the numbers of a validation as one line."""
     return (
-        f"step {step}: validation PSNR {metrics['psnr']:.2f} dB, "
-        f"SSIM {metrics['ssim']:.4f}, NMSE {metrics['nmse']:.5f}, "
-        f"RMSE {metrics['rmse_db']:.2f} dB"
+        f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}, "
+        f"NMSE {metrics['nmse']:.5f}, RMSE {db.words(metrics['rmse'])}"
     )

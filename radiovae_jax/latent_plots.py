@@ -10,7 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from radiovae_jax import colours, plots
+from radiovae_jax import colours, inputs, plots
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 from radiovae_jax.plots import Numbers
 
 LATENT_COLOURS = mpl.colormaps["PuOr"].with_extremes(bad="magenta")
@@ -24,11 +25,13 @@ def channels(
     *,
     max_rows: int = 4,
     max_channels: int = 8,
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> Figure:
     """Returns rows of a map and the channels of its latent.
 
-    A channel has one scale in all rows, symmetric about 0, that holds 99% of its
-    values; its colour bar stands below.
+    A channel has one scale in all rows, symmetric about its mean, that holds 99% of its
+    values; its colour bar stands below. A map of several channels in dB has a column
+    for each.
 
     Raises:
       ValueError: no map, or as many latents as maps are not given.
@@ -40,22 +43,25 @@ def channels(
     count, height, width, _ = maps.shape
     shown = min(latents.shape[-1], max_channels)
     tall = PANEL * min(max(height / width, 0.4), 2.5)
-    size = (PANEL * (shown + 1) + 0.6, tall * count + 1.2)
+    parts = plots.channel_parts(maps.shape[-1], db)
+    size = (PANEL * (shown + len(parts)) + 0.6, tall * count + 1.2)
     figure = Figure(figsize=size, layout="constrained")
     sides = "x".join(str(n) for n in latents.shape[1:])
     note = _shown_of(shown, latents.shape[-1])
     figure.suptitle(f"latent channels{note}, {sides}", fontsize=11)
     ratios = [tall] * count + [0.12]
-    axes = figure.subplots(count + 1, shown + 1, squeeze=False, height_ratios=ratios)
-    _maps(figure, axes[:, 0], maps)
-    for channel in range(shown):
+    columns = len(parts) + shown
+    axes = figure.subplots(count + 1, columns, squeeze=False, height_ratios=ratios)
+    for number, (column, part) in enumerate(zip(axes.T, parts, strict=False)):
+        title = f"map, channel {number}" if len(parts) > 1 else "map"
+        _maps(figure, column, maps[..., part], title, db)
+    for channel, (*panels, bar) in enumerate(axes.T[len(parts) :]):
         values = latents[..., channel]
-        *panels, bar = axes[:, channel + 1]
-        scale = _symmetric(values)
+        scale = _about_mean(values)
         for axis, one in zip(panels, values, strict=True):
             drawn = plots.image(axis, one, "", LATENT_COLOURS, scale)
         panels[0].set_title(f"z{channel}", fontsize=10)
-        _bar(figure, drawn, bar)
+        _bar(figure, drawn, bar, "value", values)
     return figure
 
 
@@ -79,7 +85,8 @@ def histogram(
     size = (3.6 * columns + 0.4, 2.9 * rows + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     note = _shown_of(shown, values.shape[1])
-    figure.suptitle(f"{title}: every channel against N(0, 1){note}", fontsize=11)
+    words = f"{inputs.printable(title)}: every channel against N(0, 1){note}"
+    figure.suptitle(words, fontsize=11, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[shown:]:
         axis.set_axis_off()
@@ -94,13 +101,15 @@ def histogram(
     return figure
 
 
-def _maps(figure: Figure, axes, maps: Float[np.ndarray, "b h w c"]) -> None:
+def _maps(
+    figure: Figure, axes, maps: Float[np.ndarray, "b h w c"], title: str, db: DbRange
+) -> None:
     *panels, bar = axes
     for axis, one in zip(panels, maps, strict=True):
-        drawn = plots.show_map(axis, one, "", reference=maps)
+        drawn = plots.show_map(axis, one, "", reference=maps, db=db)
     if maps.shape[-1] == 1:
-        panels[0].set_title("map (dB)", fontsize=10)
-        _bar(figure, drawn, bar)
+        panels[0].set_title(title, fontsize=10)
+        _bar(figure, drawn, bar, plots.gain_label(db), plots.in_unit(maps, db))
     else:
         panels[0].set_title(colours.words(maps.shape[-1]), fontsize=10)
         bar.set_axis_off()
@@ -135,14 +144,18 @@ def _finite(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "n"]:
     return values[np.isfinite(values)]
 
 
-def _symmetric(values: Float[np.ndarray, "b p q"]) -> Normalize:
-    finite = np.abs(_finite(values))
-    limit = float(np.quantile(finite, 0.99)) if finite.size else 0.0
-    return Normalize(-(limit or 1.0), limit or 1.0)
+def _about_mean(values: Float[np.ndarray, "b p q"]) -> Normalize:
+    """Returns the scale about the mean that holds 99% of the values."""
+    finite = _finite(values)
+    mean = float(finite.mean()) if finite.size else 0.0
+    apart = float(np.quantile(np.abs(finite - mean), 0.99)) if finite.size else 0.0
+    apart = apart if apart > 1e-6 * abs(mean) else 1.0
+    return Normalize(mean - apart, mean + apart)
 
 
-def _bar(figure: Figure, drawn: ScalarMappable, axis: Axes) -> None:
-    figure.colorbar(drawn, cax=axis, orientation="horizontal")
+def _bar(figure: Figure, drawn: ScalarMappable, axis: Axes, label, values) -> None:
+    place = dict(cax=axis, orientation="horizontal")
+    plots.colour_bar(figure, drawn, (), label, values, **place)
     axis.tick_params(labelsize=8)
 
 

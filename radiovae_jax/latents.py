@@ -147,6 +147,7 @@ def export(
     batch_size: int,
     shard_size: int,
     formats: tuple[str, ...] = FORMATS,
+    db_range: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Writes every map of a source and returns the manifest.
 
@@ -161,6 +162,7 @@ def export(
       identity: says of what these are the latents, in JSON's types.
       keep: which results of `encode` a record holds.
       formats: of FORMATS.
+      db_range: for the manifest: f of these maps is floor + span f in dB; None: no dB.
 
     Raises:
       ValueError: the folder holds the latents of something else.
@@ -191,6 +193,7 @@ def export(
         identity=identity,
         count=len(source),
         data=source.summary(),
+        db_range=db_range,
         statistics=statistics(merged(listed)),
         shards=listed,
     )

@@ -14,6 +14,7 @@ from absl import logging
 from tqdm import tqdm
 
 from radiovae_jax import (
+    datasets,
     distributed,
     experiment,
     judging,
@@ -25,6 +26,7 @@ from radiovae_jax import (
 )
 from radiovae_jax.checkpoint import Checkpoints, NotWrittenError
 from radiovae_jax.command_line import Interrupted
+from radiovae_jax.data import radiomap
 from radiovae_jax.interruption import Interruption
 from radiovae_jax.judging import Compiled
 from radiovae_jax.train_step import TrainState
@@ -186,7 +188,7 @@ class Loop:
             values |= self.clock.lap(done, train.batch_size)
             for purpose in ("compile", "checkpoint", "histograms"):
                 values |= self.clock.told(purpose)
-            self.bar.set_postfix_str(judging.postfix(values, self.metrics))
+            self.bar.set_postfix_str(judging.postfix(values, self.metrics, self.db))
         if due.histograms:
             with self.pause("histograms", state):
                 judging.histograms(self.log, self.compiled, state, raw, done)
@@ -201,7 +203,7 @@ class Loop:
             if metrics:
                 self.metrics = metrics
                 self.validations.append(stopping.judged(done, metrics["nmse"]))
-                self.say(judging.summary(done, metrics))
+                self.say(judging.summary(done, metrics, self.db))
                 values |= judging.named("val", metrics) | self.clock.told("validation")
         if values:
             self.log.write(done, values)
@@ -211,6 +213,10 @@ class Loop:
             raise stopping.StoppedError(f"step {done}: {at}")
         return values
 
+    @property
+    def db(self) -> radiomap.DbRange:
+        return datasets.db_range(self.config)
+
     def judge(self) -> judging.Judge:
         train = self.config.train
         return judging.Judge(
@@ -219,6 +225,7 @@ class Loop:
             validation=self.validation,
             batch_size=train.validation_batch_size,
             rows=train.images,
+            db=self.db,
             workdir=self.workdir,
             log=self.log,
             sample_key=self.sample_key,

@@ -74,7 +74,7 @@ def run() -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
-    from radiovae_jax import distributed, dry_run, showing, train
+    from radiovae_jax import datasets, distributed, dry_run, judging, showing, train
 
     command_line.keep_compiled()
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
@@ -103,7 +103,8 @@ def run() -> None:
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
         showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
-        report(workdir, metrics)
+        db = datasets.db_range(CONFIG.value)
+        report(workdir, judging.quality(metrics, db) if metrics else "")
 
 
 def default_workdir() -> str:
@@ -115,12 +116,9 @@ def default_workdir() -> str:
     return f"runs/{stem}_{variant}" if variant else f"runs/{stem}"
 
 
-def report(workdir: pathlib.Path, metrics: dict[str, float]) -> None:
-    if metrics:
-        print(
-            f"validation: PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}, "
-            f"NMSE {metrics['nmse']:.5f}, RMSE {metrics['rmse_db']:.2f} dB"
-        )
+def report(workdir: pathlib.Path, quality: str) -> None:
+    if quality:
+        print(f"validation: {quality}")
     pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
     if pictures:
         print(f"picture:    {pictures[-1]}")

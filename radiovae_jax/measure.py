@@ -17,7 +17,7 @@ from jaxtyping import Float, PyTree
 from tqdm import tqdm
 
 from radiovae_jax import comparison, latents, metrics, moments, sharding
-from radiovae_jax.comparison import COLUMNS, SCALES, Code, Compared, Judge
+from radiovae_jax.comparison import SCALES, Code, Compared, Judge
 from radiovae_jax.data import pipeline, sources
 from radiovae_jax.moments import Moments
 
@@ -133,7 +133,7 @@ class Seen:
         for where, (row, scale, region) in self._places():
             columns |= {
                 f"{row}/{scale}/{region}/{name}": made.each[name][where]
-                for name in COLUMNS
+                for name in self._judge.columns
             }
         self._names += [str(name) for name in names[real]]
         self._columns = tuple(columns)
@@ -172,7 +172,8 @@ class Seen:
         table: Table = {row: {scale: {} for scale in SCALES} for row in rows}
         for where, (row, scale, region) in self._places():
             sums = metrics.Sums(*(value[where] for value in self._sums))
-            numbers = metrics.result(sums, db_per_unit=SCALES[scale][1])
+            db_per_unit = SCALES[scale][1] * self._judge.db.span
+            numbers = metrics.result(sums, db_per_unit=db_per_unit)
             table[row][scale][region] = numbers
         target = self._features[""]
         return Measured(

@@ -194,6 +194,10 @@ def result(sums: Sums, *, db_per_unit: float = DB_PER_UNIT) -> dict[str, float]:
     A plain name is the mean over images of the per-image number; `_pooled` takes all
     pixels of the set as one image. One exact image makes the mean PSNR infinite;
     without an image in the set, or in its region, every number is NaN.
+
+    Args:
+      db_per_unit: dB that one unit of f spans; 0, of maps that have no unit, leaves
+        the numbers in dB out.
     """
     total = Sums(*(np.float64(value) for value in sums))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -203,13 +207,17 @@ def result(sums: Sums, *, db_per_unit: float = DB_PER_UNIT) -> dict[str, float]:
             "nmse_pooled": total.squared_error / total.power,
             "rmse": total.rmse / total.images,
             "rmse_pooled": np.sqrt(mse_pooled),
-            "rmse_db": db_per_unit * total.rmse / total.images,
-            "rmse_db_pooled": db_per_unit * np.sqrt(mse_pooled),
-            "mae_db": db_per_unit * total.mae / total.images,
-            "mae_db_pooled": db_per_unit * total.absolute_error / total.pixels,
+            "mae": total.mae / total.images,
+            "mae_pooled": total.absolute_error / total.pixels,
             "psnr": total.psnr / total.images,
             "psnr_pooled": -10 * np.log10(mse_pooled),
             "ssim": total.ssim / total.ssim_images,
+        }
+    if db_per_unit:
+        metrics |= {
+            name.replace(error, f"{error}_db"): db_per_unit * metrics[name]
+            for error in ("rmse", "mae")
+            for name in (error, f"{error}_pooled")
         }
     return {name: float(value) for name, value in metrics.items()}
 

@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 PHASE_SHADE = "#F1EDE4"
 GRAY = "#555555"
+SMOOTHING = "faint: as logged; bold: running median"
 NOT_LOGGED = "not logged by this run"
 
 
@@ -35,7 +36,7 @@ def new(run: Run, title: str, size: tuple[float | int, float | int]) -> Figure:
         words = (
             f"dashed line and shade: with the discriminator, after step {run.switch:,}"
         )
-    figure.supxlabel(words, fontsize=10, color=GRAY)
+    figure.supxlabel(f"{SMOOTHING}; {words}", fontsize=10, color=GRAY)
     return figure
 
 

@@ -38,6 +38,9 @@ formed: c is a function of differences of f, as good in float32 at -147 dB as at
 On real DPM maps with an error of 2 dB 99% of the street pixels have a gradient of more
 than 1% of the pixel loss's; none anywhere has more than 130 times it.
 
+Maps of another range (`db_range`: dB at f = 0, and over the whole scale) are brought
+to RadioMapSeer's f first.
+
 Every term here is *before* the perceptual part and takes images in the model's range.
 
 Source: Wang et al. 2025 (RadioDiff-k^2, arXiv:2504.15623) and its released loss.py
@@ -54,7 +57,7 @@ from radiovae_jax import losses
 from radiovae_jax.types import Array, Image
 
 # Path gain in dB at f = 0, and the dB that one unit of f spans (RadioMapSeer).
-DB_FLOOR, DB_SPAN = -147.0, 100.0
+DB_RANGE = DB_FLOOR, DB_SPAN = -147.0, 100.0
 TRANSMITTED_DBM, MILLIWATT_DB = 23.0, 30.0
 # log(u) per unit of f: 100 dB are 23 nats.
 NATS = DB_SPAN * math.log(10.0) / 10.0
@@ -91,22 +94,25 @@ def watt_to_db(power_w: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 10.0 * jnp.log10(power_w) - (TRANSMITTED_DBM - MILLIWATT_DB)
 
 
-def model_to_gain(x: Image, input_range: str) -> Image:
-    """Returns f, at least in float32, of an image in [-1, 1].
+def model_to_gain(
+    x: Image, input_range: str, db_range: tuple[float, float] = DB_RANGE
+) -> Image:
+    """Returns RadioMapSeer's f, at least in float32, of an image in [-1, 1].
 
     Args:
       x: image in the model's range.
       input_range: "unit" maps it to [0, 1], -147 to -47 dB. "released" leaves it as it
         is, -247 to -47 dB, as RadioDiff-k does: every dB counts twice.
+      db_range: dB at f = 0 of these maps, and over their whole scale.
 
     Raises:
       ValueError: another input_range.
     """
     x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
     if input_range == "unit":
-        return (x + 1.0) / 2.0
+        return _rescaled((x + 1.0) / 2.0, db_range)
     if input_range == "released":
-        return x
+        return _rescaled(x, db_range)
     raise ValueError(f"input_range {input_range!r}; expected 'unit' or 'released'")
 
 
@@ -157,7 +163,9 @@ def k2(f: Image, tx: Mask) -> Interior:
     return ratios.sum(axis=0) + interior(tx)
 
 
-def k2_neg_norm(f: Image, tx: Mask) -> UInt8[Array, "b h w c"]:
+def k2_neg_norm(
+    f: Image, tx: Mask, *, db_range: tuple[float, float] = DB_RANGE
+) -> UInt8[Array, "b h w c"]:
     """Returns RadioDiff-k's mask: 0 where k2 is most negative, 255 where it is not.
 
     min(k2, 0) of each image, stretched to [0, 1], times 255, truncated; the border is
@@ -166,7 +174,7 @@ def k2_neg_norm(f: Image, tx: Mask) -> UInt8[Array, "b h w c"]:
     **It is made of the true map**: a model that is given it is given the answer's
     edges. In float32 some values are one level off the stored ones, which float64 made.
     """
-    negative = jnp.minimum(k2(f, tx), 0.0)
+    negative = jnp.minimum(k2(_rescaled(f, db_range), tx), 0.0)
     low, high = (
         end(negative, axis=(1, 2, 3), keepdims=True) for end in (jnp.min, jnp.max)
     )
@@ -189,19 +197,31 @@ def edge(x: Image, recon: Image, k2_neg_norm: Image) -> Image:
     return losses.reconstruction(x * weight, recon * weight)
 
 
-def edge_pinn(x: Image, recon: Image, *, input_range: str) -> Interior:
+def edge_pinn(
+    x: Image,
+    recon: Image,
+    *,
+    input_range: str,
+    db_range: tuple[float, float] = DB_RANGE,
+) -> Interior:
     """Returns (K(x) - K(recon))^2, saturating at 0.2 (see the module's docstring).
 
     The transmitter adds the same to both wave numbers, so it has no mask here.
     """
     target, found = (
-        8.0 * jnp.tanh(0.5 * _contrast(model_to_gain(image, input_range)))
+        8.0 * jnp.tanh(0.5 * _contrast(model_to_gain(image, input_range, db_range)))
         for image in (x, recon)
     )
     return _saturate((target - found) ** 2, EDGE_PINN_CEILING)
 
 
-def edge_pinn_released(x: Image, recon: Image, *, input_range: str) -> Interior:
+def edge_pinn_released(
+    x: Image,
+    recon: Image,
+    *,
+    input_range: str,
+    db_range: tuple[float, float] = DB_RANGE,
+) -> Interior:
     """Returns (k2(x) - k2(recon))^2 clipped to [1e-7, 0.2 - 1e-7].
 
     The source adds the transmitter's mask to both wave numbers; the difference has
@@ -211,19 +231,26 @@ def edge_pinn_released(x: Image, recon: Image, *, input_range: str) -> Interior:
     """
     no_tx = jnp.zeros((*x.shape[:3], 1))
     target, found = (
-        k2(model_to_gain(image, input_range), no_tx) for image in (x, recon)
+        k2(model_to_gain(image, input_range, db_range), no_tx) for image in (x, recon)
     )
     return jnp.clip((target - found) ** 2, FLOOR, EDGE_PINN_CEILING - FLOOR)
 
 
-def helmholtz(x: Image, recon: Image, tx: Mask, *, input_range: str) -> Image:
+def helmholtz(
+    x: Image,
+    recon: Image,
+    tx: Mask,
+    *,
+    input_range: str,
+    db_range: tuple[float, float] = DB_RANGE,
+) -> Image:
     """Returns |lap(u_y) - k2(u_x) u_y| / m(u_y), saturating at 0.15.
 
     0 at the transmitter, where the equation has a source, and on the border (see the
     module's docstring).
     """
     target, found = (
-        _contrast(model_to_gain(image, input_range)) for image in (x, recon)
+        _contrast(model_to_gain(image, input_range, db_range)) for image in (x, recon)
     )
     # Beyond 170 dB of missing contrast the term is flat anyway.
     missing = jnp.expm1(jnp.minimum(target - found, MAX_MISSING_NATS))
@@ -234,7 +261,14 @@ def helmholtz(x: Image, recon: Image, tx: Mask, *, input_range: str) -> Image:
     return _framed(_saturate(residual, HELMHOLTZ_CEILING), 0.0)
 
 
-def helmholtz_released(x: Image, recon: Image, tx: Mask, *, input_range: str) -> Image:
+def helmholtz_released(
+    x: Image,
+    recon: Image,
+    tx: Mask,
+    *,
+    input_range: str,
+    db_range: tuple[float, float] = DB_RANGE,
+) -> Image:
     """Returns 1e-9 + |lap(u_y) - k2 u_y| (1 - tx), clipped to [1e-7, 0.15 - 1e-7].
 
     In watt; k2 = lap(u_x) / (u_x + 1e-9). The border is 1e-7.
@@ -242,7 +276,7 @@ def helmholtz_released(x: Image, recon: Image, tx: Mask, *, input_range: str) ->
     Source: RadioDiff-k, `LPIPSWithDiscriminator_DPM2IRT4`.
     """
     u_x, u_y = (
-        db_to_watt(gain_to_db(model_to_gain(image, input_range)))
+        db_to_watt(gain_to_db(model_to_gain(image, input_range, db_range)))
         for image in (x, recon)
     )
     k2_x = laplacian(u_x) / (interior(u_x) + WATT_OFFSET)
@@ -258,6 +292,14 @@ def weights_for(term: Float[Array, "b i j c"], weights: Image) -> Image:
 
 EDGE_PINN = {"dimensionless": edge_pinn, "released": edge_pinn_released}
 HELMHOLTZ = {"dimensionless": helmholtz, "released": helmholtz_released}
+
+
+def _rescaled(f: Image, db_range: tuple[float, float]) -> Image:
+    """Returns RadioMapSeer's f of maps whose f is floor + span f in dB."""
+    if db_range == DB_RANGE:
+        return f
+    floor, span = db_range
+    return db_to_gain(floor + span * f)
 
 
 def _log_ratios(f: Image) -> Float[Array, "4 b h-2 w-2 c"]:

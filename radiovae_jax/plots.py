@@ -1,10 +1,11 @@
 """Pictures of maps and of how far their reconstructions are off, in dB.
 
-Functions take maps f = gray/255 in [0, 1] and return a `Figure` that no global state
-of matplotlib knows of, so that they are safe in a thread and without a display. The
-scale of the maps is always the whole range of f, and the scale of the error one of a
-few round numbers: pictures of different steps compare at a glance. Maps of more than
-one channel are shown in colours (colours.py says which).
+Functions take maps f = gray/255 in [0, 1], and what f is in dB; maps without a unit are
+shown in f. They return a `Figure` that no global state of matplotlib knows of, so that
+they are safe in a thread and without a display. The scale of the maps is always the
+whole range of f: pictures of different steps compare at a glance. Maps of several
+channels have one column a channel where they are in dB, else colours (colours.py says
+which).
 """
 
 import math
@@ -20,9 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import ScalarFormatter
 
-from radiovae_jax import colours, whole_files
+from radiovae_jax import colours, inputs, whole_files
 from radiovae_jax.data import radiomap
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 Numbers = np.ndarray | jax.Array
 
@@ -31,9 +34,12 @@ MAP_COLOURS = mpl.colormaps["viridis"].with_extremes(bad="magenta")
 ERROR_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="magenta")
 SIZE_COLOURS = mpl.colormaps["YlOrBr"].with_extremes(bad="magenta")
 
-MAP_RANGE_DB = Normalize(radiomap.DB_FLOOR, radiomap.DB_FLOOR + radiomap.DB_SPAN)
-ERROR_LIMITS_DB = (0.5, 1, 2, 5, 10, 20, 50, 100)
+ERROR_SHARE = 0.98  # of the pixels that the scale of the error covers
+# Shortest and longest scale of the error: 0.5 and 15 dB; in f as much of RadioMapSeer.
+ERROR_LIMITS_F = (0.005, 0.15)
 TITLE_LETTERS = 40
+MOST_CHANNELS = 6  # that have a column each
+NOISE = "noise is expected with a small KL weight"
 
 
 def reconstructions(
@@ -43,18 +49,22 @@ def reconstructions(
     names: Sequence[str] = (),
     buildings: Bool[Numbers, "b h w 1"] | None = None,
     max_rows: int = 6,
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> Figure:
     """Returns rows of map, reconstruction and error, titled with name and RMSE.
 
-    All rows share their scales. The error's covers 99% of the pixels shown; what lies
-    beyond, and values that are not finite (magenta), can be read off the picture.
+    All rows share their scales. The error's covers 98% of the pixels shown and ends at
+    15 dB; what lies beyond (the bar's ends are pointed then), and values that are not
+    finite (magenta), can be read off the picture.
 
     Args:
       target_f: the maps.
       recon_f: their reconstructions, unclipped.
       names: one per image; none: the images are numbered.
-      buildings: True inside; outlined, so that what the model puts under a roof shows.
+      buildings: True inside; outlined on the map, and the title has the RMSE of the
+        street and of the buildings.
       max_rows: the first so many images are shown.
+      db: what f is in dB.
 
     Raises:
       ValueError: no image, or as many names as images are not given.
@@ -63,32 +73,22 @@ def reconstructions(
     if len(names) != len(target_f):
         raise ValueError(f"{len(target_f)} images need as many names, got {len(names)}")
     target, recon = (_finite_type(f[:max_rows]) for f in (target_f, recon_f))
+    count, height, width, channels = target.shape
     roofs = np.zeros(target.shape[:3], bool)
     if buildings is not None:
         roofs = np.asarray(buildings[:max_rows, :, :, 0])
-    error_db, words = _error(target, recon)
-    error_range = _error_range(error_db, signed=target.shape[-1] == 1)
-
-    count, height, width, _ = target.shape
-    figure = Figure(
-        figsize=(9, count * (2.45 * _bounded(height / width) + 0.65)),
-        layout="constrained",
-    )
+    parts = channel_parts(channels, db)
+    error, scale = _error(target, recon, db)
+    wide = min(3 / len(parts), 1.0)  # as wide as one of three
+    high = (1 if len(parts) == 1 else 3) * wide * 2.45 * _bounded(height / width)
+    figure = Figure(figsize=(9, count * (high + 0.65)), layout="constrained")
     rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
-    for row, name, x, y, error, roof in zip(
-        rows, names[:max_rows], target, recon, error_db, roofs, strict=True
+    for row, name, x, y, off, roof in zip(
+        rows, names[:max_rows], target, recon, error, roofs, strict=True
     ):
-        row.suptitle(_row_title(name, x, y), fontsize=10.5)
-        left, middle, right = row.subplots(1, 3)
-        show_map(left, x, "map", reference=target)
-        shown = show_map(middle, y, "reconstruction", reference=target)
-        if x.shape[-1] == 1:
-            colour_bar(row, shown, [left, middle], "path gain (dB)", _db(y))
-        scheme = ERROR_COLOURS if x.shape[-1] == 1 else SIZE_COLOURS
-        shown = image(right, error, words, scheme, error_range)
-        colour_bar(row, shown, [right], "error (dB)", error)
-        for axis, colour in ((left, "white"), (middle, "white"), (right, "black")):
-            _outline(axis, roof, colour)
+        title = _row_title(name, x, y, roof, db)
+        row.suptitle(title, fontsize=10.5, parse_math=False)
+        _row(row, x, y, off, roof, reference=target, scale=scale, db=db)
     return figure
 
 
@@ -96,32 +96,39 @@ def samples(
     f: Float[Numbers, "b h w c"],
     *,
     max_images: int = 16,
-    title: str = "samples from the prior",
+    title: str = f"samples from the prior: {NOISE}",
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> Figure:
-    """Returns a grid of maps with one scale in dB.
+    """Returns a grid of maps with one scale, in dB where f has a unit.
 
     Raises:
       ValueError: no image.
     """
-    maps = _finite_type(f[:max_images])
+    parts = channel_parts(np.shape(f)[-1], db)
+    maps = _finite_type(f[: max(1, max_images // len(parts))])
     count, height, width, channels = maps.shape
-    columns = min(count, max(2, math.ceil(math.sqrt(count))))
-    rows = math.ceil(count / columns)
+    panels = [one[..., part] for one in maps for part in parts]
+    columns = len(parts)
+    if columns == 1:
+        columns = min(count, max(2, math.ceil(math.sqrt(count))))
+    rows = math.ceil(len(panels) / columns)
     panel = 7.2 / max(columns, 2)
     figure = Figure(
         figsize=(panel * columns + 1.4, panel * rows * _bounded(height / width) + 0.6),
         layout="constrained",
     )
     part = f"the first {count} of {len(f)}" if count < len(f) else ""
-    notes = [title, part, colours.words(channels), _finite_note(maps)]
-    figure.suptitle(_join(notes), fontsize=11, wrap=True)
+    notes = [inputs.printable(title), part, channel_words(channels, db)]
+    words = _join([*notes, _finite_note(maps)])
+    figure.suptitle(words, fontsize=11, wrap=True, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[count:]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    for axis, one in zip(axes.flat[:count], maps, strict=True):
-        shown = show_map(axis, one, "", reference=maps)
-    if channels == 1:
-        colour_bar(figure, shown, axes, "path gain (dB)", _db(maps))
+    for number, (axis, one) in enumerate(zip(axes.flat, panels, strict=False)):
+        name = f"channel {number}" if number < len(parts) > 1 else ""
+        shown = show_map(axis, one, name, reference=maps, db=db)
+    if channels == 1 or len(parts) > 1:
+        colour_bar(figure, shown, axes, gain_label(db), in_unit(maps, db))
     return figure
 
 
@@ -139,6 +146,13 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     if not path.suffix:
         raise ValueError(f"{path} names no picture format; end it in .png or .pdf")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for axis in figure.axes:
+        for one in (axis.xaxis, axis.yaxis):
+            ticks = one.get_major_formatter()
+            if isinstance(ticks, ScalarFormatter):
+                # Whole numbers, not what is to be added to one in the corner.
+                ticks.set_useOffset(False)
+                ticks.set_powerlimits((-4, 7))
     with whole_files.written(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=110)
     return path
@@ -149,15 +163,18 @@ def show_map(
     f: Float[np.ndarray, "h w c"],
     title: str,
     *,
-    reference: Float[np.ndarray, "_ _ _ c"],
+    reference: Float[np.ndarray, "_ _ _ _"],
+    db: DbRange = RADIOMAPSEER_DB,
 ) -> ScalarMappable:
-    """Draws one map: a single channel in dB, several in colours.
+    """Draws one map: a single channel in dB or f, several in colours.
 
     Args:
       reference: the maps that are shown together; see `colours.to_rgb`.
     """
     if f.shape[-1] == 1:
-        return image(axis, _db(f)[..., 0], title, MAP_COLOURS, MAP_RANGE_DB)
+        low = db.floor if db.span else 0.0
+        scale = Normalize(low, low + (db.span or 1.0))
+        return image(axis, in_unit(f, db)[..., 0], title, MAP_COLOURS, scale)
     return image(axis, colours.to_rgb(f[None], reference)[0], title)
 
 
@@ -166,26 +183,92 @@ def image(
     values: Float[np.ndarray, "h w *rgb"],
     title: str,
     scheme: Colormap = MAP_COLOURS,
-    scale: Normalize = MAP_RANGE_DB,
+    scale: Normalize | None = None,
 ) -> ScalarMappable:
     """Draws an image without ticks, what is not finite in magenta."""
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
     axis.set_xticks([])
     axis.set_yticks([])
     return axis.imshow(np.ma.masked_invalid(values), cmap=scheme, norm=scale)
 
 
 def colour_bar(
-    figure: Figure | SubFigure, shown: ScalarMappable, axes, label: str, values
+    figure: Figure | SubFigure, shown: ScalarMappable, axes, label: str, values, **place
 ) -> None:
-    """Adds a colour bar; its ends are pointed where values lie beyond them."""
+    """Adds a colour bar; its ends are pointed where values lie beyond them.
+
+    Args:
+      axes: beside which it stands.
+      **place: others of `Figure.colorbar`'s, such as cax in place of axes.
+    """
     finite = values[np.isfinite(values)]
     low = bool((finite < shown.norm.vmin).any())
     high = bool((finite > shown.norm.vmax).any())
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
-    bar = figure.colorbar(shown, ax=axes, extend=extend[low, high], pad=0.02)
+    place = place or dict(ax=axes, pad=0.02)
+    bar = figure.colorbar(shown, extend=extend[low, high], **place)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=9)
+
+
+def channel_parts(channels: int, db: DbRange) -> list[slice]:
+    """Returns what has a column of its own: every channel in dB, else the whole map."""
+    if channels == 1 or not db.span:
+        return [slice(None)]
+    return [slice(i, i + 1) for i in range(min(channels, MOST_CHANNELS))]
+
+
+def channel_words(channels: int, db: DbRange) -> str:
+    """Returns what a picture has to say about the channels of its maps."""
+    shown = len(channel_parts(channels, db))
+    if shown == 1:
+        return colours.words(channels)
+    return f"the first {shown} of {channels} channels" if shown < channels else ""
+
+
+def in_unit(f: Float[np.ndarray, "*s"], db: DbRange) -> Float[np.ndarray, "*s"]:
+    """Returns dB where f has them, else f."""
+    return radiomap.f_to_db(f, db) if db.span else f
+
+
+def gain_label(db: DbRange) -> str:
+    return "path gain (dB)" if db.span else "f"
+
+
+def _row(
+    figure: SubFigure,
+    x: Float[np.ndarray, "h w c"],
+    y: Float[np.ndarray, "h w c"],
+    off: Float[np.ndarray, "h w k"],
+    roof: Bool[np.ndarray, "h w"],
+    *,
+    reference: Float[np.ndarray, "_ _ _ c"],
+    scale: Normalize,
+    db: DbRange,
+) -> None:
+    """Draws map, reconstruction and error; of channels in dB, one column a channel."""
+    parts = channel_parts(x.shape[-1], db)
+    apart = len(parts) > 1
+    grid = figure.subplots(*((3, len(parts)) if apart else (1, 3)), squeeze=False)
+    grid = grid if apart else grid.T
+    names, scheme = ("map", "reconstruction", "reconstruction − map"), ERROR_COLOURS
+    if scale.vmin == 0:
+        names, scheme = (*names[:2], "error, rms over channels"), SIZE_COLOURS
+    for number, (column, part) in enumerate(zip(grid.T, parts, strict=True)):
+        for axis, f, name in zip(column[:2], (x, y), names, strict=False):
+            shown = show_map(axis, f[..., part], name, reference=reference, db=db)
+        errors = image(column[2], off[..., number], names[2], scheme, scale)
+        _outline(column[0], roof)
+    if apart:  # what the lines hold stands at their left
+        for line, name in zip(grid, names, strict=True):
+            line[0].set_ylabel(name, fontsize=10)
+        for axis in grid[1:].flat:
+            axis.set_title("")
+        for number, axis in enumerate(grid[0]):
+            axis.set_title(f"channel {number}", fontsize=10)
+    if scale.vmin < 0:
+        colour_bar(figure, shown, [*grid[:2].flat], gain_label(db), in_unit(y, db))
+    colour_bar(figure, errors, [*grid[2]], f"error ({db.unit})", off)
 
 
 def _finite_type(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
@@ -194,43 +277,46 @@ def _finite_type(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
     return np.asarray(f).astype(np.float64)
 
 
-def _db(f: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return radiomap.f_to_db(f)
-
-
 def _error(
-    target: Float[np.ndarray, "b h w c"], recon: Float[np.ndarray, "b h w c"]
-) -> tuple[Float[np.ndarray, "b h w"], str]:
-    """Returns each pixel's error in dB (over several channels rms) and its name."""
-    error_db = radiomap.DB_SPAN * (recon - target)
-    if target.shape[-1] == 1:
-        return error_db[..., 0], "reconstruction − map"
-    return np.sqrt(np.mean(np.square(error_db), axis=-1)), "error, rms over channels"
+    target: Float[np.ndarray, "b h w c"],
+    recon: Float[np.ndarray, "b h w c"],
+    db: DbRange,
+) -> tuple[Float[np.ndarray, "b h w k"], Normalize]:
+    """Returns each pixel's error and its scale: 98% of them, from 0.5 to 15 dB.
 
-
-def _error_range(error_db: Float[np.ndarray, "b h w"], *, signed: bool) -> Normalize:
-    """Returns the smallest scale of the round ones that holds 99% of finite errors."""
-    finite = np.abs(error_db[np.isfinite(error_db)])
-    wanted = np.quantile(finite, 0.99) if finite.size else 0
-    limit = next((x for x in ERROR_LIMITS_DB if x >= wanted), ERROR_LIMITS_DB[-1])
-    return Normalize(-limit if signed else 0, limit)
+    Several channels that are not in dB have one error, the rms over them.
+    """
+    error, channels = (db.span or 1.0) * (recon - target), target.shape[-1]
+    mixed = channels > 1 and not db.span
+    if mixed:
+        error = np.sqrt(np.mean(np.square(error), axis=-1, keepdims=True))
+    finite = np.abs(error[np.isfinite(error)])
+    wanted = np.quantile(finite, ERROR_SHARE) if finite.size else 0
+    limits = np.multiply(ERROR_LIMITS_F, radiomap.DB_SPAN if db.span else 1.0)
+    limit = float(np.clip(wanted, *limits))
+    return error[..., :MOST_CHANNELS], Normalize(0 if mixed else -limit, limit)
 
 
 def _bounded(ratio: float) -> float:
     return min(max(ratio, 0.4), 2.5)
 
 
-def _outline(axis: Axes, where: Bool[np.ndarray, "h w"], colour: str) -> None:
+def _outline(axis: Axes, where: Bool[np.ndarray, "h w"]) -> None:
     if where.any() and not where.all():  # matplotlib warns of no line to draw
-        axis.contour(where, levels=[0.5], colors=colour, linewidths=0.6)
+        axis.contour(where, levels=[0.5], colors="white", linewidths=0.6)
 
 
-def _row_title(name: str, target, recon) -> str:
-    if len(name) > TITLE_LETTERS:
-        name = "…" + name[1 - TITLE_LETTERS :]
-    rmse_db = radiomap.DB_SPAN * np.sqrt(np.mean(np.square(recon - target)))
-    notes = [name, colours.words(target.shape[-1]), f"RMSE {rmse_db:.2f} dB"]
-    return _join([*notes, _finite_note(recon)])
+def _row_title(name: str, target, recon, roof: Bool[np.ndarray, "h w"], db) -> str:
+    squared = np.square(recon - target)
+    errors = [f"RMSE {db.words(np.sqrt(np.mean(squared)))}"]
+    if roof.any() and not roof.all():
+        errors += [
+            f"{place} {db.words(np.sqrt(np.mean(squared[where])))}"
+            for place, where in (("street", ~roof), ("buildings", roof))
+        ]
+    notes = [inputs.printable(name, letters=TITLE_LETTERS)]
+    notes += [channel_words(target.shape[-1], db), *errors, _finite_note(recon)]
+    return _join(notes)
 
 
 def _finite_note(f: Float[np.ndarray, "*b h w c"]) -> str:

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from radiovae_jax import comparison, latents, whole_files
-from radiovae_jax.comparison import COLUMNS, FEATURES, POOLED
+from radiovae_jax.comparison import COLUMNS, COLUMNS_F, FEATURES, POOLED, POOLED_F
 from radiovae_jax.measure import Lines, Measured, Table
 
 
@@ -60,18 +60,21 @@ def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
 
 def table(record: dict[str, Any]) -> str:
     """Returns the numbers as text: means over maps, then of all pixels together."""
+    names, pooled = COLUMNS_F, POOLED_F
+    if all("db_per_unit" in scale for scale in record["scales"].values()):
+        names, pooled = COLUMNS, POOLED
     lines = [
         record["data"],
         f"step {record['step']}, {record['weights']} weights, {conditions(record)}",
         f"{'':<47} {' mean over maps of each ':-^49} {' all pixels as one ':-^29}",
         f"{'row':<20}{'scale':<17}{'region':<10}"
-        + "".join(f"{name:>10}" for name in COLUMNS)
-        + "".join(f"{name.removesuffix('_pooled'):>10}" for name in POOLED),
+        + "".join(f"{name:>10}" for name in names)
+        + "".join(f"{name.removesuffix('_pooled'):>10}" for name in pooled),
     ]
     for row, by_scale in record["rows"].items():
         for scale, by_region in by_scale.items():
             for region, found in by_region.items():
-                cells = "".join(f"{found[name]:>10.4g}" for name in (*COLUMNS, *POOLED))
+                cells = "".join(f"{found[name]:>10.4g}" for name in (*names, *pooled))
                 lines.append(f"{row:<20}{scale:<17}{region:<10}{cells}")
     return "\n".join([*lines, *summary(record)])
 

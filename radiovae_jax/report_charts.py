@@ -17,6 +17,7 @@ DASHES = ("", "7 3", "2 3", "8 3 2 3")
 class Chart(NamedTuple):
     title: str
     columns: tuple[tuple[str, str], ...]  # (name in metrics.jsonl, label)
+    of_errors: bool = False  # in dB here; in f where maps have no unit
 
 
 def _pairs(prefix: str, **labels: str) -> tuple[tuple[str, str], ...]:
@@ -27,7 +28,11 @@ CHARTS = (
     Chart("PSNR (dB)", _pairs("val", psnr="validation")),
     Chart("SSIM", _pairs("val", ssim="validation")),
     Chart("NMSE", _pairs("val", nmse="validation")),
-    Chart("RMSE and MAE (dB)", _pairs("val", rmse_db="RMSE", mae_db="MAE")),
+    Chart(
+        "RMSE and MAE (dB)",
+        _pairs("val", rmse_db="RMSE", mae_db="MAE"),
+        of_errors=True,
+    ),
     Chart(
         "Reconstruction (rec_loss, per pixel)",
         (*_pairs("train", rec_loss="training"), *_pairs("val", rec_loss="validation")),
@@ -93,7 +98,11 @@ CHARTS = (
         "Range of the posterior's log-variance",
         _pairs("train", posterior_logvar_min="lowest", posterior_logvar_max="highest"),
     ),
-    Chart("Diversity of samples (dB)", _pairs("val", sample_diversity="mean distance")),
+    Chart(
+        "Diversity of samples (dB)",
+        _pairs("val", sample_diversity="mean distance"),
+        of_errors=True,
+    ),
     Chart("Learning rate", _pairs("train", learning_rate="autoencoder")),
     Chart("KL weight", _pairs("train", kl_weight="kl_weight")),
     Chart("Skipped updates", _pairs("train", skipped="all", skipped_in_row="in a row")),
@@ -133,8 +142,11 @@ def data(run: Run) -> dict[str, Any]:
 
 
 def _chart(run: Run, chart: Chart) -> dict[str, Any]:
-    drawn, shown = [], [np.zeros(0)]
+    drawn, shown, title = [], [np.zeros(0)], chart.title
+    if chart.of_errors:
+        title = title.replace("dB", run.db.unit)
     for number, (name, label) in enumerate(chart.columns):
+        name = name.replace("_db", run.db.suffix) if chart.of_errors else name
         points = curves.curve(run, name)
         if not len(points.values):
             continue
@@ -148,7 +160,7 @@ def _chart(run: Run, chart: Chart) -> dict[str, Any]:
         drawn.append({**style, **_points(points), "raw": False, "dots": dots})
         shown.append(points.values)
     log = curves.spans_decades(np.concatenate(shown))
-    return {"title": chart.title, "log": log, "curves": drawn}
+    return {"title": title, "log": log, "curves": drawn}
 
 
 def _points(points: Curve) -> dict[str, list]:

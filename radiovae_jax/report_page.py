@@ -11,8 +11,9 @@ from html import escape
 from typing import Any
 
 from radiovae_jax import curves, diagnosis, inputs, record, report_charts, whole_files
-from radiovae_jax.comparison import COLUMNS, POOLED
+from radiovae_jax.comparison import COLUMNS, COLUMNS_F, POOLED, POOLED_F
 from radiovae_jax.curves import Run
+from radiovae_jax.data import radiomap
 
 PICTURE = re.compile(r"(?P<name>.+?)(_(?P<step>\d{7}))?\.png")
 TILES = (
@@ -57,7 +58,7 @@ def page(workdir: pathlib.Path) -> str:
         "Warnings": warnings(run),
         "Pictures": pictures(workdir),
         "Curves": charts(),
-        "Evaluation": evaluations(workdir),
+        "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
         "Latents": latents(workdir),
         "Config": settings(config),
@@ -92,7 +93,10 @@ def phase(run: Run) -> str:
 def tiles(run: Run) -> str:
     """Returns the latest numbers, large."""
     cells = []
+    in_f = {"val/rmse_db": ("val/rmse", "RMSE (f)")}
     for name, label in TILES:
+        if not run.db.span:
+            name, label = in_f.get(name, (name, label))
         points = curves.curve(run, name)
         if len(points.values):
             step = f"step {points.steps[-1]:,.0f}"
@@ -158,21 +162,21 @@ def embedded(path: pathlib.Path) -> str:
     )
 
 
-def evaluations(workdir: pathlib.Path) -> str:
+def evaluations(workdir: pathlib.Path, db: radiomap.DbRange) -> str:
     """Returns a table for every record in evaluation/."""
     command = f"python -m radiovae_jax.evaluate --workdir {workdir}"
     parts = []
     for path in sorted((workdir / "evaluation").glob("*.json")):
         try:
-            parts.append(evaluation(path.stem, read_json(path)))
+            parts.append(evaluation(path.stem, read_json(path), db))
         except DAMAGED:
             wrong = f"{path.name} is damaged, or no record of an evaluation"
             parts.append(hint(f"{wrong}. To write it: {command} --split {path.stem}"))
     return "\n".join(parts) or hint(f"Not evaluated yet: {command}")
 
 
-def evaluation(split: str, found: Mapping[str, Any]) -> str:
-    names = (*COLUMNS, *POOLED)
+def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> str:
+    names = (*COLUMNS, *POOLED) if db.span else (*COLUMNS_F, *POOLED_F)
     rows = [
         (row, scale, region, *(numbers.get(name) for name in names))
         for row, by_scale in found["rows"].items()

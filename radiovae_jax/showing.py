@@ -24,7 +24,7 @@ from radiovae_jax import (
     report_page,
     run_folder,
 )
-from radiovae_jax.data import pipeline, radiomap
+from radiovae_jax.data import pipeline, radiomap, sources
 from radiovae_jax.data.batch import to_batch
 
 LATENT_SEED = 0
@@ -75,7 +75,8 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
     """Draws latents of the best checkpoint into figures/: channels, histogram.
 
     Args:
-      count: of the first so many maps of the validation split (else the training one).
+      count: of so many maps of the validation split (else the training one), of
+        different cities where it has them.
 
     Raises:
       FileNotFoundError, ValueError: no run, no checkpoint, or no data.
@@ -85,7 +86,7 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
         config, config.data.val_split or config.data.train_split
     )
     model, params = run_folder.load(workdir)
-    raw = pipeline.stack([source[i] for i in range(min(count, len(source)))])
+    raw = pipeline.stack([source[i] for i in sources.spread(source, count)])
     names = raw.pop("name")
     size = config.data.image_size
     batch = to_batch(raw, image_size=size, pixel_weights="none", conditional=False)
@@ -102,10 +103,12 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
         parts.append(jax.device_get(part))
     mode, z = map(np.concatenate, zip(*parts, strict=True))
     maps = radiomap.model_to_f(batch.image)
+    db = datasets.db_range(config)
     title = f"latents of {len(names)} maps, drawn from their posteriors"
     folder = pathlib.Path(workdir) / "figures"
+    channels = latent_plots.channels(maps, mode, db=db)
     return [
-        plots.save(latent_plots.channels(maps, mode), folder / "latent_channels.png"),
+        plots.save(channels, folder / "latent_channels.png"),
         plots.save(
             latent_plots.histogram(z, title=title), folder / "latent_histogram.png"
         ),

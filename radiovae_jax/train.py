@@ -236,6 +236,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     distributed.wait_for_all("the folder of the run")
     for name, data in (("training", setup.train_data), ("validation", setup.val_data)):
         logging.info("%s data: %s", name, data.summary() if data else "none")
+    if config.loss.objective != "base" and not datasets.db_range(config).span:
+        logging.info(
+            "what f is in dB is not known of these maps (data.db_floor, data.db_span): "
+            "the radio terms take it for RadioMapSeer's, -147 + 100 f"
+        )
 
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)

@@ -103,12 +103,14 @@ def validate_batch(
     return Totals(measured, sums, mask.sum()), recon_f
 
 
-def result(totals: Totals) -> dict[str, float]:
+def result(
+    totals: Totals, *, db_per_unit: float = metrics.DB_PER_UNIT
+) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
     means = {
         name: float(value / totals.images) for name, value in totals.losses.items()
     }
-    return means | metrics.result(totals.metrics)
+    return means | metrics.result(totals.metrics, db_per_unit=db_per_unit)
 
 
 def prior_samples(networks: Networks, params: PyTree, key: PRNGKey, shape) -> Image:

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from radiovae_jax import coder, colours, command_line, latent_files, plots
+from radiovae_jax import coder, command_line, inputs, latent_files, plots
 from radiovae_jax.coder import Coder, Frame
-from radiovae_jax.data import mapfiles, radiomap
+from radiovae_jax.data import mapfiles
 from radiovae_jax.data.mapfiles import MapFile
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -84,6 +85,7 @@ def reconstruct(job: Job) -> None:
     for path in files:  # what is wrong with one is said before hours of work
         frame_of(job, read(job, path))
     errors: list[float] = []
+    db = job.coder.db
     for path, picture in zip(bar(files, "map files"), paths[len(names) :], strict=True):
         held = read(job, path)
         frame = frame_of(job, held)
@@ -93,17 +95,19 @@ def reconstruct(job: Job) -> None:
                 for mean, _ in (moments(job, f, frame) for f in held.f)
             ]
         )
-        rmse_db = np.sqrt(np.mean((100 * (recon - held.f)) ** 2, axis=(1, 2, 3)))
-        for name, error in zip(held.names, rmse_db, strict=True):
-            say(f"{name}: RMSE {error:.2f} dB")
-        errors += rmse_db.tolist()
+        rmse = np.sqrt(np.mean((recon - held.f) ** 2, axis=(1, 2, 3)))
+        for name, error in zip(held.names, rmse, strict=True):
+            say(f"{name}: RMSE {db.words(error)}")
+        errors += rmse.tolist()
         written = [job.out / name for name in outs[path]]
         if written[0].suffix == ".npz":
+            check_finite(held.names, recon)
             mapfiles.write_scene(written[0], recon, like=path, db=job.coder.db)
         else:
             write_maps(job, written, recon)
-        plots.save(plots.reconstructions(held.f, recon, names=held.names), picture)
-    say(f"mean RMSE {np.mean(errors):.2f} dB over {len(errors)} maps")
+        figure = plots.reconstructions(held.f, recon, names=held.names, db=db)
+        plots.save(figure, picture)
+    say(f"mean RMSE {db.words(np.mean(errors))} over {len(errors)} maps")
 
 
 def encode(job: Job) -> None:
@@ -165,7 +169,8 @@ def decode(job: Job) -> None:
         maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
         write_maps(job, outs, np.stack(maps))
         title = f"{path.name}, decoded"
-        plots.save(plots.samples(np.stack(maps), title=title), next(free))
+        figure = plots.samples(np.stack(maps), title=title, db=job.coder.db)
+        plots.save(figure, next(free))
 
 
 def latent_frame(job: Job, held: latent_files.LatentFile) -> Frame:
@@ -192,7 +197,7 @@ def sample(job: Job) -> None:
         for key in bar(keys, "samples")
     ]
     write_maps(job, outs, np.stack(maps))
-    plots.save(plots.samples(np.stack(maps)), picture)
+    plots.save(plots.samples(np.stack(maps), db=job.coder.db), picture)
     say(
         "note: latents were drawn from N(0, 1). With a small loss.kl_weight (1e-6) "
         "those of maps are not so, and it takes a model of them to draw real maps"
@@ -230,7 +235,7 @@ def interpolate(job: Job) -> None:
     write_maps(job, outs, maps)
     few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
     titles = [f"{share:.0%}" for share in shares[few]]
-    plots.save(strip(maps[few], titles, stem), picture)
+    plots.save(strip(maps[few], titles, stem, job.coder.db), picture)
 
 
 def padded(count: int, digits: int) -> list[str]:
@@ -239,16 +244,28 @@ def padded(count: int, digits: int) -> list[str]:
     return [f"{i:0{digits}d}" for i in range(count)]
 
 
-def strip(maps: Maps, titles: Sequence[str], title: str) -> Figure:
-    """Returns a row of maps."""
-    figure = Figure(figsize=(1.6 * len(maps) + 1, 2.4), layout="constrained")
-    words = colours.words(maps.shape[-1])
-    figure.suptitle(f"{title}, {words}" if words else title, fontsize=11)
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axis, f, name in zip(axes, maps, titles, strict=True):
-        shown = plots.show_map(axis, f, name, reference=maps)
-    if maps.shape[-1] == 1:
-        plots.colour_bar(figure, shown, axes, "path gain (dB)", radiomap.f_to_db(maps))
+def strip(
+    maps: Maps, titles: Sequence[str], title: str, db: DbRange = RADIOMAPSEER_DB
+) -> Figure:
+    """Returns a row of maps; of channels in dB, a row for each."""
+    channels = maps.shape[-1]
+    parts = plots.channel_parts(channels, db)
+    size = (1.6 * len(maps) + 1, 1.6 * len(parts) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    words = plots.channel_words(channels, db)
+    title = inputs.printable(title)
+    title = f"{title}, {words}" if words else title
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    axes = figure.subplots(len(parts), len(maps), squeeze=False)
+    for number, (row, part) in enumerate(zip(axes, parts, strict=True)):
+        for axis, f, name in zip(row, maps[..., part], titles, strict=True):
+            name = "" if number else name
+            shown = plots.show_map(axis, f, name, reference=maps, db=db)
+        if len(parts) > 1:
+            row[0].set_ylabel(f"channel {number}", fontsize=9)
+    if channels == 1 or len(parts) > 1:
+        gain, label = plots.in_unit(maps, db), plots.gain_label(db)
+        plots.colour_bar(figure, shown, axes, label, gain)
     return figure
 
 
@@ -261,11 +278,25 @@ def targets(path: pathlib.Path, form: str) -> list[str]:
 
 
 def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
+    check_finite(paths, maps)
     for path, f in zip(paths, maps, strict=True):
         mapfiles.write_map(path, f, unit=job.flags.unit, db=job.coder.db)
 
 
+def check_finite(names: Sequence[object], maps: Maps) -> None:
+    """Raises a ValueError, before any is written, if a decoded map is not finite."""
+    for name, f in zip(names, maps, strict=True):
+        if not np.isfinite(f).all():
+            raise ValueError(
+                f"{name}: decoded to values that are not finite, and not written; its "
+                "latents are too large for the decoder, or the weights are damaged: "
+                "encode the map again, or take another --step"
+            )
+
+
 def read(job: Job, path: pathlib.Path) -> MapFile:
+    if path.suffix.lower() == ".npz" and not job.coder.db.span:
+        raise ValueError(f"{path} holds path gains; {no_db(job.coder)}")
     held = mapfiles.read(path, unit=job.flags.unit, db=job.coder.db)
     if held.f.shape[-1] != job.coder.channels:
         raise ValueError(
@@ -277,6 +308,15 @@ def read(job: Job, path: pathlib.Path) -> MapFile:
     if clipped:
         job.say_once(f"{path}: {clipped}")
     return held
+
+
+def no_db(run: Coder) -> str:
+    """Says that a run's maps have no dB, and how they get them."""
+    return (
+        f"what f is in dB is not known of the maps of {run.description}: set "
+        "data.db_floor and data.db_span in its config.json (dB at f = 0, and dB over "
+        "the whole scale)"
+    )
 
 
 def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):

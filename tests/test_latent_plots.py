@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from radiovae_jax import latent_plots, plots
+from radiovae_jax.data import radiomap
 
 
 def latents(*shape, scale=1.0):
@@ -16,11 +17,29 @@ def test_each_channel_has_one_scale_in_all_rows_and_a_bar(tmp_path):
     figure = latent_plots.channels(f, z)
     axes = np.array(figure.axes[:9]).reshape(3, 3)  # two rows, then the bars
     for row in axes[:2]:
-        assert [axis.images[0].get_clim() for axis in row[1:]] == [(-3, 3), (-0.2, 0.2)]
+        # About the channel's mean; a constant has no spread to show.
+        clims = [axis.images[0].get_clim() for axis in row[1:]]
+        np.testing.assert_allclose(clims, [(2, 4), (-1.2, 0.8)])
         np.testing.assert_array_equal(row[1].images[0].get_array(), np.full((4, 4), 3))
-    assert [axis.get_title() for axis in axes[0]] == ["map (dB)", "z0", "z1"]
+    assert [axis.get_title() for axis in axes[0]] == ["map", "z0", "z1"]
+    labels = ["path gain (dB)", "value", "value"]
+    assert [axis.get_xlabel() for axis in axes[2]] == labels
     assert figure.get_suptitle() == "latent channels, 4x4x2"
     assert plots.save(figure, tmp_path / "z.png").stat().st_size > 5_000
+
+
+def test_a_channel_is_centred_on_its_mean():
+    # Half of the values 4, half 6: mean 5, all within 1 of it.
+    z = np.where(np.arange(64).reshape(1, 8, 8, 1) % 2, 4.0, 6.0)
+    figure = latent_plots.channels(np.zeros((1, 16, 16, 1)), z, db=radiomap.NO_DB)
+    np.testing.assert_allclose(figure.axes[1].images[0].get_clim(), (4, 6))
+    assert [axis.get_xlabel() for axis in figure.axes[2:4]] == ["f", "value"]
+
+
+def test_a_map_of_channels_in_db_has_a_column_for_each():
+    figure = latent_plots.channels(np.zeros((1, 8, 8, 2)), latents(1, 4, 4, 1))
+    titles = [axis.get_title() for axis in figure.axes[:3]]
+    assert titles == ["map, channel 0", "map, channel 1", "z0"]
 
 
 def test_many_channels_and_broken_ones_are_said():

@@ -234,6 +234,8 @@ def test_the_mean_is_per_image_and_pooled_is_the_whole_set_at_once():
         "rmse_pooled": np.sqrt(np.mean((x - y) ** 2)),
         "rmse_db": np.mean(100 * np.sqrt(mse)),
         "rmse_db_pooled": 100 * np.sqrt(np.mean((x - y) ** 2)),
+        "mae": np.mean(np.abs(x - y)),
+        "mae_pooled": np.mean(np.abs(x - y)),
         "mae_db": 100 * np.mean(np.abs(x - y)),
         "mae_db_pooled": 100 * np.mean(np.abs(x - y)),
         "psnr": np.mean(-10 * np.log10(mse)),

@@ -106,6 +106,7 @@ def export(args: argparse.Namespace) -> None:
     resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
+    db = datasets.db_range(config)
     folder = args.out or args.workdir / "latents" / args.split
     command_line.folder(folder, flag="--out")
     mesh = sharding.make_mesh(jax.device_count())
@@ -145,6 +146,7 @@ def export(args: argparse.Namespace) -> None:
         batch_size=batch_size,
         shard_size=args.shard_size,
         formats=shards.FORMATS if args.format == "both" else (args.format,),
+        db_range=db._asdict() if db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     print(describe(folder, manifest))

@@ -103,9 +103,10 @@ def radio_terms(f: np.ndarray, tx: np.ndarray) -> Figure:
     x, y = (np.float32(radiomap.f_to_model(image)) for image in (f, blurred))
     mask = np.asarray(physics.k2_neg_norm(f, tx), np.float32) / 255
     unit = dict(input_range="unit")
+    whole = tuple(radiomap.f_to_db(np.array([0.0, 1.0])))
     panels = [
-        ("map x (dB)", radiomap.f_to_db(f), (-147, -47)),
-        ("blurred map y (dB)", radiomap.f_to_db(blurred), (-147, -47)),
+        ("map x (dB)", radiomap.f_to_db(f), whole),
+        ("blurred map y (dB)", radiomap.f_to_db(blurred), whole),
         ("y − x (dB)", radiomap.DB_SPAN * (blurred - f), (-20, 20)),
         ("k² of x (per m²)", physics.k2(f, tx), (-4, 4)),
         ("edge weight", physics.edge_weight(mask), (0, 1)),

@@ -117,11 +117,12 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
         for key in jax.random.split(jax.random.key(0), SAMPLES)
     ]
     rec, kl = float(np.mean(recs)), float(posterior.kl().mean())
+    db, rmse = datasets.db_range(config), metrics.rmse(target, recon)
     everything = read(config, "all")
     means = np.asarray(encode(params, everything["image"]).mode())
     means = means.reshape(len(means), -1)
     return dict(
-        rmse_db=float(metrics.rmse_db(target, recon).mean()),
+        **{f"rmse{db.suffix}": (db.span or 1.0) * float(rmse.mean())},
         psnr=float(metrics.psnr(target, recon).mean()),
         ssim=float(metrics.ssim(target, recon).mean()),
         rec=rec,
@@ -283,10 +284,10 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-    names = {"reconstruction", "beta", "schedule", "steps", "size", *COLUMNS}
+    names = {"reconstruction", "beta", "schedule", "steps", "size"}
     try:
         record = inputs.read_json(path, remedy="")
-        missing = sorted(names - record.keys())
+        missing = sorted((names | columns([record]).keys()) - record.keys())
     except ValueError as error:
         missing = [str(error)]
     if missing:
@@ -308,11 +309,20 @@ def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
     plots.save(draw(records), out / "sweep.png")
 
 
+def columns(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Returns name and heading of what is in the table: RMSE in f without dB."""
+    if all("rmse_db" in record for record in records):
+        return COLUMNS
+    in_f = {name: words for name, words in COLUMNS.items() if name != "rmse_db"}
+    return {"rmse": "RMSE (f)", **in_f}
+
+
 def table(records: list[dict[str, Any]]) -> str:
-    names = ["reconstruction", "beta", "schedule", *COLUMNS]
+    measured = columns(records)
+    names = ["reconstruction", "beta", "schedule", *measured]
     lines = [
-        "| " + " | ".join(COLUMNS.get(name, name) for name in names) + " |",
-        "|---|--:|---" + "|--:" * len(COLUMNS) + "|",
+        "| " + " | ".join(measured.get(name, name) for name in names) + " |",
+        "|---|--:|---" + "|--:" * len(measured) + "|",
     ]
     for record in records:
         cells = [record[name] for name in names]
@@ -328,7 +338,9 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     handles = {}
     betas = sorted({r["beta"] for r in records})
     least = min(filter(None, betas), default=1.0)
-    for axis, name in zip(axes, PANELS, strict=True):
+    measured = columns(records)
+    panels = (next(iter(measured)), *PANELS[1:])
+    for axis, name in zip(axes, panels, strict=True):
         for kind, schedule in itertools.product(KINDS, SCHEDULES):
             found = [
                 (r["beta"], r[name])
@@ -348,7 +360,7 @@ def draw(records: list[dict[str, Any]]) -> Figure:
         axis.set_xticks(betas, [f"{beta:g}" for beta in betas])
         axis.minorticks_off()
         axis.set_xlabel("beta")
-        axis.set_title(COLUMNS[name], fontsize=11)
+        axis.set_title(measured[name], fontsize=11)
         axis.grid(alpha=0.3)
     axes[PANELS.index("kl")].set_yscale("log")
     figure.legend(

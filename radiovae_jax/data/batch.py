@@ -21,6 +21,7 @@ def to_batch(
     conditional: bool,
     objective: str = "base",
     mask_range: str = "unit",
+    db_range: tuple[float, float] = physics.DB_RANGE,
 ) -> Batch:
     """Makes a step's batch on the device from the arrays of a data batch.
 
@@ -33,6 +34,7 @@ def to_batch(
       conditional: whether the discriminator is shown buildings and transmitter.
       objective: "base" needs neither k2_neg_norm nor the transmitter.
       mask_range: of the transmitter's mask, "unit" (0, 1) or "released" (0, 255).
+      db_range: dB at f = 0, and over the whole scale.
     """
     stored = radiomap.gray_to_f(raw["gray"])
     f = resize(stored, image_size)
@@ -58,7 +60,8 @@ def to_batch(
         if "k2_neg_norm" in raw:
             return mask("k2_neg_norm")
         antenna = raw.get("antenna", jnp.zeros((*stored.shape[:3], 1), jnp.uint8))
-        gray = physics.k2_neg_norm(stored, radiomap.gray_to_f(antenna))
+        tx = radiomap.gray_to_f(antenna)
+        gray = physics.k2_neg_norm(stored, tx, db_range=db_range)
         return resize(radiomap.gray_to_f(gray), image_size)
 
     physical = objective != "base"

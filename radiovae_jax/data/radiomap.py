@@ -35,6 +35,20 @@ class DbRange(NamedTuple):
     floor: float
     span: float
 
+    @property
+    def unit(self) -> str:
+        """What errors are shown in."""
+        return "dB" if self.span else "f"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of RMSE and MAE end in."""
+        return "_db" if self.span else ""
+
+    def words(self, error_f: float) -> str:
+        """Returns an error in f as words: in dB where f has a unit."""
+        return f"{self.span * error_f:.2f} dB" if self.span else f"{error_f:.4f} in f"
+
 
 RADIOMAPSEER_DB = DbRange(-147.0, 100.0)
 NO_DB = DbRange(0.0, 0.0)

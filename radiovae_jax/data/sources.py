@@ -2,9 +2,12 @@
 
 import importlib
 import os
+import pathlib
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
-from radiovae_jax.data import splits
+import numpy as np
+
+from radiovae_jax.data import radiomap, splits
 
 Record = dict[str, Any]
 Path = str | os.PathLike[str]
@@ -19,6 +22,17 @@ _SOURCES = {
     "tfds_images": ("tfds_images", "TfdsImages"),
 }
 KINDS = tuple(_SOURCES)
+# Any maps: what their f is in dB only their owner can say.
+_WITHOUT_UNIT = ("folder", "tfds_images")
+
+
+def db_range(
+    kind: str, floor: float | None = None, span: float | None = None
+) -> radiomap.DbRange:
+    """Returns what f is in dB: as given, or as this kind of data set has it."""
+    if span is not None:
+        return radiomap.DbRange(floor, span)
+    return radiomap.NO_DB if kind in _WITHOUT_UNIT else radiomap.RADIOMAPSEER_DB
 
 
 @runtime_checkable
@@ -52,3 +66,37 @@ def open_source(kind: str, root: Path, *, split: str, **options: Any) -> Any:
     module, name = _SOURCES[kind]
     source = getattr(importlib.import_module(f"radiovae_jax.data.{module}"), name)
     return source(root, split=split, **options)
+
+
+def spread(source: Source, count: int) -> list[int]:
+    """Returns the places of some records, of different maps, from all over the source.
+
+    The records of a map are those whose names differ in the transmitter alone
+    (`{map}_{tx}`). With more records than maps every map has some; where a source lists
+    no names, records are taken at equal distances.
+    """
+    names = getattr(source, "names", getattr(source, "files", range(len(source))))
+    maps: dict[Any, list[int]] = {}
+    for index, name in enumerate(names):
+        maps.setdefault(_map_of(name), []).append(index)
+    groups = list(maps.values())
+    chosen = {
+        groups[at][number % len(groups[at])]
+        for number, at in enumerate(_even(len(groups), count))
+    }
+    rest = sorted(set(range(len(source))) - chosen)
+    more = [rest[at] for at in _even(len(rest), count - len(chosen))]
+    return sorted([*chosen, *more])
+
+
+def _map_of(name: Any) -> Any:
+    if isinstance(name, tuple):  # (map, transmitter)
+        return name[0]
+    return (
+        name.stem.rpartition("_")[0] or name if isinstance(name, pathlib.Path) else name
+    )
+
+
+def _even(total: int, count: int) -> list[int]:
+    places = np.linspace(0, total - 1, min(count, total))
+    return places.round().astype(int).tolist()
