@@ -188,7 +188,7 @@ def merge(one: Sums, other: Sums) -> Sums:
     return jax.tree.map(jnp.add, one, other)
 
 
-def result(sums: Sums, *, db_per_unit: float = DB_PER_UNIT) -> dict[str, float]:
+def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, float]:
     """Returns the metrics of the set, by name.
 
     A plain name is the mean over images of the per-image number; `_pooled` takes all

@@ -308,10 +308,10 @@ def _outline(axis: Axes, where: Bool[np.ndarray, "h w"]) -> None:
 
 def _row_title(name: str, target, recon, roof: Bool[np.ndarray, "h w"], db) -> str:
     squared = np.square(recon - target)
-    errors = [f"RMSE {db.words(np.sqrt(np.mean(squared)))}"]
+    errors = [f"RMSE {db.words(float(np.sqrt(np.mean(squared))))}"]
     if roof.any() and not roof.all():
         errors += [
-            f"{place} {db.words(np.sqrt(np.mean(squared[where])))}"
+            f"{place} {db.words(float(np.sqrt(np.mean(squared[where]))))}"
             for place, where in (("street", ~roof), ("buildings", roof))
         ]
     notes = [inputs.printable(name, letters=TITLE_LETTERS)]

@@ -195,7 +195,8 @@ def training_side(
         and config.data.synthetic.size,
         "autoencoder.resolution": config.autoencoder.resolution,
     }
-    return next((field, side) for field, side in fields.items() if side)
+    field, side = next((field, side) for field, side in fields.items() if side)
+    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
 
 
 def load(

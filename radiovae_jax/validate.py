@@ -104,7 +104,7 @@ def validate_batch(
 
 
 def result(
-    totals: Totals, *, db_per_unit: float = metrics.DB_PER_UNIT
+    totals: Totals, *, db_per_unit: float | int = metrics.DB_PER_UNIT
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
     means = {

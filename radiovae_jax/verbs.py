@@ -96,9 +96,9 @@ def reconstruct(job: Job) -> None:
             ]
         )
         rmse = np.sqrt(np.mean((recon - held.f) ** 2, axis=(1, 2, 3)))
-        for name, error in zip(held.names, rmse, strict=True):
+        for name, error in zip(held.names, rmse.tolist(), strict=True):
             say(f"{name}: RMSE {db.words(error)}")
-        errors += rmse.tolist()
+            errors.append(error)
         written = [job.out / name for name in outs[path]]
         if written[0].suffix == ".npz":
             check_finite(held.names, recon)
@@ -107,7 +107,7 @@ def reconstruct(job: Job) -> None:
             write_maps(job, written, recon)
         figure = plots.reconstructions(held.f, recon, names=held.names, db=db)
         plots.save(figure, picture)
-    say(f"mean RMSE {db.words(np.mean(errors))} over {len(errors)} maps")
+    say(f"mean RMSE {db.words(float(np.mean(errors)))} over {len(errors)} maps")
 
 
 def encode(job: Job) -> None:
@@ -235,7 +235,7 @@ def interpolate(job: Job) -> None:
     write_maps(job, outs, maps)
     few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
     titles = [f"{share:.0%}" for share in shares[few]]
-    plots.save(strip(maps[few], titles, stem, job.coder.db), picture)
+    plots.save(strip(maps[few], titles, stem, db=job.coder.db), picture)
 
 
 def padded(count: int, digits: int) -> list[str]:
@@ -245,7 +245,7 @@ def padded(count: int, digits: int) -> list[str]:
 
 
 def strip(
-    maps: Maps, titles: Sequence[str], title: str, db: DbRange = RADIOMAPSEER_DB
+    maps: Maps, titles: Sequence[str], title: str, *, db: DbRange = RADIOMAPSEER_DB
 ) -> Figure:
     """Returns a row of maps; of channels in dB, a row for each."""
     channels = maps.shape[-1]

@@ -299,7 +299,7 @@ def test_a_run_whose_config_does_not_fit_is_refused(run, tmp_path):
 
 def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeypatch):
     shown = []
-    strip = lambda maps, titles, title: shown.append(titles) or Figure()  # noqa: E731
+    strip = lambda maps, titles, title, db: shown.append(titles) or Figure()  # noqa: E731
     monkeypatch.setattr(verbs, "strip", strip)
     out, _ = call("interpolate", run / "a.png", run / "b.png", "--steps=101")
     found = sorted(out.glob("*.npy"))
@@ -425,11 +425,84 @@ def test_the_field_that_says_the_trainings_size_is_found(
     assert run_folder.training_side(config) == found
 
 
-def test_maps_of_five_channels_are_interpolated_in_colours():
+def test_maps_of_five_channels_are_interpolated_in_colours_or_channel_by_channel():
     maps = np.random.default_rng(0).random((3, 8, 8, 5))
-    figure = verbs.strip(maps, ["0%", "50%", "100%"], "a_to_b")
+    titles = ["0%", "50%", "100%"]
+    figure = verbs.strip(maps, titles, "a_to_b", db=radiomap.NO_DB)
     assert figure.get_suptitle() == "a_to_b, 5 channels, mixed"
     assert [axis.images[0].get_array().shape for axis in figure.axes] == [(8, 8, 3)] * 3
+    figure = verbs.strip(maps, titles, "a_to_b")
+    np.testing.assert_allclose(
+        figure.axes[4].images[0].get_array(), 100 * maps[1, ..., 1] - 147
+    )
+    assert [axis.get_ylabel() for axis in figure.axes[3:7]] == [
+        "channel 1",
+        "",
+        "",
+        "channel 2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def told(run, tmp_path_factory):
+    """Folders of the run as one of plain images: its unit unknown, and given."""
+    folder, folders = tmp_path_factory.mktemp("told"), {}
+    for name, fields in (("unknown", {}), ("given", dict(db_floor=-250, db_span=250))):
+        shutil.copytree(run / "run", folder / name)
+        path = folder / name / "config.json"
+        config = json.loads(path.read_text())
+        config["data"] |= {"source": "folder"} | fields
+        path.write_text(json.dumps(config))
+        folders[name] = folder / name
+    return folders
+
+
+def of_run(workdir, verb, *arguments, status=0, capsys, out):
+    flags = [f"--workdir={workdir}", f"--out={out}", "--overwrite"]
+    assert apply.main([verb, *map(str, arguments), *flags]) == status
+    said = capsys.readouterr()
+    return said.err if status else said.out
+
+
+def test_maps_without_a_unit_are_measured_in_f_and_no_db_is_made_up(
+    run, told, autoencode, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(coder, "load", load_once)
+    call = functools.partial(
+        of_run, told["unknown"], capsys=capsys, out=tmp_path / "out"
+    )
+    said = call("reconstruct", run / "a.png")
+    f = gray(run / "a.png") / 255
+    rmse = np.sqrt(np.mean((autoencode(f)[1] - f) ** 2))
+    assert f"a: RMSE {rmse:.4f} in f" in said and "dB" not in said
+    np.savez(tmp_path / "scene.npz", path_gain=np.full((1, 32, 32), 1e-9))
+    for files in ([run / "in_db.npy", "--unit=db"], [tmp_path / "scene.npz"]):
+        error = call("reconstruct", *files, status=1)
+        assert "set data.db_floor and data.db_span in its config.json" in error
+
+
+def test_the_dB_of_a_run_are_read_and_written(
+    run, told, autoencode, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(coder, "load", load_once)
+    f = np.load(run / "in_f.npy")[:, :26]
+    np.save(tmp_path / "b.npy", 250 * f - 250)
+    out = tmp_path / "out"
+    given = [tmp_path / "b.npy", "--unit=db"]
+    said = of_run(told["given"], "reconstruct", *given, capsys=capsys, out=out)
+    recon = autoencode(f)[1]
+    rmse_db = 250 * np.sqrt(np.mean((recon - f) ** 2))
+    assert f"b: RMSE {rmse_db:.2f} dB" in said
+    np.testing.assert_allclose(np.load(out / "b.npy"), 250 * recon - 250, atol=5e-3)
+
+
+def test_latents_that_decode_to_no_numbers_are_refused(run, call, tmp_path):
+    z = np.float32([[1e38, -1e38], [3e38, 1e38]])
+    huge = np.broadcast_to(z.repeat(8, 0).repeat(8, 1)[..., None], (1, 16, 16, 3))
+    np.savez(tmp_path / "huge.npz", mean=huge, names=["a"])
+    out, error = call("decode", tmp_path / "huge.npz", status=1)
+    assert "a.npy: decoded to values that are not finite, and not written" in error
+    assert not list(out.glob("*.npy"))
 
 
 def test_a_map_that_is_resized_comes_back_at_its_size():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax import evaluate, experiment, logbook, showing, train
+from radiovae_jax import (
+    curves,
+    evaluate,
+    experiment,
+    logbook,
+    record,
+    report_charts,
+    showing,
+    train,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -63,13 +72,29 @@ def test_pictures_and_latents_are_drawn(ran):
 def test_it_can_be_evaluated_beside_a_linear_coder(ran):
     channels, workdir, metrics = ran
     evaluate.evaluate(workdir, step=2, baseline="pca", perceptual_weights="random")
-    record = json.loads((workdir / "evaluation" / "val.json").read_text())
-    assert record["size"] == [16, 16, channels]
-    found = record["rows"]["autoencoder"]["raw"]["all"]["nmse"]
+    written = json.loads((workdir / "evaluation" / "val.json").read_text())
+    assert written["size"] == [16, 16, channels]
+    found = written["rows"]["autoencoder"]["raw"]["all"]["nmse"]
     np.testing.assert_allclose(found, metrics["nmse"], rtol=1e-4)
-    lpips, frechet = record["lpips"]["rows"], record["frechet"]
-    assert lpips.keys() == record["rows"].keys() and min(lpips.values()) > 0
+    lpips, frechet = written["lpips"]["rows"], written["frechet"]
+    assert lpips.keys() == written["rows"].keys() and min(lpips.values()) > 0
     assert frechet["dimensions"] == 8 * 8 * channels
+
+
+def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
+    _, workdir, metrics = ran
+    lines = logbook.read(workdir / "metrics.jsonl")
+    names = [*metrics, *(name for line in lines for name in line)]
+    assert {"rmse", "val/mae", "val/sample_diversity"} <= set(names)
+    assert not [name for name in names if "_db" in name]
+    found = evaluate.evaluate(workdir, perceptual_weights="none")
+    said = record.table(found) + (workdir / "evaluation" / "val.csv").read_text()
+    assert "_db" not in said + json.dumps([found["rows"], found["scales"]])
+    assert "dB" not in said
+    charts = report_charts.data(curves.read(workdir))["charts"]
+    assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= {
+        c["title"] for c in charts
+    }
 
 
 def test_five_channels_pass_lpips_and_a_wrong_width_names_its_field(tmp_path):

@@ -1,11 +1,13 @@
 """The numbers of a run as curves."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import showcase
 
-from radiovae_jax import curves, losses
+from radiovae_jax import curves, losses, report_charts
 from radiovae_jax.curves import Curve
 
 
@@ -86,3 +88,24 @@ def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json is damaged, or no run's"):
             curves.read(tmp_path)
+
+
+def test_a_run_of_maps_without_a_unit_has_no_db_whatever_it_logged():
+    lines = [
+        {"step": 1, "val/rmse": 0.03, "val/rmse_db": 3.0, "val/mae_db_pooled": 2.0}
+    ]
+    lines[0]["val/sample_diversity"] = 20.0
+    plain = showcase.CONFIG | {"data": {"source": "folder"}}
+    run = curves.of(lines, plain)
+    # An older version took one unit of f for 100 dB.
+    found = {"step": 1, "val/rmse": 0.03, "val/sample_diversity": 0.2}
+    assert run.lines == [found]
+    assert "dB" not in json.dumps(report_charts.data(run)).replace("PSNR (dB)", "")
+    told = showcase.CONFIG | {
+        "data": plain["data"] | {"db_floor": -250, "db_span": 250}
+    }
+    assert curves.of(lines, told).db == (-250, 250)
+    assert curves.of(lines, told).lines == lines
+    assert curves.of(lines, showcase.CONFIG).db == (-147, 100)
+    titles = [c["title"] for c in report_charts.data(run)["charts"]]
+    assert titles == ["RMSE and MAE (f)", "Diversity of samples (f)"]

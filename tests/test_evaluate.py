@@ -17,6 +17,7 @@ from radiovae_jax import (
     comparison,
     datasets,
     evaluate,
+    metrics,
     record,
     report_page,
     run_folder,
@@ -229,9 +230,12 @@ class Maps:
         return "maps of one value"
 
 
-def as_it_came(source, *, features="pixels_8x8", **options):
+def as_it_came(
+    source, *, features="pixels_8x8", db=radiomap.RADIOMAPSEER_DB, **options
+):
     """Measures the coder that gives back what is encoded."""
     judge = comparison.Judge(
+        db=db,
         rows=("same",),
         regions=("all",),
         image_size=0,
@@ -270,6 +274,45 @@ def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
     single = as_it_came(Maps((101, 100)))
     assert len(single.best) == 1
     assert not single.worst
+
+
+def test_errors_are_in_the_unit_of_the_maps_or_in_f():
+    # 3 grays of 255 off, of 1.25 dB each; on the cut scale as many dB.
+    source = Maps((103, 100), (103, 100))
+    found = as_it_came(source, db=radiomap.DbRange(-318.75, 318.75))
+    for scale in ("raw", "thresholded_0.2"):
+        numbers = found.table["same"][scale]["all"]
+        assert numbers["rmse_db"] == pytest.approx(3.75, rel=1e-4)
+        column = found.maps.mean(f"same/{scale}/all/rmse_db")
+        assert column == pytest.approx(3.75, rel=1e-4)
+    bare = as_it_came(source, db=radiomap.NO_DB)
+    numbers = bare.table["same"]["raw"]["all"]
+    assert numbers["rmse"] == pytest.approx(3 / 255, rel=1e-4)
+    assert bare.maps.mean("same/raw/all/mae") == pytest.approx(3 / 255, rel=1e-4)
+    assert not [name for name in (*numbers, *bare.maps.columns) if "_db" in name]
+
+
+@pytest.mark.parametrize("unit", [{"db_per_unit": 318.75}, {}])
+def test_the_table_says_db_where_there_are_any(unit):
+    numbers = metrics.result(metrics.Sums(*range(1, 12)), db_per_unit=100 * len(unit))
+    latent = {"shape": (1, 1, 1), "kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
+    found = {
+        "data": "maps",
+        "step": 1,
+        "weights": "ema",
+        "size": [8, 8, 1],
+        "metrics_size": "stored",
+        "commit": "abc",
+        "scales": {"raw": {"threshold": 0.0} | unit},
+        "rows": {"autoencoder": {"raw": {"all": numbers}}},
+        "lpips": {"rows": {}},
+        "frechet": dict.fromkeys(("features", "dimensions", "images"), 1)
+        | {"covariance_is_singular": False, "rows": {}},
+        "latent": latent | {"of_each_channel": dict(mean=[], std=[], kl_nats=[])},
+        "notes": [],
+    }
+    words = record.table(found).split()
+    assert ("rmse_db" in words, "rmse" in words) == (bool(unit), not unit)
 
 
 def test_the_frechet_distance_of_maps_of_one_value_is_the_closed_form():

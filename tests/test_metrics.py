@@ -350,3 +350,26 @@ def test_frechet_distance_stands_fewer_images_than_features():
     single = moments.of(rows[:1], pairs=True)
     pair = single.mean, single.covariance
     assert np.isnan(metrics.frechet(*pair, *pair))
+
+
+def test_another_gray_scale_has_its_own_db_and_maps_without_a_unit_have_none():
+    # Gray 55 to 255 is -250 to 0 dB: 1.25 dB a level, 318.75 dB over all 255.
+    rng = np.random.default_rng(0)
+    true_db = rng.uniform(-150, -50, (1, 32, 32, 1))
+    error_db = rng.normal(0, 5, true_db.shape)
+    f, g = (
+        jnp.asarray((55 + 200 * (db + 250) / 250) / 255, jnp.float32)
+        for db in (true_db, true_db + error_db)
+    )
+    range_of = radiomap.DbRange(-318.75, 318.75)
+    np.testing.assert_allclose(radiomap.f_to_db(f, range_of), true_db, rtol=1e-5)
+    np.testing.assert_allclose(radiomap.db_to_f(true_db, range_of), f, rtol=1e-5)
+    sums = metrics.update(metrics.init(), f, g, jnp.array([True]))
+    found = metrics.result(sums, db_per_unit=range_of.span)
+    expected = np.sqrt(np.mean(error_db**2))
+    assert found["rmse_db"] == pytest.approx(expected, rel=1e-4)
+    assert found["mae_db_pooled"] == pytest.approx(np.abs(error_db).mean(), rel=1e-4)
+    bare = metrics.result(sums, db_per_unit=0)
+    assert not [name for name in bare if "db" in name]
+    assert bare["rmse"] == found["rmse"] == pytest.approx(expected / 318.75, rel=1e-4)
+    assert bare["mae"] == pytest.approx(np.abs(error_db).mean() / 318.75, rel=1e-4)

@@ -15,6 +15,7 @@ from radiovae_jax import (
     logbook,
     objectives,
     physics,
+    run_folder,
     train,
     train_step,
 )
@@ -277,3 +278,21 @@ def test_the_released_transmitter_mask_is_255_and_survives_a_resize():
             )
         )(raw)
         np.testing.assert_allclose(batch.transmitter.max(), 255.0, rtol=1e-5)
+
+
+def test_the_dB_of_the_maps_reach_the_physics_and_stay(tmp_path):
+    config = tiny.config(tmp_path)
+    config.loss.objective = "edge_pinn"
+    assert experiment.build_objective(config).db_range == (-147, 100)
+    config.data.source = "folder"  # not known: RadioMapSeer's
+    assert experiment.build_objective(config).db_range == (-147, 100)
+    run_folder.claim(tmp_path / "run", config)
+    config.data.update(db_floor=-250, db_span=250)
+    assert experiment.build_objective(config).db_range == (-250, 250)
+    with pytest.raises(ValueError, match=r"data.db_span: None there, 250.0 here"):
+        run_folder.claim(tmp_path / "run", config)
+    config.loss.objective = "base"  # what is only shown may be given later
+    run_folder.claim(tmp_path / "base", config)
+    config.data.update(db_floor=-147, db_span=100)
+    run_folder.claim(tmp_path / "base", config)
+    assert run_folder.read_config(tmp_path / "base").data.db_span == 100

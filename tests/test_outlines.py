@@ -1,9 +1,13 @@
 """Buildings in the pictures that validation draws."""
 
+import pathlib
+
 import numpy as np
+import pytest
 import tiny
 
 from radiovae_jax import datasets, judging
+from radiovae_jax.data import sources
 
 
 def test_validation_data_bring_their_buildings_where_there_are_any(city, tmp_path):
@@ -27,3 +31,44 @@ def test_outlines_have_the_size_of_the_picture():
     found = judging.outlines(raw, 16)
     assert (found != enlarged).sum() <= 1  # the corner's pixel may be rounded off
     assert not judging.outlines({"gray": buildings}, 8).any()
+
+
+class Named:
+    """A source of so many records; what it knows of their names is an attribute."""
+
+    def __init__(self, count, **known):
+        self.count = count
+        vars(self).update(known)
+
+    shape = (8, 8, 1)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        raise AssertionError("no map need be read")
+
+    def summary(self):
+        return "names"
+
+
+CITIES = [(city, tx) for city, count in ((4, 5), (7, 1), (9, 3)) for tx in range(count)]
+FILES = [pathlib.Path(f"{city}_{tx}.png") for city, tx in CITIES]
+
+
+@pytest.mark.parametrize("known", [{"names": CITIES}, {"files": FILES}])
+def test_rows_of_a_picture_are_of_different_maps(known):
+    source = Named(9, **known)
+    for count, cities in ((1, {4}), (2, {4, 9}), (3, {4, 7, 9})):
+        found = sources.spread(source, count)
+        assert {CITIES[at][0] for at in found} == cities and len(found) == count
+    # More rows than maps: each has one, the others are spread.
+    found = sources.spread(source, 5)
+    assert len(set(found)) == 5 and {CITIES[at][0] for at in found} == {4, 7, 9}
+    assert sources.spread(source, 20) == list(range(9))
+
+
+def test_rows_of_a_source_without_names_are_at_equal_distances():
+    assert sources.spread(Named(9), 3) == [0, 4, 8]
+    loose = [pathlib.Path(f"{i}.png") for i in range(9)]
+    assert sources.spread(Named(9, files=loose), 3) == [0, 4, 8]

@@ -385,3 +385,27 @@ def test_the_tool_says_what_is_wrong(city, tmp_path, capsys):
         said = capsys.readouterr().err
         assert words in said and "Traceback" not in said
     assert there.read_text() == "kept"
+
+
+def test_the_physics_of_maps_of_another_range_is_that_of_their_db():
+    # The same gains, -250 to 0 dB over f, and as RadioMapSeer's f.
+    rng = np.random.default_rng(0)
+    gain_db = rng.uniform(-140, -60, (2, 2, 12, 12, 1))
+    seer = jnp.float32(2 * (gain_db + 147) / 100 - 1)
+    other = jnp.float32(2 * (gain_db + 250) / 250 - 1)
+    tx = jnp.zeros((2, 12, 12, 1))
+    unit = dict(input_range="unit")
+    for term, args in (
+        (physics.edge_pinn, ()),
+        (physics.edge_pinn_released, ()),
+        (physics.helmholtz, (tx,)),
+        (physics.helmholtz_released, (tx,)),
+    ):
+        expected = term(*seer, *args, **unit)
+        found = term(*other, *args, **unit, db_range=(-250.0, 250.0))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        assert not np.allclose(term(*other, *args, **unit), expected, rtol=1e-2)
+    expected = physics.k2_neg_norm((seer[0] + 1) / 2, tx).astype(int)
+    f = (other[0] + 1) / 2
+    found = physics.k2_neg_norm(f, tx, db_range=(-250.0, 250.0)).astype(int)
+    np.testing.assert_allclose(found, expected, atol=1)  # of 255, truncated

@@ -226,3 +226,19 @@ def test_the_command_writes_the_file(tmp_path):
     done = command.module("report", f"--workdir={run}")
     assert done.stdout == f"written: {run}/report.html\n", done.stderr
     assert read((run / "report.html").read_text())
+
+
+def test_maps_without_a_unit_have_no_db_in_the_report(tmp_path):
+    lines = [line | {"val/rmse": 0.04, "val/mae": 0.03} for line in showcase.lines(20)]
+    config = showcase.CONFIG | {"data": {"source": "folder"}}
+    run = showcase.write(tmp_path, lines, config)
+    numbers = {"nmse": 0.01, "rmse": 0.0456, "rmse_db": 4.56}
+    record = {"rows": {"autoencoder": {"raw": {"all": numbers}}}, "data": "maps"}
+    record |= {"step": 1, "weights": "ema", "size": [8, 8, 1]}
+    record |= {"metrics_size": "stored", "commit": "abc"}
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "val.json").write_text(json.dumps(record))
+    page = report_page.page(run)
+    shown = "".join(read(page).texts).replace("PSNR (dB)", "")
+    assert "RMSE (f)" in shown and "0.0456" in shown and "4.56" not in shown
+    assert "dB" not in shown and "_db" not in shown

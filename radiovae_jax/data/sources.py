@@ -27,11 +27,11 @@ _WITHOUT_UNIT = ("folder", "tfds_images")
 
 
 def db_range(
-    kind: str, floor: float | None = None, span: float | None = None
+    kind: str, floor: float | int | None = None, span: float | int | None = None
 ) -> radiomap.DbRange:
     """Returns what f is in dB: as given, or as this kind of data set has it."""
     if span is not None:
-        return radiomap.DbRange(floor, span)
+        return radiomap.DbRange(float(floor), float(span))
     return radiomap.NO_DB if kind in _WITHOUT_UNIT else radiomap.RADIOMAPSEER_DB
 
 
