@@ -43,8 +43,8 @@ class Coder(NamedTuple):
     image_size: int  # that the training resized to; 0: none
     training_size: tuple[int, int]
     size_field: str  # of the config, that says so
-    db: radiomap.DbRange  # what f is in dB
     description: str
+    db: radiomap.DbRange = radiomap.RADIOMAPSEER_DB  # what f is in dB
 
 
 def load(
