@@ -18,8 +18,9 @@ from radiovae_jax.types import Array, Image, Latent
 
 TILES = ("auto", "always", "never")
 SIZES = ("auto", "training", "stored")
-# More pixels than this go by bands: attention of a 512x512 map holds 1 GB of scores.
-ONE_PASS = 512 * 512
+# More pixels than this go by bands, and more latent ones: their attention holds 1 GB of
+# scores, with a down-sampling of 4 for a map of 512x512.
+ONE_PASS, ONE_ATTENTION = 512 * 512, 128 * 128
 # How many times the training's size a map may have to be resized to it unasked.
 RESIZED = 2
 
@@ -42,8 +43,8 @@ class Coder(NamedTuple):
     image_size: int  # that the training resized to; 0: none
     training_size: tuple[int, int]
     size_field: str  # of the config, that says so
-    db: radiomap.DbRange  # what f is in dB
     description: str
+    db: radiomap.DbRange = radiomap.RADIOMAPSEER_DB  # what f is in dB
 
 
 def load(
@@ -76,7 +77,8 @@ def load(
     }
 
     def by_bands(height: int, width: int) -> bool:
-        return {"always": True, "never": False}.get(tiles, height * width > ONE_PASS)
+        most = min(ONE_PASS, ONE_ATTENTION * model.downsampling**2)
+        return {"always": True, "never": False}.get(tiles, height * width > most)
 
     def encode(f: Image) -> DiagonalGaussian:
         x = radiomap.f_to_model(jnp.asarray(f))

@@ -101,10 +101,11 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
     remedy = f"remove {folder} or give another --out"
     saved = inputs.read_json(file, remedy=remedy)
     there, shards = saved.get("identity"), saved.get("shards")
-    whole = isinstance(shards, list) and all(
-        isinstance(shard, dict) for shard in shards
+    listed = isinstance(shards, list) and all(
+        isinstance(shard, dict) and isinstance(shard.get("files"), dict)
+        for shard in shards
     )
-    if not isinstance(there, dict) or not whole:
+    if not isinstance(there, dict) or not listed:
         raise ValueError(f"{file} is damaged: no list of shards; {remedy}")
     differing = list(differences(there, identity, ""))
     if differing:

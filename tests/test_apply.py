@@ -163,16 +163,20 @@ def test_interpolation_is_straight_in_latent_space(run, call, autoencode):
 
 
 @pytest.mark.parametrize(
-    "tiles, one_pass, by_bands",
+    "tiles, one_pass, one_attention, by_bands",
     [
-        ("auto", 32 * 32, False),
-        ("auto", 32 * 32 - 1, True),
-        ("always", 32 * 32, True),
-        ("never", 0, False),
+        ("auto", 32 * 32, 16 * 16, False),
+        ("auto", 32 * 32 - 1, 16 * 16, True),
+        ("auto", 32 * 32, 16 * 16 - 1, True),
+        ("always", 32 * 32, 16 * 16, True),
+        ("never", 0, 0, False),
     ],
 )
-def test_large_maps_go_band_by_band(run, monkeypatch, tiles, one_pass, by_bands):
+def test_large_maps_go_band_by_band(
+    run, monkeypatch, tiles, one_pass, one_attention, by_bands
+):
     monkeypatch.setattr(coder, "ONE_PASS", one_pass)
+    monkeypatch.setattr(coder, "ONE_ATTENTION", one_attention)
     marker = DiagonalGaussian(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)))
     monkeypatch.setattr(coder.tiling, "encode", lambda *a, **options: marker)
     found = coder.load(run / "run", tiles=tiles).encode(np.zeros((1, 32, 32, 1)))

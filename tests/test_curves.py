@@ -84,9 +84,10 @@ def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
     showcase.write(tmp_path, [])
     with pytest.raises(FileNotFoundError, match="has no whole line yet"):
         curves.read(tmp_path)
-    for damaged in ('{"loss": {"disc_start": 1', "{}", '{"loss": {"disc_start": ""}}'):
+    torn = ('{"loss": {"disc_start": 1', "{}", '{"loss": {"disc_start": ""}}')
+    for damaged in (*torn, '{"loss": []}', '{"loss": null}', "[" * 100_000, "[]", ""):
         (tmp_path / "config.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"config\.json is damaged, or no run's"):
+        with pytest.raises(ValueError, match=r"config\.json .*put the run's config ba"):
             curves.read(tmp_path)
 
 

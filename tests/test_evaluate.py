@@ -255,6 +255,15 @@ def test_what_is_encoded_is_what_training_encodes():
     assert found.latent is None
 
 
+def test_maps_that_are_not_square_are_not_squashed(tmp_path):
+    config = tiny.config(tmp_path)
+    assert evaluate.seen_shape(config, (16, 32, 1)) == (16, 32, 1)
+    config.data.image_size = 16
+    assert evaluate.seen_shape(config, (32, 32, 1)) == (16, 16, 1)
+    with pytest.raises(ValueError, match=r"16x32 are not square, and data.image_size"):
+        evaluate.seen_shape(config, (16, 32, 1))
+
+
 def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
     # Off by 5, 1, 3, 2 and 4 grays of 100.
     source = Maps(*((100 + off, 100) for off in (5, 1, 3, 2, 4)))

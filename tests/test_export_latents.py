@@ -148,6 +148,18 @@ def test_a_condition_is_whole_or_left_out_aloud_or_refused(workdir, capsys):
     assert export_latents.names_digest(found) != before
 
 
+def test_maps_that_would_be_squashed_are_named_before_the_work(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    np.save(tmp_path / "a.npy", np.zeros((16, 32), np.float32))
+    config = run_folder.read_config(workdir)
+    config.data.update(source="folder", image_size=16, root=str(tmp_path))
+    monkeypatch.setattr(run_folder, "read_config", lambda workdir: config)
+    assert run(workdir, "--split=all", f"--out={tmp_path / 'out'}") == 1
+    assert "maps of 16x32 are not square" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_exported_ends_in_one_message(workdir, tmp_path, capsys):
     for arguments, words in (
         ((tmp_path,), "is not the folder of a run"),

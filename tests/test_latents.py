@@ -183,8 +183,19 @@ def test_shards_of_unknown_origin_are_refused(tmp_path):
         export(tmp_path)
 
 
-def test_a_damaged_manifest_is_named(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"identity"')
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"identity"',
+        "{}",
+        '{"identity": null, "shards": []}',
+        '{"identity": {}, "shards": null}',
+        '{"identity": {}, "shards": [[]]}',
+        '{"identity": {}, "shards": [{"files": null}]}',
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
         export(tmp_path)
 

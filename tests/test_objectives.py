@@ -207,13 +207,18 @@ def test_masks_that_are_missing_or_damaged_say_how_to_write_them(city, tmp_path)
 
 
 def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
-    gain = np.full((2, 16, 16), 1e-9)
+    gain = np.full((2, 16, 16), 1e-9)  # -90 dB
     cells = np.array([[3, 4], [5, 6]])
+    gain[[0, 1], cells[:, 1], cells[:, 0]] = 1e-5
     np.savez(tmp_path / "a.npz", path_gain=gain, cell_size=1.0, tx_cell_indices=cells)
     config = config_of(tmp_path, "edge")
     config.data.source = "sionna"
     record = datasets.open_data(config, "all")[0]
     assert record["antenna"][15 - 4, 3, 0] == 255
+    np.testing.assert_allclose(record["gray"][0], 0.57, rtol=1e-5)
+    config.data.update(db_floor=-150.0, db_span=120.0)
+    record = datasets.open_data(config, "all")[0]
+    np.testing.assert_allclose(record["gray"][0], 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,10 @@ def test_a_city_is_written_once_and_other_numbers_are_refused(tmp_path):
         ValueError, match=r"another synthetic city \(seed=0 there, 7 asked for\)"
     ):
         synthetic.write_city(root, **{**options, "seed": 7})
+    for text in ("", "[]", "[" * 100_000):
+        (root / "synthetic.json").write_text(text)
+        with pytest.raises(ValueError, match=r"synthetic.json .*give another folder"):
+            synthetic.write_city(root, **options)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -205,6 +205,45 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "{}", '{"data": []}', '{"data": null}']
+)
+def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
+    values = tiny.read("quickstart").to_dict()
+    if text.startswith('{"'):
+        text = json.dumps(values | json.loads(text))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json .*put the run's config back"):
+        run_folder.read_config(tmp_path)
+    marked = b"\xef\xbb\xbf" + json.dumps(values).encode()  # Windows's editors
+    (tmp_path / "config.json").write_bytes(marked)
+    assert run_folder.read_config(tmp_path).to_dict() == json.loads(json.dumps(values))
+
+
+def test_the_range_of_db_may_change_only_where_it_is_shown_alone(tmp_path):
+    config = tiny.config(tmp_path / "city")
+    for source, same in (("folder", True), ("sionna", False)):
+        config.data.update(source=source, db_floor=None, db_span=None)
+        run_folder.claim(tmp_path / source, config)
+        config.data.update(db_floor=-150.0, db_span=120.0)
+        if same:
+            run_folder.claim(tmp_path / source, config)
+        else:
+            with pytest.raises(ValueError, match=r"data.db_floor: None there, -150.0"):
+                run_folder.claim(tmp_path / source, config)
+
+
+def test_maps_that_are_not_square_are_not_squashed(tmp_path):
+    (tmp_path / "maps").mkdir()
+    for name in "abcdefghij":
+        np.save(tmp_path / "maps" / f"{name}.npy", np.zeros((16, 32), np.float32))
+    config = tiny.config(tmp_path / "maps")
+    config.data.update(source="folder", image_size=16)
+    with pytest.raises(ValueError, match=r"16x32 are not square.*data.image_size=0"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "section, field, value, message",
     [
         ("data", "image_size", 31, r"31x31 is not a multiple of .*data.image_size=32"),

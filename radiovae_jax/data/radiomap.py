@@ -45,7 +45,7 @@ class DbRange(NamedTuple):
         """What the names of RMSE and MAE end in."""
         return "_db" if self.span else ""
 
-    def words(self, error_f: float) -> str:
+    def words(self, error_f: float | np.floating) -> str:
         """Returns an error in f as words: in dB where f has a unit."""
         return f"{self.span * error_f:.2f} dB" if self.span else f"{error_f:.4f} in f"
 

@@ -275,24 +275,28 @@ def _cells(
         )
     if len(ways) == 1 or np.array_equal(*ways):
         return inside[0]
-    fitting = [way for way in inside if _peaks_at(gain, way)]
-    if len(fitting) != 1:
-        raise ValueError(
-            f"{path}: tx_cell_indices {cells.tolist()} may be (column, row) of each of "
-            "the two transmitters, or all columns and then all rows, as Sionna RT has "
-            f"it: the gains peak at the cells of {'both' if fitting else 'neither'}; "
-            "export a file for each transmitter (path_gain[i : i + 1], "
-            "tx_cell_indices of shape (1, 2)), or leave out what asks for the antenna"
-        )
-    return fitting[0]
+    for reach in (0, 1):  # the peak may be a cell beside the transmitter's
+        fitting = [way for way in inside if _peaks_at(gain, way, reach)]
+        if len(fitting) == 1:
+            return fitting[0]
+    raise ValueError(
+        f"{path}: tx_cell_indices {cells.tolist()} may be (column, row) of each of the "
+        "two transmitters, or all columns and then all rows, as Sionna RT has it: the "
+        f"gains peak at the cells of {'both' if fitting else 'neither'}; export a file "
+        "for each transmitter (path_gain[i : i + 1], tx_cell_indices of shape (1, 2)), "
+        "or leave out what asks for the antenna"
+    )
 
 
 def _peaks_at(
-    gain: Float[np.ndarray, "tx ny nx"], cells: Int64[np.ndarray, "tx 2"]
+    gain: Float[np.ndarray, "tx ny nx"], cells: Int64[np.ndarray, "tx 2"], reach: int
 ) -> bool:
-    """Says whether each transmitter's gain is largest within a cell of its own."""
+    """Says whether each transmitter's gain is largest within `reach` of its cell."""
     return all(
-        one[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max()
+        one[
+            max(row - reach, 0) : row + reach + 1,
+            max(column - reach, 0) : column + reach + 1,
+        ].max()
         == one.max()
         for one, (column, row) in zip(gain, cells, strict=True)
     )
