@@ -40,10 +40,13 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         "synthetic": dict(
             city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
         ),
+        "folder": dict(fields=fields, split_by=data.split_by),
+        "sionna": dict(fields=fields, split_by=data.split_by),
         "tfds_images": dict(name=data.dataset, fields=fields),
     }
-    chosen = options.get(data.source, dict(fields=fields))
-    return sources.open_source(data.source, data.root, split=split, **chosen)
+    return sources.open_source(
+        data.source, data.root, split=split, **options.get(data.source, {})
+    )
 
 
 def open_outlined(config: ConfigDict, split: str) -> Source:

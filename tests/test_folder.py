@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import tiny
 
+from radiovae_jax import datasets
 from radiovae_jax.data import folder, radiomap
 
 
@@ -27,6 +29,22 @@ def test_a_plain_folder_is_split_at_random_and_the_same_each_time(tmp_path):
     assert names(folder.MapFolder(tmp_path, split="val", seed=1)) != parts["val"]
 
 
+def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
+    for city in range(5):
+        for tx in range(8):
+            radiomap.write_png(
+                tmp_path / f"{city}_{tx}.png", np.zeros((4, 4), np.uint8)
+            )
+    config = tiny.config(tmp_path)
+    config.data.source = "folder"
+    source = datasets.open_data(config, "val")
+    # RandomState(42).permutation(5) starts 1, 4.
+    assert names(source) == {f"1_{tx}" for tx in range(8)}
+    assert source.summary().endswith("dealt by group: 5 groups, 0_0 and 0_1 in one")
+    config.data.split_by = "file"
+    assert len({name[0] for name in names(datasets.open_data(config, "val"))}) > 1
+
+
 def test_subfolders_are_the_splits_where_there_are_any(tmp_path):
     fill(tmp_path / "train", 3)
     fill(tmp_path / "val", 2)
@@ -50,6 +68,14 @@ def test_a_record_is_the_map_and_its_name(tmp_path):
     assert source.summary() == (
         f"folder, split all: 10 maps of 4x6x1 (uint8), in {tmp_path}"
     )
+
+
+def test_a_map_in_a_folder_of_its_split_carries_its_name(tmp_path):
+    for name in ("a", "b"):
+        fill(tmp_path / "train" / name, 1)
+    source = folder.MapFolder(tmp_path, split="train")
+    assert names(source) == {"a/0", "b/0"}
+    assert source.summary().endswith("2 folders in it, split by its folders train/")
 
 
 def test_floating_maps_of_several_channels_are_f(tmp_path):
