@@ -1,5 +1,8 @@
 """Buildings in the pictures that validation draws."""
 
+import logging
+import shutil
+
 import numpy as np
 import tiny
 
@@ -14,6 +17,23 @@ def test_validation_data_bring_their_buildings_where_there_are_any(city, tmp_pat
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     config.data.update(source="folder", root=str(tmp_path))
     assert set(datasets.open_outlined(config, "all")[0]) == {"name", "gray"}
+
+
+def test_buildings_that_are_missing_in_part_are_said(city, tmp_path, caplog):
+    config = tiny.config(shutil.copytree(city, tmp_path / "copy"))
+    config.data.source = "radiomapseer"
+    masks = sorted((tmp_path / "copy" / "png" / "buildings_complete").iterdir())
+    masks[0].unlink()
+    with caplog.at_level(logging.WARNING):
+        source = datasets.open_outlined(config, "all")
+    assert source.fields == ("gray",)
+    (said,) = caplog.messages
+    assert said.startswith("pictures will not show buildings: field 'buildings': 1 of")
+    caplog.clear()
+    np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
+    config.data.update(source="folder", root=str(tmp_path))
+    datasets.open_outlined(config, "all")
+    assert not caplog.messages
 
 
 def test_outlines_have_the_size_of_the_picture():
