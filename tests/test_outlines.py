@@ -46,4 +46,6 @@ def test_outlines_have_the_size_of_the_picture():
     enlarged[0, :8, :8] = True
     found = judging.outlines(raw, 16)
     assert (found != enlarged).sum() <= 1  # the corner's pixel may be rounded off
-    assert not judging.outlines({"gray": buildings}, 8).any()
+    for size in (8, 16):
+        nowhere = judging.outlines({"gray": buildings}, size)
+        assert nowhere.shape == (1, size, size, 1) and not nowhere.any()
