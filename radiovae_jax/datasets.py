@@ -5,6 +5,7 @@ Beside experiment.py, which makes functions and arrays and needs no data library
 
 import jax
 import ml_collections
+from absl import logging
 
 from radiovae_jax.data import pipeline, radiomap, radiomapseer, sources
 from radiovae_jax.data.sources import Source
@@ -40,19 +41,24 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         "synthetic": dict(
             city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
         ),
-        "sionna": dict(fields=fields, db=db_range(config)),
+        "folder": dict(fields=fields, split_by=data.split_by),
+        "sionna": dict(fields=fields, split_by=data.split_by, db=db_range(config)),
         "tfds_images": dict(name=data.dataset, fields=fields),
     }
-    chosen = options.get(data.source, dict(fields=fields))
-    return sources.open_source(data.source, data.root, split=split, **chosen)
+    return sources.open_source(
+        data.source, data.root, split=split, **options.get(data.source, {})
+    )
 
 
 def open_outlined(config: ConfigDict, split: str) -> Source:
     """Opens a split with its buildings, for pictures, where the data set has them."""
     try:
         return open_data(config, split, also=("buildings",))
-    except (FileNotFoundError, ValueError):
-        return open_data(config, split)
+    except (FileNotFoundError, ValueError) as error:
+        source = open_data(config, split)
+        if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+            logging.warning("pictures will not show buildings: %s", error)
+        return source
 
 
 def db_range(config: ConfigDict) -> radiomap.DbRange:

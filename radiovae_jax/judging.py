@@ -111,10 +111,9 @@ class Judge(NamedTuple):
 
 def outlines(raw: dict[str, np.ndarray], height: int) -> Bool[np.ndarray, "b _ _ 1"]:
     """Returns where buildings are, in pictures of this height; nowhere if unknown."""
-    if "buildings" not in raw:
-        return np.zeros((*raw["gray"].shape[:3], 1), bool)
-    seen = radiomap.gray_to_f(raw["buildings"])
-    stored = raw["buildings"].shape[1] == height
+    nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
+    seen = radiomap.gray_to_f(raw.get("buildings", nowhere))
+    stored = seen.shape[1] == height
     return np.asarray(seen if stored else resize(seen, height)) >= 0.5
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import tiny
 
+from radiovae_jax import datasets
 from radiovae_jax.data import folder, radiomap
 
 
@@ -25,6 +27,22 @@ def test_a_plain_folder_is_split_at_random_and_the_same_each_time(tmp_path):
     # RandomState(42).permutation(10) starts 8, 1, 5: NumPy's frozen stream.
     assert (parts["val"], parts["test"]) == ({"8"}, {"1"})
     assert names(folder.MapFolder(tmp_path, split="val", seed=1)) != parts["val"]
+
+
+def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
+    for city in range(5):
+        for tx in range(8):
+            radiomap.write_png(
+                tmp_path / f"{city}_{tx}.png", np.zeros((4, 4), np.uint8)
+            )
+    config = tiny.config(tmp_path)
+    config.data.source = "folder"
+    source = datasets.open_data(config, "val")
+    # RandomState(42).permutation(5) starts 1, 4.
+    assert names(source) == {f"1_{tx}" for tx in range(8)}
+    assert source.summary().endswith("dealt by group: 5 groups, 0_0 and 0_1 in one")
+    config.data.split_by = "file"
+    assert len({name[0] for name in names(datasets.open_data(config, "val"))}) > 1
 
 
 def test_subfolders_are_the_splits_where_there_are_any(tmp_path):
@@ -52,6 +70,14 @@ def test_a_record_is_the_map_and_its_name(tmp_path):
     )
 
 
+def test_a_map_in_a_folder_of_its_split_carries_its_name(tmp_path):
+    for name in ("a", "b"):
+        fill(tmp_path / "train" / name, 1)
+    source = folder.MapFolder(tmp_path, split="train")
+    assert names(source) == {"a/0", "b/0"}
+    assert source.summary().endswith("2 folders in it, split by its folders train/")
+
+
 def test_floating_maps_of_several_channels_are_f(tmp_path):
     np.save(tmp_path / "a.npy", np.full((4, 4, 2), 0.5))
     source = folder.MapFolder(tmp_path, split="all")
@@ -64,7 +90,9 @@ def test_a_map_unlike_the_first_is_named(tmp_path):
     radiomap.write_png(tmp_path / "2.png", np.zeros((5, 6), np.uint8))
     np.save(tmp_path / "3.npy", np.zeros((4, 6)))
     source = folder.MapFolder(tmp_path, split="all")
-    with pytest.raises(ValueError, match=r"2.png is 5x6x1, expected 4x6x1 like .*0.pn"):
+    with pytest.raises(
+        ValueError, match=r"2.png is 5x6x1, expected 4x6x1 .*\(data.image_size"
+    ):
         source[2]
     with pytest.raises(ValueError, match=r"3.npy holds float32, and .*0.png uint8"):
         source[3]

@@ -1,6 +1,8 @@
 """Buildings in the pictures that validation draws."""
 
+import logging
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +20,23 @@ def test_validation_data_bring_their_buildings_where_there_are_any(city, tmp_pat
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     config.data.update(source="folder", root=str(tmp_path))
     assert set(datasets.open_outlined(config, "all")[0]) == {"name", "gray"}
+
+
+def test_buildings_that_are_missing_in_part_are_said(city, tmp_path, caplog):
+    config = tiny.config(shutil.copytree(city, tmp_path / "copy"))
+    config.data.source = "radiomapseer"
+    masks = sorted((tmp_path / "copy" / "png" / "buildings_complete").iterdir())
+    masks[0].unlink()
+    with caplog.at_level(logging.WARNING):
+        source = datasets.open_outlined(config, "all")
+    assert source.fields == ("gray",)
+    (said,) = caplog.messages
+    assert said.startswith("pictures will not show buildings: field 'buildings': 1 of")
+    caplog.clear()
+    np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
+    config.data.update(source="folder", root=str(tmp_path))
+    datasets.open_outlined(config, "all")
+    assert not caplog.messages
 
 
 def test_outlines_have_the_size_of_the_picture():
@@ -72,3 +91,6 @@ def test_rows_of_a_source_without_names_are_at_equal_distances():
     assert sources.spread(Named(9), 3) == [0, 4, 8]
     loose = [pathlib.Path(f"{i}.png") for i in range(9)]
     assert sources.spread(Named(9, files=loose), 3) == [0, 4, 8]
+    for size in (8, 16):
+        nowhere = judging.outlines({"gray": buildings}, size)
+        assert nowhere.shape == (1, size, size, 1) and not nowhere.any()

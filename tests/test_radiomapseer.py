@@ -79,6 +79,35 @@ def test_files_of_other_names_are_passed_over(copy):
     assert len(RadioMapSeer(copy, split="all")) == 20
 
 
+def test_padded_and_upper_case_names_are_found_where_they_are(copy):
+    expected = RadioMapSeer(copy, split="all", fields=("gray", "buildings", "antenna"))
+    records = [expected[i] for i in range(len(expected))]
+    for path in [*copy.glob("gain/DPM/*"), *copy.glob("png/*/*")]:
+        padded = "_".join(f"{int(number):04}" for number in path.stem.split("_"))
+        path.rename(path.with_name(f"{padded}.PNG"))
+    found = RadioMapSeer(copy, split="all", fields=("gray", "buildings", "antenna"))
+    assert found.names == expected.names
+    for i, record in enumerate(records):
+        assert found[i]["name"] == record["name"]
+        for field in ("gray", "buildings", "antenna"):
+            np.testing.assert_array_equal(found[i][field], record[field])
+    number, tx = found.names[3]
+    assert found.path("antenna", 3).name == f"{number:04}_{tx:04}.PNG"
+    assert found.path("buildings", 3).name == f"{number:04}.PNG"
+    # What is not there yet has the name that is written.
+    assert found.path("k2_neg_norm", 3).name == f"{number}_{tx}.png"
+
+
+@pytest.mark.parametrize("folder", ["gain/DPM", "png/buildings_complete"])
+def test_two_files_of_one_map_are_named(copy, folder):
+    first = sorted((copy / folder).iterdir())[0]
+    shutil.copy(first, first.with_name(f"00{first.name}"))
+    with pytest.raises(
+        ValueError, match=rf"{folder} has two files .*, 00{first.name} and {first.name}"
+    ):
+        RadioMapSeer(copy, split="all", fields=("gray", "buildings"))
+
+
 def test_the_k2_masks_are_found_under_both_names_of_the_cars_folder(copy):
     gain = copy / "gain"
     (gain / "DPM").rename(gain / "carsDPM")

@@ -2,11 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tool
+from test_tfds_images import TinyImages
 
-from radiovae_jax import config_check, run_folder
+from radiovae_jax import DiagonalGaussian, config_check, run_folder
 
 sweep = tool.load("sweep")
 
@@ -38,6 +40,7 @@ def test_the_correlation_is_one_where_latents_follow_the_transmitter():
     elsewhere = place + 100.0 * label[:, None]
     assert sweep.mantel(elsewhere, place, label) == pytest.approx(1)
     assert sweep.mantel(np.ones((6, 4)), place, label) == 0
+    assert sweep.mantel(place, place, np.arange(6)) == 0  # no pairs
 
 
 @pytest.fixture
@@ -119,3 +122,74 @@ def test_what_cannot_be_is_refused_before_anything_runs(counted, tmp_path, capsy
         sweep.parser().parse_args(["--schedule", "sine"])
     assert "invalid choice: 'sine'" in capsys.readouterr().err
     assert not counted and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The flags of a tiny TFDS data set: six images to train on, three to test on."""
+    folder = tmp_path_factory.mktemp("tfds_images")
+    TinyImages.folder = tmp_path_factory.mktemp("png")
+    TinyImages(data_dir=folder, file_format="array_record").download_and_prepare()
+    fields = dict(source="tfds_images", root=folder, dataset="tiny_images")
+    fields |= dict(val_split="test", augment="none")
+    return [f"--config.data.{name}={value}" for name, value in fields.items()]
+
+
+class Halving:
+    """A model whose latents are the pixels, at half the size where they come back."""
+
+    def apply(self, params, x, *, method):
+        if method == "encode":
+            return DiagonalGaussian(x, jnp.zeros_like(x))
+        return x / 2
+
+
+def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep.run_folder, "load", lambda folder: (Halving(), {}))
+    monkeypatch.setattr(
+        sweep.train, "run", lambda config, folder: run_folder.claim(folder, config)
+    )
+    grid = "--steps 2 --reconstruction mse --beta 4 --schedule constant".split()
+    fields = [*images, "--config.autoencoder.ch_mult=(1,1)"]
+    sweep.compare(*sweep.parse(["--out", str(tmp_path), *grid, *fields]))
+    (record,) = sweep.collect(tmp_path)
+    config = run_folder.read_config(tmp_path / "mse_4_constant")
+    assert (config.loss.kl_weight, list(config.autoencoder.ch_mult)) == (4.0, [1, 1])
+    # 28 x 28 as stored, seen at the sweep's size; no buildings, no transmitters.
+    assert sweep.read(config, "all")["image"].shape == (9, 32, 32, 1)
+    assert record["silhouette"] is record["mantel"] is None
+    # By hand: x / 2 for x, and the KL of unit variances at x, of the test split.
+    x = np.asarray(sweep.read(config, "test")["image"], np.float64)
+    np.testing.assert_allclose(record["kl"], (x**2).sum() / 2 / 3, rtol=1e-5)
+    psnr = -10 * np.log10(((x / 4) ** 2).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose(record["psnr"], psnr.mean(), rtol=1e-5)
+    assert "SSIM" in capsys.readouterr().out
+    assert "silhouette" not in (tmp_path / "sweep.md").read_text()
+    with pytest.raises(ValueError, match=r"and these are of .* --config.data.source="):
+        sweep.check_finished(tmp_path, steps=2, size=32, overrides=images)
+
+
+def test_large_data_sets_are_measured_in_part(images, tmp_path, monkeypatch):
+    given = dict(steps=2, size=32, city=tmp_path)
+    config = sweep.configure("mse", 1.0, "linear", overrides=images, **given)
+    whole = sweep.read(config, "all")["image"]
+    monkeypatch.setattr(sweep, "MOST", 4)
+    monkeypatch.setattr(sweep, "TOGETHER", 2)
+    np.testing.assert_array_equal(
+        sweep.read(config, "all")["image"], whole[np.array([0, 1, 4, 5])]
+    )
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--config.data.sourc=folder", 'Did you mean "source"'),
+        ("--config.train.batch_size=x", "invalid literal for int"),
+        ("--config.train.steps=4", "the sweep sets this field by --steps"),
+        ("--colour=red", "unknown argument --colour=red"),
+    ],
+)
+def test_a_field_that_cannot_be_set_is_named(tmp_path, capsys, words, message):
+    with pytest.raises((SystemExit, ValueError)) as end:
+        sweep.compare(*sweep.parse(["--out", str(tmp_path), words]))
+    assert message in f"{end.value}{capsys.readouterr().err}"

@@ -3,12 +3,16 @@
     python tools/sweep.py --out runs/sweep                 # 4 x 4 x 3 = 48 runs
     python tools/sweep.py --out runs/sweep --schedule linear           # 16 of them
     python tools/sweep.py --out runs/sweep --reconstruction bce        # 12 of them
+    python tools/sweep.py --out runs/mnist --config.data.source=tfds_images \
+        --config.data.root=data --config.data.dataset=mnist \
+        --config.data.val_split=test --config.data.augment=none
 
-Trains configs/vae.py on the quickstart's city, once for each combination, and writes
-OUT/sweep.md, .csv, .json and .png: how well held-out maps are reconstructed, the final
-ELBO, and how the latent space is organised. Each run is a folder in OUT; one that is
-finished is not run again, so an interrupted sweep goes on with the same command, and
-the table has every run in OUT.
+Trains configs/vae.py on the quickstart's city, or on what --config.SECTION.FIELD=VALUE
+says, once for each combination, and writes OUT/sweep.md, .csv, .json and .png: how well
+held-out maps are reconstructed, the final ELBO, and how the latent space is organised
+(by buildings and transmitter, where the data have these), over at most 512 maps. Each
+run is a folder in OUT; one that is finished is not run again, so an interrupted sweep
+goes on with the same command, and the table has every run in OUT.
 
 A run of 150 steps takes about a minute of a core, most of it compilation.
 """
@@ -28,15 +32,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from ml_collections import config_flags
 from tqdm import tqdm
 
 from radiovae_jax import (
     command_line,
     config_check,
     datasets,
+    inputs,
     losses,
     metrics,
     plots,
@@ -53,10 +59,24 @@ BETAS = (0.1, 1.0, 4.0, 10.0)
 SCHEDULES = ("constant", "linear", "cyclical")
 ACTIVE_VARIANCE = 0.01
 SAMPLES = 8  # of each posterior, for the ELBO
+# Maps to measure on (MNIST has 70,000), and how many neighbours are taken together, so
+# that there are pairs of the same buildings.
+MOST, TOGETHER = 512, 8
+# Fields of the config that the sweep's own flags set.
+OWN = {
+    "loss.reconstruction": "--reconstruction",
+    "loss.kl_weight": "--beta",
+    "loss.kl_schedule": "--schedule",
+    "train.steps": "--steps",
+    "data.image_size": "--size",
+}
+# Data sets whose records are of buildings and a transmitter.
+PLACED = ("radiomapseer", "tfds", "synthetic", "sionna")
 
 # Name -> heading of the table and label of the panel.
 COLUMNS = {
     "rmse_db": "RMSE (dB)",
+    "rmse": "RMSE (f)",  # where f is not known in dB
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "rec": "reconstruction (nats)",
@@ -66,16 +86,32 @@ COLUMNS = {
     "silhouette": "silhouette of buildings",
     "mantel": "correlation with transmitter",
 }
-PANELS = ("rmse_db", "elbo", "kl", "active", "silhouette", "mantel")
+# The first six that there are.
+PANELS = ("rmse_db", "rmse", "elbo", "kl", "active", "silhouette", "mantel", "psnr")
+PANELS += ("ssim", "rec")
 # Okabe and Ito's colours, told apart with colour-deficient sight.
 COLOURS = dict(bce="#0072B2", mse="#D55E00", l1="#009E73", l1_mse="#CC79A7")
 LINES = dict(constant=":", linear="-", cyclical="--")
 
 
 def configure(
-    kind: str, beta: float, schedule: str, *, steps: int, size: int, city: pathlib.Path
+    kind: str,
+    beta: float,
+    schedule: str,
+    *,
+    steps: int,
+    size: int,
+    city: pathlib.Path,
+    overrides: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
-    """Returns the config of one run."""
+    """Returns the config of one run.
+
+    Args:
+      overrides: "--config.SECTION.FIELD=VALUE", as main.py takes them.
+
+    Raises:
+      ValueError: there is no such field, or it takes no such value.
+    """
     config = runpy.run_path(str(CONFIG))["get_config"](kind)
     config.autoencoder.update(ch_mult=(1, 1, 2), resolution=(size, size))
     config.loss.update(
@@ -89,7 +125,20 @@ def configure(
         checkpoint_every=steps,
         metrics_size="seen",
     )
-    return config
+    values, words = flags.FlagValues(), ["", *overrides]
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=words
+        )
+        values(words)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # KeyErrors and the config flags quote and escape their messages.
+        said = str(error).replace("\\n", " ").replace("\\'", "").strip("\"' ")
+        raise ValueError(
+            f"{' '.join(overrides)} cannot be set ({said}); configs/radio.py has all "
+            "fields"
+        ) from error
+    return holder.value
 
 
 def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -121,6 +170,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     everything = read(config, "all")
     means = np.asarray(encode(params, everything["image"]).mode())
     means = means.reshape(len(means), -1)
+    buildings, place = everything["buildings"], everything["transmitter"]
     return dict(
         **{f"rmse{db.suffix}": (db.span or 1.0) * float(rmse.mean())},
         psnr=float(metrics.psnr(target, recon).mean()),
@@ -129,15 +179,22 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
         kl=kl,
         elbo=-(rec + kl),
         active=active_units(means),
-        silhouette=silhouette(means, everything["buildings"]),
-        mantel=mantel(means, everything["transmitter"], everything["buildings"]),
+        silhouette=silhouette(means, buildings) if len(buildings) else None,
+        mantel=mantel(means, place, buildings) if len(buildings) else None,
     )
 
 
 def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
-    """Returns the images seen, the transmitters' pixels and the buildings' numbers."""
-    source = datasets.open_data(config, split, also=("antenna",))
-    records = [source[i] for i in range(len(source))]
+    """Returns the images seen, the transmitters' pixels and the buildings' numbers.
+
+    Of `MOST` maps at most, evenly over the split; the latter two are empty where the
+    data set knows of neither.
+    """
+    placed = config.data.source in PLACED
+    source = datasets.open_data(config, split, also=("antenna",) if placed else ())
+    count = min(len(source), MOST)
+    starts = [i // TOGETHER * TOGETHER * len(source) // count for i in range(count)]
+    records = [source[start + i % TOGETHER] for i, start in enumerate(starts)]
     raw = {"gray": np.stack([record["gray"] for record in records])}
     batch = to_batch(
         raw,
@@ -145,13 +202,13 @@ def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
         pixel_weights="none",
         conditional=False,
     )
-    antennas = [record["antenna"][..., 0] for record in records]
+    antennas = [record["antenna"][..., 0] for record in records if placed]
     pixels = [np.unravel_index(a.argmax(), a.shape) for a in antennas]
-    cities = [int(str(record["name"]).partition("_")[0]) for record in records]
+    cities = [str(record["name"]).rpartition("_")[0] for record in records if placed]
     return dict(
         image=batch.image,
         transmitter=np.array(pixels, np.float64),
-        buildings=np.array(cities),
+        buildings=np.unique(cities, return_inverse=True)[1],
     )
 
 
@@ -199,7 +256,7 @@ def mantel(
     """
     pairs = np.triu(label[:, None] == label, k=1)
     latent, metres = distances(means)[pairs], distances(place)[pairs]
-    if min(latent.std(), metres.std()) < 1e-12:
+    if not pairs.any() or min(latent.std(), metres.std()) < 1e-12:
         return 0.0
     return float(np.corrcoef(latent, metres)[0, 1])
 
@@ -210,7 +267,12 @@ def distances(points: Float[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
 
 
 def sweep(
-    out: pathlib.Path, runs: Sequence[tuple[str, float, str]], *, steps: int, size: int
+    out: pathlib.Path,
+    runs: Sequence[tuple[str, float, str]],
+    *,
+    steps: int,
+    size: int,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Trains and measures what is not there yet.
 
@@ -218,8 +280,8 @@ def sweep(
       ValueError: a run that cannot be; before any of them runs.
       OSError: OUT cannot be written.
     """
-    city = out / "city"
-    configs = [configure(*run, steps=steps, size=size, city=city) for run in runs]
+    given = dict(steps=steps, size=size, city=out / "city", overrides=overrides)
+    configs = [configure(*run, **given) for run in runs]
     for config in configs:
         config_check.check(config)
     try:
@@ -246,23 +308,31 @@ def sweep(
                 known = ValueError if isinstance(error, ValueError) else OSError
                 raise known(said) from error
             record = dict(reconstruction=kind, beta=beta, schedule=schedule)
-            record |= dict(steps=steps, size=size) | measure(config, folder)
+            record |= same(steps, size, overrides) | measure(config, folder)
             with whole_files.written(result) as partial:
                 partial.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def check_finished(out: pathlib.Path, *, steps: int, size: int) -> None:
+def same(steps: int, size: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns what all runs of one table have in common, for their records."""
+    return dict(steps=steps, size=size, config=" ".join(sorted(overrides)))
+
+
+def check_finished(
+    out: pathlib.Path, *, steps: int, size: int, overrides: Sequence[str] = ()
+) -> None:
     """Raises a ValueError if what is in OUT does not go into one table with new runs.
 
     Before anything runs: a sweep takes hours.
     """
+    here = same(steps, size, overrides)
     for record in collect(out):
-        there = {name: record[name] for name in ("steps", "size")}
-        if there != dict(steps=steps, size=size):
+        there = {name: record[name] for name in here}
+        if there != here:
             raise ValueError(
-                f"{out} holds runs of --steps {there['steps']} --size {there['size']}, "
-                f"and these are of --steps {steps} --size {size}: one table needs one "
-                "of each; give another --out"
+                f"{out} holds runs of --steps {there['steps']} --size {there['size']} "
+                f"{there['config']}, and these are of --steps {steps} --size {size} "
+                f"{here['config']}: one table needs one of each; give another --out"
             )
 
 
@@ -284,10 +354,12 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-    names = {"reconstruction", "beta", "schedule", "steps", "size"}
+    names = {"reconstruction", "beta", "schedule", "steps", "size", *COLUMNS}
+    names -= {"rmse", "rmse_db"}  # one of them
     try:
-        record = inputs.read_json(path, remedy="")
-        missing = sorted((names | columns([record]).keys()) - record.keys())
+        # Without "config": of a version that knew the quickstart's city alone.
+        record = {"config": ""} | inputs.read_json(path, remedy="")
+        missing = sorted(names - record.keys())
     except ValueError as error:
         missing = [str(error)]
     if missing:
@@ -309,26 +381,22 @@ def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
     plots.save(draw(records), out / "sweep.png")
 
 
-def columns(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Returns name and heading of what is in the table: RMSE in f without dB."""
-    if all("rmse_db" in record for record in records):
-        return COLUMNS
-    in_f = {name: words for name, words in COLUMNS.items() if name != "rmse_db"}
-    return {"rmse": "RMSE (f)", **in_f}
-
-
 def table(records: list[dict[str, Any]]) -> str:
-    measured = columns(records)
-    names = ["reconstruction", "beta", "schedule", *measured]
+    names = ["reconstruction", "beta", "schedule", *measured(COLUMNS, records)]
     lines = [
-        "| " + " | ".join(measured.get(name, name) for name in names) + " |",
-        "|---|--:|---" + "|--:" * len(measured) + "|",
+        "| " + " | ".join(COLUMNS.get(name, name) for name in names) + " |",
+        "|---|--:|---" + "|--:" * (len(names) - 3) + "|",
     ]
     for record in records:
         cells = [record[name] for name in names]
         shown = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def measured(names: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
+    """Returns those that the data could be measured by."""
+    return [name for name in names if all(r.get(name) is not None for r in records)]
 
 
 def draw(records: list[dict[str, Any]]) -> Figure:
@@ -338,9 +406,7 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     handles = {}
     betas = sorted({r["beta"] for r in records})
     least = min(filter(None, betas), default=1.0)
-    measured = columns(records)
-    panels = (next(iter(measured)), *PANELS[1:])
-    for axis, name in zip(axes, panels, strict=True):
+    for axis, name in zip(axes, measured(PANELS, records)[:6], strict=True):
         for kind, schedule in itertools.product(KINDS, SCHEDULES):
             found = [
                 (r["beta"], r[name])
@@ -360,9 +426,9 @@ def draw(records: list[dict[str, Any]]) -> Figure:
         axis.set_xticks(betas, [f"{beta:g}" for beta in betas])
         axis.minorticks_off()
         axis.set_xlabel("beta")
-        axis.set_title(measured[name], fontsize=11)
+        axis.set_title(COLUMNS[name], fontsize=11)
         axis.grid(alpha=0.3)
-    axes[PANELS.index("kl")].set_yscale("log")
+        axis.set_yscale("log" if name == "kl" else "linear")
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=6, fontsize=9
     )
@@ -389,25 +455,38 @@ def parser() -> command_line.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    flags = parser().parse_args(argv)
+    args, overrides = parse(argv)
     logging.set_verbosity(logging.WARNING)
-    jax.config.update("jax_compilation_cache_dir", str(flags.out / "compiled"))
-    return command_line.status(lambda: compare(flags), debug=flags.debug)
+    jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
+    return command_line.status(lambda: compare(args, overrides), debug=args.debug)
 
 
-def compare(flags: argparse.Namespace) -> None:
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    reader = parser()
+    args, rest = reader.parse_known_args(argv)
+    for word in rest:
+        name = word.removeprefix("--config.").partition("=")[0]
+        if name in OWN:
+            reader.error(f"{word}: the sweep sets this field by {OWN[name]}")
+        if not word.startswith("--config."):
+            reader.error(f"unknown argument {word}")
+    return args, rest
+
+
+def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Does what the command line asks for.
 
     Raises:
       ValueError, OSError, FloatingPointError: what is wrong.
     """
-    runs = list(itertools.product(flags.reconstruction, flags.beta, flags.schedule))
-    check_finished(flags.out, steps=flags.steps, size=flags.size)
-    sweep(flags.out, runs, steps=flags.steps, size=flags.size)
-    records = collect(flags.out)
-    write(flags.out, records)
+    runs = list(itertools.product(args.reconstruction, args.beta, args.schedule))
+    given = dict(steps=args.steps, size=args.size, overrides=overrides)
+    check_finished(args.out, **given)
+    sweep(args.out, runs, **given)
+    records = collect(args.out)
+    write(args.out, records)
     print(table(records))
-    print(f"written: {flags.out}/sweep.md, .csv, .json and .png")
+    print(f"written: {args.out}/sweep.md, .csv, .json and .png")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from radiovae_jax.data import radiomap, splits
+from radiovae_jax.data import folder_splits, radiomap
 
 
 class MapFolder:
@@ -23,6 +23,7 @@ class MapFolder:
         root: radiomap.Path,
         *,
         split: str = "train",
+        split_by: str = "group",
         seed: int = 42,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -32,11 +33,13 @@ class MapFolder:
 
         Args:
           root: the folder. Where it holds any of train/, val/ and test/, these are
-            the splits; make them so when several files show the same city.
+            the splits. Where it holds no maps itself, those of its subfolders count.
           split: "train", "val", "test", or "all" for every map found.
-          seed: of the random split, where there are no such subfolders.
-          val_fraction: of the files, for that split.
-          test_fraction: of the files, for that split.
+          split_by: how the random split deals where there are no such subfolders:
+            "group", maps whose names begin alike (7_0, 7_1) together; or "file".
+          seed: of the random split.
+          val_fraction: of the groups or files, for that split.
+          test_fraction: of the groups or files, for that split.
           fields: ("gray",), all there is.
 
         Raises:
@@ -51,10 +54,11 @@ class MapFolder:
             )
         self.root = pathlib.Path(root)
         self.split = split
-        self.files = splits.split_files(
+        self.files, self._names, self._where = folder_splits.split_files(
             self.root,
             radiomap.MAP_SUFFIXES,
             split=split,
+            split_by=split_by,
             seed=seed,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
@@ -68,11 +72,14 @@ class MapFolder:
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
         """Returns {"name": the file's stem, "gray": [h, w, c] uint8, or float32 f}.
 
+        The name of a map in a folder of its split carries that: "folder/stem".
+
         Raises:
           FileNotFoundError: the file has gone.
           ValueError: a damaged file, or one unlike the first in size or type.
         """
-        path = self.files[operator.index(index)]
+        index = operator.index(index)
+        path = self.files[index]
         image = radiomap.read_map(path)
         radiomap.check_shape(image.shape, self.shape, path, self.files[0])
         if image.dtype != self._dtype:
@@ -80,12 +87,12 @@ class MapFolder:
                 f"{path} holds {image.dtype}, and {self.files[0]} {self._dtype}; "
                 "keep one type in a folder: uint8 gray values, or f as floats"
             )
-        return {"name": np.str_(path.stem), "gray": image}
+        return {"name": np.str_(self._names[index]), "gray": image}
 
     def summary(self) -> str:
         """Returns how many maps the split has, their size, and where they are."""
         size = "x".join(str(side) for side in self.shape)
         return (
             f"folder, split {self.split}: {len(self)} maps of {size} "
-            f"({self._dtype}), in {self.root}"
+            f"({self._dtype}), in {self._where}"
         )

@@ -172,7 +172,8 @@ def check_shape(
     if tuple(found) != tuple(expected):
         raise ValueError(
             f"{path} is {_by(found)}, expected {_by(expected)} like {first}; resize "
-            "it, or keep maps of different sizes in different folders"
+            "it, or keep maps of different sizes in different folders (data.image_size "
+            "resizes batches, whose maps have one size)"
         )
 
 

@@ -36,8 +36,12 @@ WHERE_TO_GET_IT = (
     "procedural city with data.source=synthetic"
 )
 
+# Fields of a map, whatever its transmitter.
+PER_MAP = ("buildings", "cars")
+
 Record = dict[str, np.ndarray | np.str_]
-Names = list[tuple[int, int]]
+# (map, tx), or (map,) of PER_MAP -> the name of its file.
+FileNames = dict[tuple[int, ...], str]
 
 
 class RadioMapSeer:
@@ -75,7 +79,8 @@ class RadioMapSeer:
 
         Raises:
           FileNotFoundError: root, its simulation's folder, or a field's file missing.
-          ValueError: an unknown name, an empty split, too many transmitters.
+          ValueError: an unknown name, an empty split, too many transmitters, two files
+            of one map.
         """
         splits.check_choice("simulation", simulation, SIMULATIONS)
         splits.check_choice("split", split, splits.SPLITS)
@@ -104,13 +109,13 @@ class RadioMapSeer:
         )
         self.names = [
             (city, tx)
-            for city, tx in found
+            for city, tx in sorted(found)
             if city in wanted and (tx < transmitters or not transmitters)
         ]
         if not self.names:
             raise ValueError(self._empty_split(found))
         self._keep_pairs()
-        self._folders = {field: self._folder(field) for field in self.fields}
+        self._indexed = {"gray": (self._folder("gray"), found)}
         self._check_files()
         self._first = self.path("gray", 0)
         self.shape = radiomap.read_shape(self._first)
@@ -173,10 +178,17 @@ class RadioMapSeer:
 
     def path(self, field: str, index: int) -> pathlib.Path:
         """Returns the file of one field of a record."""
-        folder = self._folders.get(field) or self._folder(field)
-        city, tx = self.names[index]
-        per_map = field in ("buildings", "cars")
-        return folder / (f"{city}.png" if per_map else f"{city}_{tx}.png")
+        folder, there = self._index(field)
+        key = self.names[index][:1] if field in PER_MAP else self.names[index]
+        return folder / there.get(key, _canonical(key))
+
+    def _index(self, field: str) -> tuple[pathlib.Path, FileNames]:
+        """Returns a field's folder and files, as they were when first asked for."""
+        if field not in self._indexed:
+            folder = self._folder(field)
+            names = _file_names(folder, per_map=field in PER_MAP)
+            self._indexed[field] = folder, names
+        return self._indexed[field]
 
     def _read(self, field: str, index: int) -> UInt8[np.ndarray, "h w 1"]:
         path = self.path(field, index)
@@ -200,7 +212,7 @@ class RadioMapSeer:
     def _keep_pairs(self) -> None:
         """Keeps the records whose other simulations, if asked for, are there too."""
         for other in set(self.fields) & set(SIMULATIONS) - {self.simulation}:
-            there = set(_found_images(self.root, other))
+            there = _found_images(self.root, other)
             pairs = [name for name in self.names if name in there]
             if not pairs:
                 raise ValueError(
@@ -220,12 +232,15 @@ class RadioMapSeer:
 
     def _check_files(self) -> None:
         """Fails now, not hours into training, when a field's files are missing."""
-        for field, folder in self._folders.items():
-            if field == "gray":
-                continue
-            there = {entry.name for entry in _scan(folder, f"field {field!r}")}
-            paths = {self.path(field, index) for index in range(len(self))}
-            missing = sorted(path for path in paths if path.name not in there)
+        for field in self.fields:
+            folder, there = self._index(field)
+            if not folder.is_dir():
+                raise FileNotFoundError(
+                    f"no folder {folder} for field {field!r}; copy it from the source, "
+                    "or do without it"
+                )
+            keys = {name[:1] if field in PER_MAP else name for name in self.names}
+            missing = sorted(keys - there.keys())
             remedy = f"copy them from the source, or leave {field!r} out of the fields"
             if field == "k2_neg_norm":
                 remedy = (
@@ -234,11 +249,11 @@ class RadioMapSeer:
                 )
             if missing:
                 raise FileNotFoundError(
-                    f"field {field!r}: {len(missing)} of {len(paths)} files are "
-                    f"missing, the first is {missing[0]}; {remedy}"
+                    f"field {field!r}: {len(missing)} of {len(keys)} files are missing,"
+                    f" the first is {folder / _canonical(missing[0])}; {remedy}"
                 )
 
-    def _empty_split(self, found: Names) -> str:
+    def _empty_split(self, found: FileNames) -> str:
         folder = self.root / "gain" / self.simulation
         below = self.transmitters or float("inf")
         cities = {city for city, tx in found if tx < below}
@@ -308,8 +323,8 @@ def _check_transmitters(simulation: str, transmitters: int) -> None:
         )
 
 
-def _found_images(root: pathlib.Path, simulation: str) -> Names:
-    """Returns the sorted (map, tx) of the images there are."""
+def _found_images(root: pathlib.Path, simulation: str) -> FileNames:
+    """Returns the images there are: (map, tx) -> name of the file."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: {WHERE_TO_GET_IT}")
     folder = root / "gain" / simulation
@@ -323,11 +338,7 @@ def _found_images(root: pathlib.Path, simulation: str) -> Names:
             f"no folder {folder} ({there}): choose a simulation that is there, or "
             f"{WHERE_TO_GET_IT}"
         )
-    matches = (
-        re.fullmatch(r"(\d+)_(\d+)\.png", entry.name)
-        for entry in _scan(folder, simulation)
-    )
-    found = sorted((int(match[1]), int(match[2])) for match in matches if match)
+    found = _file_names(folder, per_map=False)
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no file named {{map}}_{{tx}}.png: {WHERE_TO_GET_IT}"
@@ -335,13 +346,26 @@ def _found_images(root: pathlib.Path, simulation: str) -> Names:
     return found
 
 
-def _scan(folder: pathlib.Path, what: str) -> list[os.DirEntry]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder} for {what}; copy it from the source, or do without it"
-        )
-    with os.scandir(folder) as entries:
-        return list(entries)
+def _file_names(folder: pathlib.Path, *, per_map: bool) -> FileNames:
+    """Returns the files of a folder by map and transmitter: 7_3.png, 007_03.PNG."""
+    pattern = re.compile(r"(\d+)\.png" if per_map else r"(\d+)_(\d+)\.png", re.I)
+    found: FileNames = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        match = pattern.fullmatch(name)
+        if not match:
+            continue
+        key = tuple(map(int, match.groups()))
+        if key in found:
+            raise ValueError(
+                f"{folder} has two files of one map, {found[key]} and {name}; remove "
+                "one of them"
+            )
+        found[key] = name
+    return found
+
+
+def _canonical(key: tuple[int, ...]) -> str:
+    return "_".join(map(str, key)) + ".png"
 
 
 def has_k2(root: radiomap.Path, simulation: str) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from radiovae_jax import inputs
-from radiovae_jax.data import gains, radiomap, splits
+from radiovae_jax.data import folder_splits, gains, radiomap, splits
 from radiovae_jax.data.radiomap import DbRange
 
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
@@ -121,6 +121,7 @@ class SionnaFolder:
         root: radiomap.Path,
         *,
         split: str = "train",
+        split_by: str = "group",
         seed: int = 42,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -133,9 +134,10 @@ class SionnaFolder:
         Args:
           root: the folder; its splits are those of folder.MapFolder.
           split: "train", "val", "test", or "all" for every scene found.
+          split_by: "group", scenes whose names begin alike together, or "file".
           seed: of the random split, where there are no subfolders.
-          val_fraction: of the scenes, for that split.
-          test_fraction: of the scenes, for that split.
+          val_fraction: of the groups or scenes, for that split.
+          test_fraction: of the groups or scenes, for that split.
           fields: of "gray" and "antenna".
           db: what f is in dB.
           scenes_in_memory: scenes kept decoded; an npz is read whole or not at all.
@@ -149,14 +151,16 @@ class SionnaFolder:
         self.root = pathlib.Path(root)
         self.split = split
         self.fields = tuple(fields)
-        self.files = splits.split_files(
+        self.files, names, self._where = folder_splits.split_files(
             self.root,
             (".npz",),
             split=split,
+            split_by=split_by,
             seed=seed,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
         )
+        self._name = dict(zip(self.files, names, strict=True))
         self._scene = functools.lru_cache(scenes_in_memory)(
             lambda path: _read(path, db, self.fields)
         )
@@ -185,14 +189,14 @@ class SionnaFolder:
         radiomap.check_shape(scene.f.shape[1:], self.shape, path, self.files[0])
         images = {"gray": scene.f[tx], "antenna": scene.antenna[tx]}
         record = {field: images[field] for field in self.fields}
-        return {"name": np.str_(f"{path.stem}_{tx}"), **record}
+        return {"name": np.str_(f"{self._name[path]}_{tx}"), **record}
 
     def summary(self) -> str:
         """Returns how many maps and scenes the split has, and what was clipped."""
         size = "x".join(str(side) for side in self.shape)
         return (
             f"Sionna, split {self.split}: {len(self)} maps of {len(self.files)} scenes "
-            f"of {size}, in {self.root}" + (self._clipped and f"; {self._clipped}")
+            f"of {size}, in {self._where}" + (self._clipped and f"; {self._clipped}")
         )
 
 

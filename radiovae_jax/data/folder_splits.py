@@ -1,0 +1,245 @@
+"""The files of a plain folder, and which split each belongs to.
+
+Subfolders are the splits where there are any; otherwise the files are dealt out, maps
+whose names begin alike together, so that no city is in two splits.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from radiovae_jax.data import splits
+
+# Subfolders that are splits, in any case.
+FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+MIN_GROUPS = 3  # that files can be dealt by: one for each split
+MAX_SHARE = 0.5  # of the files in one group; what more have in common says nothing
+
+Files = dict[str, list[pathlib.Path]]
+
+
+class Part(NamedTuple):
+    """The files of one split, sorted.
+
+    Attributes:
+      names: of the files: their paths in the split's folder, without suffixes.
+      where: the root, and what made them a split, for the summary of a data set.
+    """
+
+    files: list[pathlib.Path]
+    names: list[str]
+    where: str
+
+
+def split_files(
+    root: pathlib.Path,
+    suffixes: tuple[str, ...],
+    *,
+    split: str,
+    split_by: str,
+    seed: int,
+    val_fraction: float,
+    test_fraction: float,
+) -> Part:
+    """Returns the files of a split of a plain folder.
+
+    Subfolders train/, val/ and test/ (Train/, valid/, ...) are the splits where any of
+    them exists. Without them the files are dealt out at random, each group of `groups`
+    or each file as a whole, at least one to every split whose fraction is not 0.
+
+    Raises:
+      FileNotFoundError: root is missing.
+      ValueError: an unknown split, an empty one, two folders for one, or impossible
+        fractions.
+    """
+    _check(root, split, split_by, val_fraction, test_fraction)
+    folders = _split_folders(root, suffixes)
+    if folders:
+        files = {name: _files(path, suffixes) for name, path in folders.items()}
+        shown = ", ".join(f"{path.name}/" for path in folders.values())
+        how = f"split by its folders {shown}{_shared(files)}"
+        loose = _files(root, suffixes, below=False)
+        files["all"] = sorted(itertools.chain(loose, *files.values()))
+    else:
+        found = _files(root, suffixes)
+        names = [_name(path, root) for path in found]
+        dealt = (
+            groups(names) if split_by == "group" else [[i] for i in range(len(names))]
+        )
+        files = _deal(found, dealt, seed, val_fraction, test_fraction)
+        how = "" if split == "all" else _said(names, dealt)
+        files["all"] = found
+    if not files.get(split):
+        counts = ", ".join(f"{len(part)} in {name}" for name, part in files.items())
+        raise ValueError(
+            f"split {split!r} of {root} is empty: found {counts} ({', '.join(suffixes)}"
+            f" files); put some in {root / split}, ask for another split, or change "
+            "val_fraction and test_fraction"
+        )
+    chosen, bases = files[split], {*folders.values()}
+    inner = {path.parent for path in chosen} - bases - {root}
+    within = f"{len(inner)} folders in it" if inner else ""
+    return Part(
+        files=chosen,
+        names=[_name(path, root, bases) for path in chosen],
+        where=", ".join(filter(None, (str(root), within, how))),
+    )
+
+
+def _check(
+    root: pathlib.Path,
+    split: str,
+    split_by: str,
+    val_fraction: float,
+    test_fraction: float,
+) -> None:
+    splits.check_choice("split", split, splits.SPLITS)
+    splits.check_choice("split_by", split_by, splits.SPLIT_BY)
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} must be 0 "
+            "or more and leave something to train on"
+        )
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}: set data.root to that of the maps")
+
+
+def _split_folders(
+    root: pathlib.Path, suffixes: tuple[str, ...]
+) -> dict[str, pathlib.Path]:
+    """Returns the folders that are splits, in the order of the splits."""
+    found = {}
+    for path in sorted(path for path in root.iterdir() if path.is_dir()):
+        name = _split_of(path.name)
+        # One of another name than ours, without maps, is no split.
+        if not name or (path.name != name and not _files(path, suffixes)):
+            continue
+        if name in found:
+            raise ValueError(
+                f"{root} has two folders for the split {name!r}, {found[name].name}/ "
+                f"and {path.name}/; keep one, or move the other away"
+            )
+        found[name] = path
+    return {name: found[name] for name in FOLDERS if name in found}
+
+
+def _split_of(folder: str) -> str:
+    """Returns the split that a folder's name says, or ""."""
+    named = (name for name, words in FOLDERS.items() if folder.lower() in words)
+    return next(named, "")
+
+
+def _files(
+    folder: pathlib.Path, suffixes: tuple[str, ...], *, below: bool = True
+) -> list[pathlib.Path]:
+    """Returns the maps in a folder; where there are none, those in folders below it.
+
+    What is hidden is left out: editors and interrupted copies leave it behind. So are
+    the folders of runs, and of cities in RadioMapSeer's layout.
+    """
+    found = []
+    for here, inside, names in os.walk(folder, onerror=_raise):
+        top = here == str(folder)
+        ours = {"config.json", "checkpoints"} <= {*inside, *names}
+        ours |= {"gain", "png"} <= {*inside}
+        if top or not ours:
+            found += [
+                pathlib.Path(here, name)
+                for name in names
+                if pathlib.Path(name).suffix.lower() in suffixes and name[0] != "."
+            ]
+        if ours or (top and (found or not below)):
+            inside.clear()
+        inside[:] = [name for name in inside if name[0] != "."]
+        if not top and len({_split_of(name) for name in inside} - {""}) > 1:
+            raise ValueError(f"the splits are folders of {here}: set data.root to it")
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _name(path: pathlib.Path, root: pathlib.Path, bases=frozenset()) -> str:
+    """Returns a file's path in its split's folder, or in the root."""
+    base = next(iter(bases.intersection(path.parents)), root)
+    return path.relative_to(base).with_suffix("").as_posix()
+
+
+def groups(names: Sequence[str]) -> list[list[int]]:
+    """Returns which names belong together, because they begin with the same words.
+
+    As few words as make three groups of all names: 7_3, 007_04 and "7_3 - Copy" belong
+    together, so do map_7_tx_3 and map_7_tx_4, and the files of a folder where there
+    are three folders. Without such groups (img_001, img_002) each name is its own.
+    """
+    folders = {name.rpartition("/")[0] for name in names}
+    words = []
+    for name in names:
+        *above, stem = name.split("/")
+        found = filter(None, re.split(r"[\s_()-]+", stem.casefold()))
+        found = [str(int(word)) if word.isdecimal() else word for word in found]
+        words.append(tuple(found if len(folders) < MIN_GROUPS else above + found))
+    for count in range(1, max(map(len, words), default=0) + 1):
+        together: dict[tuple[str, ...], list[int]] = {}
+        for i, of_name in enumerate(words):
+            together.setdefault(of_name[:count], []).append(i)
+        largest = max(map(len, together.values()))
+        if len(together) >= MIN_GROUPS and largest <= MAX_SHARE * len(names):
+            return list(together.values())
+    return [[i] for i in range(len(names))]
+
+
+def _said(names: list[str], dealt: list[list[int]]) -> str:
+    first, *more = max(dealt, key=len, default=[0])
+    if not more:
+        return "dealt by file"
+    alike = f"{names[first]} and {names[more[0]]}"
+    return f"dealt by group: {len(dealt)} groups, {alike} in one"
+
+
+def _shared(files: Files) -> str:
+    """Says whether maps of one group are in two splits."""
+    found = [(name, path.stem) for name, part in files.items() for path in part]
+    for first, *more in groups([stem for _, stem in found]):
+        for i in more:
+            # The same name alone says little: numbers begin at 0 in every folder.
+            if all(a != b for a, b in zip(found[first], found[i], strict=True)):
+                (a, x), (b, y) = found[first], found[i]
+                return f" (names of one group are in two: {x} in {a}, {y} in {b})"
+    return ""
+
+
+def _deal(
+    files: list[pathlib.Path],
+    dealt: list[list[int]],
+    seed: int,
+    val_fraction: float,
+    test_fraction: float,
+) -> Files:
+    # RandomState, since NumPy promises never to change its stream.
+    shuffled = np.random.RandomState(seed).permutation(len(dealt))
+
+    def share(fraction: float) -> int:
+        return max(1, round(fraction * len(dealt))) if fraction else 0
+
+    val = share(val_fraction)
+    test = val + share(test_fraction)
+    parts = {
+        "train": shuffled[test:],
+        "val": shuffled[:val],
+        "test": shuffled[val:test],
+    }
+    return {
+        name: sorted(files[i] for group in part for i in dealt[group])
+        for name, part in parts.items()
+    }
