@@ -6,6 +6,7 @@ cannot be said there and is refused.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,13 +58,16 @@ def check_config(config: Mapping[str, Any]) -> None:
                 "imported"
             )
     known = {*_DOWN.values(), *_UP.values()}
-    blocks = [*config.get("down_block_types", ()), *config.get("up_block_types", ())]
-    for block in map(str, blocks):
-        if block not in known:
-            raise ValueError(
-                f"config.json has a block of type {block!r}; only {sorted(known)} can "
-                "be imported"
-            )
+    for field in ("down_block_types", "up_block_types"):
+        blocks = config.get(field, [])
+        if not isinstance(blocks, list | tuple):
+            raise ValueError(f"config.json has {field}={blocks!r:.80}, expected a list")
+        for block in map(str, blocks):
+            if block not in known:
+                raise ValueError(
+                    f"config.json has a block of type {block!r:.80}; only "
+                    f"{sorted(known)} can be imported"
+                )
     if "_class_name" not in config:
         raise ValueError("config.json is not of diffusers: it has no _class_name")
 
@@ -129,19 +133,27 @@ def factors_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) <= sys.float_info.max  # isfinite fails for 10**400
 
 
 def with_quant_convs(
     state: StateDict, config: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Adds 1x1 convolutions that do nothing where config.json says there are none."""
+    """Adds 1x1 convolutions that do nothing where the network has none.
+
+    Flux's and SD3's files have none, nor tensors that say so: a config.json says it, or
+    RadioDiff's and latent-diffusion's names without either.
+    """
     if np.ndim(state.get("encoder.conv_out.weight")) != 4:
         return dict(state)  # no autoencoder at all, which is said elsewhere
     z = np.shape(state["encoder.conv_out.weight"])[0] // 2
+    neither = not any("quant_conv." in name for name in state)
+    by_names = neither and names_of(state) is torch_tables.RADIODIFF
+    if by_names:
+        print("no quant_conv and post_quant_conv in it, as in Flux and SD3: identities")
     state = dict(state)
     for name, width in (("quant_conv", 2 * z), ("post_quant_conv", z)):
-        if not config.get(f"use_{name}", True):
+        if by_names or not config.get(f"use_{name}", True):
             state[f"{name}.weight"] = np.eye(width, dtype=np.float32)[..., None, None]
             state[f"{name}.bias"] = np.zeros(width, np.float32)
     return state

@@ -4,7 +4,7 @@ torch and safetensors (the extra `torch`) are imported where a file needs them.
 """
 
 import contextlib
-import importlib
+import hashlib
 import json
 import pathlib
 import re
@@ -14,45 +14,103 @@ from typing import Any
 
 import numpy as np
 
-from radiovae_jax import diffusers_weights
+from radiovae_jax import diffusers_weights, inputs, torch_copies, torch_pickle
+from radiovae_jax.torch_pickle import REMEDY, wanted
 
 StateDict = dict[str, np.ndarray]
 SUFFIXES = (".pt", ".ckpt", ".safetensors")
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 FACTORS_FILE = "diffusers.json"  # in a run folder: the factors it was imported with
+RECORD_FILE = "imported.json"  # there too: the files, their sha256, the copy taken
+INDEX = re.compile(r".+\.(?:safetensors|bin)\.index.*\.json")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 def read(path: pathlib.Path, weights: str) -> tuple[StateDict, dict[str, Any]]:
     """Returns the tensors of a file, and config.json where it is a diffusers folder.
 
     Args:
-      path: a pickle (.pt, .ckpt), a .safetensors file or a diffusers folder.
-      weights: of a pickle "ema", "model", or "auto": the average where it has one.
+      path: a pickle (.pt, .ckpt, .bin), a .safetensors file, one or the index of a
+        set of shards, or a diffusers folder.
+      weights: "ema", "model", or "auto": the average where there is one.
 
     Raises:
       FileNotFoundError, ValueError: there is nothing that can be read.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if weights == "ema" and (path.is_dir() or path.suffix == ".safetensors"):
-        raise ValueError(f"{path} holds one set of weights; leave --weights=ema out")
+    facts = read_diffusers_config(path) if path.is_dir() else {}
+    return numpy_tensors(choose(read_content(path), weights), path), facts
+
+
+def read_content(path: pathlib.Path) -> dict[Any, Any]:
+    """Returns all that a file, a set of shards or a diffusers folder holds."""
+    files = files_of(path)
+    contents = [
+        read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+        for file in files
+    ]
+    whole = {name: value for content in contents for name, value in content.items()}
+    if len(whole) < sum(map(len, contents)):
+        raise ValueError(f"two of {', '.join(map(str, files))} hold the same names")
+    return whole
+
+
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that hold the tensors: the file itself, or all its shards.
+
+    Raises:
+      FileNotFoundError, ValueError: none can be told.
+    """
     if path.is_dir():
-        return read_diffusers(path)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path), {}
-    return numpy_tensors(choose(read_pickle(path), weights), path), {}
+        path = file_in(path)
+    if INDEX.fullmatch(path.name):
+        of_each = read_json(path).get("weight_map")
+        names = of_each.values() if isinstance(of_each, dict) else ()
+        plain = {n for n in names if isinstance(n, str) and pathlib.Path(n).name == n}
+        if not plain or len(plain) < len(set(map(str, names))):
+            raise ValueError(
+                f"{path} is damaged: its weight_map names no files beside it; {REMEDY}"
+            )
+        return [path.parent / name for name in sorted(plain)]
+    if shard := SHARD.fullmatch(path.name):
+        stem, _, count, suffix = shard.groups()
+        return [
+            path.with_name(f"{stem}-{i:05}-of-{count}{suffix}")
+            for i in range(1, int(count) + 1)
+        ]
+    return [path]
 
 
-def read_diffusers(folder: pathlib.Path) -> tuple[StateDict, dict[str, Any]]:
-    config = read_diffusers_config(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    usual = folder / DIFFUSERS_FILE
-    if usual not in files and len(files) != 1:
-        raise ValueError(
-            f"{folder} has {len(files)} .safetensors files and none of them is "
-            f"{usual.name}; leave one there (save_pretrained writes it)"
-        )
-    return read_safetensors(usual if usual in files else files[0]), config
+def file_in(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file of weights in a folder, their index, or the first of shards."""
+    for suffix in (".safetensors", ".bin"):
+        usual = (folder / DIFFUSERS_FILE).with_suffix(suffix)
+        if usual.exists():
+            return usual
+        found = sorted(folder.glob(f"*{suffix}"))
+        indices = sorted(folder.glob(f"*{suffix}.index*.json"))
+        sets = {SHARD.sub(r"\1\4", file.name) for file in found}
+        if len(indices) == 1 and len(sets) <= 1:
+            return indices[0]
+        if len(sets) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{folder} has {len(found)} {suffix} files and none of them is "
+                f"{usual.name} (save_pretrained writes it); give the file itself"
+            )
+    raise ValueError(
+        f"{folder} has no .safetensors or .bin file; save_pretrained writes "
+        f"{DIFFUSERS_FILE}"
+    )
+
+
+def sha256_of(files: list[pathlib.Path]) -> dict[str, str]:
+    """Returns the checksum of each file, which is all that tells it from another."""
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -74,133 +132,75 @@ def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:  # no JSON, or no text at all
-        raise ValueError(f"{path} is damaged: no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {content!r:.80}")
-    return content
+    return inputs.read_json(path, remedy=REMEDY)
 
 
 def read_safetensors(path: pathlib.Path) -> StateDict:
     safetensors = wanted("safetensors.torch")
+    inputs.check_file(path, remedy=REMEDY)
     try:
         state = safetensors.load_file(path)
     except OSError:
         raise
     except Exception as error:  # SafetensorError has no narrower base
-        raise ValueError(f"{path} is damaged, or no .safetensors: {error}") from error
+        raise ValueError(
+            f"{path} is damaged, or no .safetensors ({error}); {REMEDY}"
+        ) from error
     return numpy_tensors(state, path)
 
 
 def read_pickle(path: pathlib.Path) -> dict[Any, Any]:
     """Loads tensors and plain containers, and nothing that could run code."""
-    torch = wanted("torch")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damaged bytes can fail anywhere in the unpickler
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        if not needed:
-            reason = str(error).partition(". ")[0] or "it ends too early"
-            raise ValueError(
-                f"{path} is damaged, or no file of PyTorch: {reason}"
-            ) from error
-        raise ValueError(
-            f"{path} holds a {needed[1]}; only tensors and plain containers are "
-            "loaded, since a pickle can run any code. Where you trust it, save its "
-            "tensors again with torch.save({'state_dict': ...})"
-        ) from error
+    content = torch_pickle.load(path)
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}, not a dict of tensors; save the "
-            "model's state_dict()"
+            f"{path} holds a {inputs.printable(type(content).__name__)}, not a dict of "
+            "tensors; save the model's state_dict()"
         )
     return content
 
 
-def choose(content: dict[Any, Any], weights: str) -> dict[Any, Any]:
-    """Picks the weights out of a checkpoint: its average, its model, or all of it.
+def choose(content: Mapping[Any, Any], weights: str) -> dict[str, Any]:
+    """Picks the weights out of a checkpoint: its average, or its model.
 
     Raises:
-      ValueError: what is asked for is not in it.
+      ValueError: what is asked for is not in it, or is there twice.
     """
-    under = "ema_model."
-    ema = content.get("ema")
-    average = below(ema, under) if isinstance(ema, dict) else {}
-    if weights == "ema" and not average:
-        raise ValueError(
-            f"there is no average (ema, {under}*) in it; found "
-            f"{sorted(map(str, content))}"
-        )
-    if average and weights != "model":
-        print("taking the average (ema)")
-        return average
-    if ema is not None and weights == "auto":
-        print(f"its ema has no {under}* and cannot be used")
-    for name in ("model", "state_dict"):
-        if isinstance(content.get(name), dict):
-            print(f"taking {name!r}")
-            return content[name]
-    return content
+    return torch_copies.take(content, weights).state
 
 
-def below(state: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
-    """Returns what lies under a prefix, without it."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in state.items()
-        if isinstance(name, str) and name.startswith(prefix)
-    }
+def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
+    """Returns float32 (and integer) arrays of the tensors; other values are left out.
 
-
-def numpy_tensors(state: Mapping[Any, Any], path: pathlib.Path) -> StateDict:
-    """Returns float32 (and integer) arrays of a dict of tensors."""
+    Raises:
+      ValueError: there are none, or some that NumPy cannot hold.
+    """
     torch = wanted("torch")
-    other = [
-        str(key)
-        for key, value in state.items()
-        if not (isinstance(key, str) and torch.is_tensor(value))
-    ]
-    if other:
+    tensors = {
+        name: value
+        for name, value in state.items()
+        if torch.is_tensor(value) or isinstance(value, np.ndarray)
+    }
+    if state and not tensors:
+        kinds = sorted({inputs.printable(type(v).__name__) for v in state.values()})
         raise ValueError(
-            f"{path} holds no state dict: {', '.join(other[:5])} are not tensors with "
-            "names; expected ema, model or state_dict at its top, or tensors alone"
+            f"{path} holds no tensors where the weights' names are but "
+            f"{', '.join(kinds[:5])}; save the model's state_dict()"
         )
-    return {name: numpy_tensor(tensor, name) for name, tensor in state.items()}
+    return {name: numpy_tensor(value, name) for name, value in tensors.items()}
 
 
 def numpy_tensor(tensor: Any, name: str) -> np.ndarray:
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    if 4 * tensor.numel() > inputs.MOST_ARRAY:  # a view may repeat a few numbers
+        raise ValueError(f"{name} promises {tensor.numel() / 2**28:.3g} GiB")
     try:
         return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"{name} is no plain tensor ({tensor.layout}, {tensor.dtype})"
         ) from error
-
-
-def under_prefix(state: StateDict, prefix: str) -> StateDict:
-    """Returns the tensors of the autoencoder, where they lie below a prefix.
-
-    Raises:
-      ValueError: there is nothing under it, or more than one autoencoder.
-    """
-    prefix = prefix and prefix.removesuffix(".") + "."
-    mark = "encoder.conv_in.weight"
-    if not prefix and mark not in state:
-        found = [name.removesuffix(mark) for name in state if name.endswith(mark)]
-        if len(found) > 1:
-            raise ValueError(f"more than one encoder: give --prefix, one of {found}")
-        prefix = found[0] if found else ""
-    if not prefix:
-        return state
-    inner = below(state, prefix)
-    if not inner:
-        raise ValueError(f"no tensor is named {prefix}*; found {sorted(state)[:5]}")
-    print(f"taking {len(inner)} of {len(state)} tensors, those under {prefix}")
-    return inner
 
 
 @contextlib.contextmanager
@@ -239,14 +239,3 @@ def write_diffusers(
         safetensors.save_file(state, path, metadata={"format": "pt"})
         text = json.dumps(config, indent=2) + "\n"
         (temporary / "config.json").write_text(text)
-
-
-def wanted(module: str) -> Any:
-    """Imports a module of the extra `torch`, or says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"{module.partition('.')[0]} is not installed: pip install "
-            "'radiovae-jax[torch]'"
-        ) from error

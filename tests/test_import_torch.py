@@ -1,5 +1,6 @@
 """tools/import_torch.py: every kind of file to a run that computes and goes on."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -13,12 +14,19 @@ import pytest
 import tool
 
 import radiovae_jax
-from radiovae_jax import logbook, run_folder, torch_weights
+from radiovae_jax import (
+    diffusers_weights,
+    logbook,
+    run_folder,
+    torch_structure,
+    torch_weights,
+)
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models")
 safetensors = pytest.importorskip("safetensors.torch")
 
+FIRST = "encoder.conv_in.weight"
 FIELDS = dict(ch_mult=(1, 1), num_res_blocks=1)
 import_torch = tool.load("import_torch")
 
@@ -170,6 +178,10 @@ def test_a_file_of_diffusers_needs_its_config_beside_it(tmp_path, capsys):
         (config | {"latents_std": [0, 1]}, "latents_std=[0, 1] is not"),
         ("}", "config.json is damaged"),
         ([], "expected a JSON object"),
+        (config | {"down_block_types": None}, "down_block_types=None, expected a list"),
+        (config | {"block_out_channels": {}}, "block_out_channels: {} in config.json"),
+        (config | {"scaling_factor": 10**400}, "is not a finite number"),
+        ("[" * 9999, "nested too deeply"),
     ):
         text = content if isinstance(content, str) else json.dumps(content)
         path.write_text(text)
@@ -183,15 +195,20 @@ def test_a_file_of_diffusers_needs_its_config_beside_it(tmp_path, capsys):
 class Trainer:
     """What a pickle may hold besides tensors."""
 
+    def __init__(self, weights=0.0):
+        self.weights = weights
+
 
 @pytest.mark.parametrize(
     "content, arguments, words",
     [
-        ({"trainer": Trainer()}, [], ["any code", "Trainer;", "torch.save"]),
-        ({3: torch.zeros(1)}, [], ["3 are not tensors with names"]),
-        ({"epoch": 3}, [], ["epoch", "state_dict"]),
+        ({"trainer": Trainer()}, [], ["Trainer)", "Save the model's state_dict()"]),
+        (Trainer(), [], ["holds a test_import_torch.Trainer", "state_dict()"]),
+        ({3: torch.zeros(1)}, [], ["KL autoencoder", "3 (Tensor)"]),
+        ({"epoch": 3}, [], ["epoch (int)", "state_dict"]),
         ({"state_dict": {"a.b": torch.zeros(1)}}, [], ["KL autoencoder", "a.b"]),
-        ({"model": {}}, ["--weights=ema"], ["no average", "model"]),
+        ({FIRST: torch.zeros(1)}, ["--weights=ema"], ["no average", "the top (raw"]),
+        ({FIRST: Trainer()}, [], ["no tensors where", "test_import_torch.Trainer"]),
         ([1], [], ["list"]),
     ],
 )
@@ -240,7 +257,7 @@ def test_extra_and_missing_tensors_are_named_unless_ignored(tmp_path, capsys):
 def test_bad_arguments_end_in_one_message(tmp_path, capsys):
     torch.save(published(seed=5)[1], tmp_path / "vae.pt")
     (tmp_path / "bad.py").write_text("def get_config(:")
-    (tmp_path / "vae.safetensors").touch()
+    safetensors.save_file({FIRST: torch.zeros(1)}, tmp_path / "vae.safetensors")
     for arguments, words in {
         ("vae.pt", "--config.train.stepz=5"): "stepz",
         ("vae.pt", "--config=nowhere.py"): "nowhere.py",
@@ -250,7 +267,7 @@ def test_bad_arguments_end_in_one_message(tmp_path, capsys):
         ("vae.pt", "--step=300"): "train.steps=300",
         ("vae.pt", "--config.train.batch_size=0"): "train.batch_size=0 must be",
         ("vae.pt", f"--config={tmp_path / 'bad.py'}"): "error: config: ",
-        ("vae.safetensors", "--weights=ema"): "one set of weights",
+        ("vae.safetensors", "--weights=ema"): "no average",
     }.items():
         assert run(tmp_path, *arguments) == 1
         assert words in capsys.readouterr().err
@@ -284,7 +301,7 @@ def test_a_damaged_file_is_named(name, tmp_path, capsys):
         (tmp_path / name).write_bytes(damaged)
         assert run(tmp_path, name) == 1
         message = capsys.readouterr().err
-        assert f"{name} is damaged" in message
+        assert f"{name} is {'damaged' if damaged else 'empty'}" in message
         assert "internal error" not in message
 
 
@@ -298,14 +315,120 @@ def test_the_average_of_latent_diffusion_is_to_be_ignored(tmp_path, capsys):
     assert_computes_what(model, tmp_path / "run")
 
 
-def test_an_average_without_its_prefix_is_said_to_be_unusable(tmp_path, capsys):
+def test_what_is_taken_and_what_it_is_of_is_said_and_kept(tmp_path, capsys):
     _, state = published(seed=5)
     torch.save({"model": state, "ema": {"a": torch.zeros(1)}}, tmp_path / "vae.pt")
-    assert run(tmp_path, "vae.pt") == 0
+    assert run(tmp_path, "vae.pt", "--step=2") == 0
     said = capsys.readouterr().out
-    assert "its ema has no ema_model.* and cannot be used\ntaking 'model'" in said
+    assert f"ema has no {FIRST} and cannot be used" in said
+    assert "taking model (raw weights)" in said
     # What the tensors replaced of the quickstart's network is said too.
     assert "autoencoder.ch_mult=(1, 2, 2) became (1, 1)" in said
+    digest = hashlib.sha256((tmp_path / "vae.pt").read_bytes()).hexdigest()
+    assert f"vae.pt: sha256 {digest}" in said
+    record = json.loads((tmp_path / "run" / "imported.json").read_text())
+    assert record.pop("command").endswith("--step=2")
+    expected = dict(sha256={"vae.pt": digest}, weights="model", average=False)
+    assert record == expected
+
+
+def diffusers_files(state, folder):
+    """Writes config.json of a diffusers folder; returns its tensors."""
+    folder.mkdir()
+    params = torch_weights.autoencoder_from_torch(state)
+    facts = torch_structure.of_torch(state)
+    facts = diffusers_weights.config_json(facts, sample_size=16)
+    (folder / "config.json").write_text(json.dumps(facts))
+    theirs = diffusers_weights.autoencoder_to_diffusers(params)
+    return {name: torch.tensor(value) for name, value in theirs.items()}
+
+
+def shards_of(state, folder, suffix, save):
+    names = sorted(state)
+    for i, some in enumerate((names[::2], names[1::2]), 1):
+        name = f"diffusion_pytorch_model-{i:05}-of-00002{suffix}"
+        save({key: state[key] for key in some}, folder / name)
+        yield {key: name for key in some}
+
+
+def write_layout(kind: str, state: dict, folder) -> str:
+    """Writes the weights as one of the layouts of public files; returns its name."""
+    path = folder / f"{kind}.ckpt"
+    if kind in ("shards", "index", "one shard", "bin", "bin file", "bin shards"):
+        theirs = diffusers_files(
+            {k: v.numpy() for k, v in state.items()}, folder / kind
+        )
+        if kind.startswith("bin") and kind != "bin shards":
+            torch.save(theirs, folder / kind / "diffusion_pytorch_model.bin")
+            return kind + "/diffusion_pytorch_model.bin" * (kind == "bin file")
+        suffix = ".bin" if kind == "bin shards" else ".safetensors"
+        save = torch.save if suffix == ".bin" else safetensors.save_file
+        maps = list(shards_of(theirs, folder / kind, suffix, save))
+        if kind == "index":
+            text = json.dumps({"metadata": {}, "weight_map": maps[0] | maps[1]})
+            name = f"diffusion_pytorch_model{suffix}.index.json"
+            (folder / kind / name).write_text(text)
+        one = "/diffusion_pytorch_model-00002-of-00002.safetensors"
+        return kind + one * (kind == "one shard")
+    content = {
+        "lightning": {"state_dict": state, "callbacks": {Trainer: Trainer()}},
+        "numpy": {"state_dict": state, "best": np.float64(0.3)},
+        "model_state_dict": {"model_state_dict": state, "epoch": 3},
+        "flux": {k: v for k, v in state.items() if "quant_conv" not in k},
+        "compiled": {
+            re.sub(r"^(encoder|decoder)\.", r"\1._orig_mod.", k): v
+            for k, v in state.items()
+        },
+        "litema": {k: torch.zeros_like(v) for k, v in state.items()}
+        | {f"model_ema.{k.replace('.', '')}": v for k, v in state.items()},
+    }[kind]
+    torch.save(content, path)
+    return path.name
+
+
+@pytest.mark.parametrize(
+    "kind",
+    "shards,index,one shard,bin,bin file,bin shards,lightning,numpy,model_state_dict,"
+    "flux,compiled,litema".split(","),
+)
+def test_public_layouts_give_the_weights_they_hold(kind, tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    model = torch_models.AutoencoderKL(attends=(False, False), **FIELDS)
+    state = model.state_dict()
+    if kind == "flux":
+        for name, width in (("quant_conv", 6), ("post_quant_conv", 3)):
+            state[f"{name}.weight"] = torch.eye(width)[..., None, None]
+            state[f"{name}.bias"] = torch.zeros(width)
+    written = []
+
+    def write(folder, config, params, *rest):
+        folder.mkdir()
+        written.append(params["autoencoder"])
+
+    monkeypatch.setattr(import_torch, "write", write)
+    assert run(tmp_path, write_layout(kind, state, tmp_path)) == 0
+    expected = torch_weights.autoencoder_from_torch(
+        {name: value.numpy() for name, value in state.items()}
+    )["params"]
+    jax.tree.map(np.testing.assert_array_equal, written[0], expected)
+
+
+def test_a_shard_that_is_not_there_is_named(tmp_path, capsys):
+    _, state = published(seed=5)
+    own = {k: v for k, v in state.items() if not k.startswith("loss")}
+    write_layout("index", own, tmp_path)
+    index = tmp_path / "index" / "diffusion_pytorch_model.safetensors.index.json"
+    shard = "diffusion_pytorch_model-00002-of-00002.safetensors"
+    (tmp_path / "index" / shard).unlink()
+    assert run(tmp_path, "index") == 1
+    assert f"{shard} does not exist" in capsys.readouterr().err
+    index.unlink()
+    assert run(tmp_path, "index") == 1
+    assert f"{shard} does not exist" in capsys.readouterr().err
+    for bad in ({}, {"weight_map": None}, {"weight_map": {"a": "../b.bin"}}):
+        index.write_text(json.dumps(bad))
+        assert run(tmp_path, "index") == 1
+        assert "weight_map names no files beside it" in capsys.readouterr().err
 
 
 def test_an_import_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -349,7 +472,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkey
     torch.save(published(seed=5)[1], tmp_path / "vae.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(tmp_path, "vae.pt") == 1
-    assert "pip install 'radiovae-jax[torch]'" in capsys.readouterr().err
+    assert "pip install -e '.[torch]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["import_torch", "export_torch"])

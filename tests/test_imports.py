@@ -44,7 +44,7 @@ ROOMS = [
     {"adversary"},
     {"train_step"},
     {"validate", "checkpoint", "logbook", "torch_weights"},
-    {"diffusers_weights", "curves"},
+    {"diffusers_weights", "curves", "torch_copies", "torch_pickle"},
     {"torch_files", "panels", "diagnosis"},
     {"figures", "dashboard", "report_charts"},
     {"report_page"},

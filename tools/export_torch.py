@@ -6,7 +6,8 @@
 
 A .pt or .ckpt holds {"state_dict": ...}, as both RadioDiff and latent-diffusion read
 it: the autoencoder, loss.discriminator.* and loss.logvar. A folder is what
-diffusers.AutoencoderKL.from_pretrained reads. Needs `pip install radiovae-jax[torch]`.
+diffusers.AutoencoderKL.from_pretrained reads. Needs torch: in a checkout,
+`pip install -e '.[torch]'`.
 """
 
 import argparse

@@ -5,10 +5,12 @@
         --config configs/radio.py:native --config.train.batch_size=4
     python tools/import_torch.py vae/ --workdir runs/imported
 
-Reads RadioDiff's model-*.pt, latent-diffusion's .ckpt, .safetensors, and the folder of
-a diffusers AutoencoderKL. The network's fields of the config come from the tensors, the
-rest from --config; `python -m radiovae_jax.main` with the same config goes on from
-there, and `radiovae_jax.load` reads it. Needs `pip install radiovae-jax[torch]`.
+Reads RadioDiff's model-*.pt, the .ckpt of latent-diffusion and Lightning, .safetensors,
+.bin, shards of either, and the folder of a diffusers AutoencoderKL. The network's
+fields of the config come from the tensors, the rest from --config;
+`python -m radiovae_jax.main` with the same config goes on from there, and
+`radiovae_jax.load` reads it. imported.json in the folder says what it was made of.
+Needs torch: in a checkout, `pip install -e '.[torch]'`.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from radiovae_jax import (
     diffusers_weights,
     experiment,
     run_folder,
+    torch_copies,
     torch_files,
     torch_structure,
     torch_tables,
@@ -70,7 +73,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--weights",
         choices=("auto", "ema", "model"),
         default="auto",
-        help="which weights of a RadioDiff file: auto is its average where it has one",
+        help="which weights of a file: ema is the average, model the raw ones, auto "
+        "(default) the average where there is one",
     )
     parser.add_argument(
         "--with-loss",
@@ -85,8 +89,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--prefix",
         default="",
-        help="take only tensors under this prefix, first_stage_model. say; found by "
-        "itself where there is one autoencoder",
+        help="take only what lies under this key or prefix, first_stage_model. say; "
+        "found by itself where there is one autoencoder",
     )
     parser.add_argument(
         "--ignore",
@@ -105,6 +109,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--debug", action="store_true", help="show the traceback of an error"
     )
     args, rest = parser.parse_known_args(argv)
+    args.words = sys.argv[1:] if argv is None else list(argv)
     for word in rest:
         if not word.startswith("--config."):
             parser.error(f"unknown argument {word}")
@@ -136,9 +141,8 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             "--config.loss.reconstruction=bce takes the decoder's output for logits, "
             "and that of PyTorch weights is the image; give l1_mse, l1 or mse"
         )
-    state, facts = torch_files.read(args.file, args.weights)
-    state = torch_files.under_prefix(without(state, args.ignore), args.prefix)
-    own, loss = divide(state)
+    content, facts, record = read(args)
+    own, loss = divide(content)
     names = diffusers_weights.names_of(own)
     if names is not torch_tables.RADIODIFF and not facts:
         facts = facts_beside(args.file)
@@ -162,6 +166,8 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     params = {"autoencoder": params, "logvar": logvar}
     with torch_files.replacing(args.workdir) as folder:
         write(folder, config, params, disc, args.step)
+        text = json.dumps(record, indent=2) + "\n"
+        (folder / torch_files.RECORD_FILE).write_text(text)
         if facts:
             factors = diffusers_weights.factors_of(facts)
             (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
@@ -174,12 +180,30 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     print("  " + command(args, overrides, given, config))
 
 
-def without(state: StateDict, prefixes: Sequence[str]) -> StateDict:
-    """Returns the state without the tensors that are to be ignored."""
-    for prefix in prefixes:
-        if not torch_files.below(state, prefix):
-            print(f"--ignore={prefix}: no tensor is named {prefix}*")
-    return {k: v for k, v in state.items() if not k.startswith(tuple(prefixes))}
+def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
+    """Returns the tensors, config.json of a diffusers folder, and where they are from.
+
+    Raises:
+      ValueError, OSError: there is nothing that can be read.
+    """
+    folder = args.file.is_dir()
+    facts = torch_files.read_diffusers_config(args.file) if folder else {}
+    taken = torch_copies.take(
+        torch_files.read_content(args.file),
+        args.weights,
+        prefix=args.prefix,
+        ignore=args.ignore,
+    )
+    sums = torch_files.sha256_of(torch_files.files_of(args.file))
+    for name, digest in sums.items():
+        print(f"{name}: sha256 {digest}")
+    record = dict(
+        command=shlex.join(["tools/import_torch.py", *args.words]),
+        sha256=sums,
+        weights=taken.address,
+        average=taken.average,
+    )
+    return torch_files.numpy_tensors(taken.state, args.file), facts, record
 
 
 def facts_beside(file: pathlib.Path) -> dict:
@@ -200,11 +224,6 @@ def facts_beside(file: pathlib.Path) -> dict:
 
 def divide(state: StateDict) -> tuple[StateDict, StateDict]:
     """Returns the autoencoder's tensors and those of the losses."""
-    if torch_files.below(state, "model_ema."):
-        raise ValueError(
-            "the file holds model_ema.*, latent-diffusion's average, under names that "
-            "say no structure; give --ignore=model_ema. to import the weights beside it"
-        )
     prefixes = tuple(f"{copy}." for copy in LOSSES)
     own = {k: v for k, v in state.items() if not k.startswith(prefixes)}
     return own, {k: v for k, v in state.items() if k.startswith(prefixes)}
@@ -222,7 +241,7 @@ def read_loss(
         name
         for name in LOSSES
         if f"{name}.logvar" in loss
-        and torch_files.below(loss, f"{name}.discriminator.")
+        and torch_copies.below(loss, f"{name}.discriminator.")
     ]
     if copy not in there:
         raise ValueError(
