@@ -14,10 +14,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from radiovae_jax import checksums, distributed, orbax_errors
+from radiovae_jax import checksums, distributed, metrics, orbax_errors
 from radiovae_jax.train_step import TrainState
 
-BEST_METRIC = "nmse"
 CHECKSUMS = "checksums"  # beside the data position; version 0.1 wrote none
 
 
@@ -138,7 +137,7 @@ def _judged(folder: pathlib.Path) -> dict[int, float | None]:
             continue
         try:
             judged[int(step)] = _nmse(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, TypeError, AttributeError, OverflowError):
             judged[int(step)] = None
     return judged
 
@@ -152,9 +151,9 @@ def _check(saved: checksums.Checksums, state: Any) -> None:
         )
 
 
-def _nmse(metrics: dict[str, float]) -> float:
+def _nmse(numbers: dict[str, float]) -> float:
     # NaN has no place in an order: it would push the best one out.
-    value = metrics[BEST_METRIC]
+    value = metrics.deciding(numbers)
     return value if math.isfinite(value) else math.inf
 
 

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from radiovae_jax import curves, diagnosis, record, report_charts, whole_files
+from radiovae_jax import (
+    curves,
+    diagnosis,
+    metrics,
+    record,
+    report_charts,
+    whole_files,
+)
 from radiovae_jax.comparison import COLUMNS, POOLED
 from radiovae_jax.curves import Run
 
@@ -191,10 +198,12 @@ def evaluation(split: str, found: Mapping[str, Any]) -> str:
 
 def validations(run: Run) -> str:
     """Returns the last validation beside the best one."""
-    judged = [line for line in run.lines if curves.is_number(line.get("val/nmse"))]
+    judged = [
+        line for line in run.lines if curves.is_number(metrics.deciding(line, "val/"))
+    ]
     if not judged:
         return hint("No validation yet.")
-    best = min(judged, key=lambda line: line["val/nmse"])
+    best = min(judged, key=lambda line: metrics.deciding(line, "val/"))
     last = judged[-1]
     # Validation has no gradients to balance: its d_weight is a 0 that means nothing.
     names = sorted(n for n in last if n.startswith("val/") and n != "val/d_weight")

@@ -78,7 +78,9 @@ def compiled(
             done = int(state.step)
             sums = metrics.Sums(*[images * jnp.ones(())] * len(metrics.Sums._fields))
             totals = validate.Totals(
-                sums._replace(nmse=images * nmse(done)),
+                sums._replace(
+                    nmse=images * nmse(done), squared_error=images * nmse(done)
+                ),
                 {"kl_loss": images * kl(done)},
                 images,
             )
