@@ -275,6 +275,8 @@ def test_a_run_that_fails_late_has_saved_what_it_had(city, tmp_path):
         train.run(config, tmp_path / "run")
     state, position = saved(tmp_path / "run", config)
     assert int(state.step) == position["position"] == 5
+    last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["step"] == 5 and "train/nll_loss" in last
 
 
 def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(city, tmp_path):
