@@ -34,7 +34,7 @@ def best_step(workdir: pathlib.Path) -> int:
       FileNotFoundError: there is no checkpoint at all.
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    steps = _whole_steps(folder)
+    steps = whole_steps(workdir)
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint under {folder}; train first, or give the folder of a run "
@@ -56,7 +56,7 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
     if not (folder / "state").is_dir():
         raise FileNotFoundError(
             f"{workdir} has no checkpoint of step {step}; it has those of "
-            f"{_whole_steps(folder.parent)}"
+            f"{whole_steps(workdir)}"
         )
     try:
         with orbax_errors.quiet():
@@ -67,7 +67,7 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
         reason = orbax_errors.first_line(error)
         raise ValueError(
             f"checkpoint {step} of {workdir} cannot be read ({reason}); "
-            f"give another step, there are {_whole_steps(folder.parent)}"
+            f"give another step, there are {whole_steps(workdir)}"
         ) from error
     raise ValueError(
         f"the network in {workdir}/config.json does not fit checkpoint {step} "
@@ -149,8 +149,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _whole_steps(folder: pathlib.Path) -> list[int]:
+def whole_steps(workdir: pathlib.Path) -> list[int]:
     """Returns the steps whose checkpoints were written to their end."""
+    folder = pathlib.Path(workdir).resolve() / "checkpoints"
     if not folder.is_dir():
         return []
     steps = ocp.utils.checkpoint_steps(folder)
@@ -372,7 +373,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax passes on what its writers raise
             folder = self._workdir / "checkpoints"
-            whole = _whole_steps(folder)
+            whole = whole_steps(self._workdir)
             older = f"the ones of steps {whole} in {folder} are whole"
             raise NotWrittenError(
                 f"a checkpoint could not be written ({orbax_errors.cause(error)}); "

@@ -71,8 +71,12 @@ class Loop:
         self.limits, self.metrics, self.powerless = limits(self.config), {}, set()
         self.validations = stopping.history(logbook.read(numbers), until=start)
         enough = stopping.enough(self.validations, self.limits)
+        if enough and train.extend and start < stop:
+            logging.info("%s; train.extend goes on", enough)
+            self.limits, enough = self.limits._replace(plateau_since=start), ""
         if start >= stop or enough:
-            logging.info(enough or f"step {start} of {stop} is done already")
+            done = enough or f"step {start} of {stop} is done already"
+            logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
         logging.info("compiling: the first step of each phase takes longer")
         self.bar = tqdm(

@@ -49,6 +49,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     path = workdir / "report.html"
+    whole_files.sweep(workdir)
     with whole_files.written(path) as partial:
         partial.write_text(page(workdir), encoding="utf-8")
     return path

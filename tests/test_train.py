@@ -221,6 +221,8 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
         ("train", "dtype", "float16", "bfloat16"),
         ("train", "log_every", 0, "log_every=0 must be a whole number from 1"),
         ("train", "steps", 0, "steps=0 must be"),
+        ("train", "steps", 2**31, "steps=2147483648 must be .* to 2147483647"),
+        ("train", "log_every", 2**63, "must be .* to 2147483647"),
         ("train", "images", 0, "images=0 must be"),
         ("autoencoder", "ch", 48, "multiple of 32"),
         ("autoencoder", "ch_mult", (1, "a"), "must be a tuple of a whole number"),
@@ -239,6 +241,14 @@ def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
     with pytest.raises(ValueError, match=message):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_a_seed_that_would_wrap_or_fail_later_is_refused(city, seed):
+    config = tiny.config(city)
+    config.seed = seed
+    with pytest.raises(ValueError, match=rf"seed={seed} must be .* to 4294967295"):
+        config_check.check(config)
 
 
 def test_unknown_and_missing_fields_of_a_config_file_are_named_together(city, tmp_path):
