@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -13,11 +14,12 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from radiovae_jax import checksums, distributed, inputs, orbax_errors
+from radiovae_jax import checksums, distributed, inputs, metrics, orbax_errors
 from radiovae_jax.train_step import TrainState
 
-BEST_METRIC = "nmse"
-CHECKSUMS = "checksums"  # beside the data position; version 0.1 wrote none
+# Beside the data position: of the arrays, of the metrics, of all numbers there are.
+# Version 0.1 wrote none, and later ones the first alone.
+CHECKSUMS, METRICS_SHA256, SHA256 = "checksums", "metrics_sha256", "sha256"
 
 
 class NotWrittenError(OSError):
@@ -31,7 +33,7 @@ def best_step(workdir: pathlib.Path) -> int:
       FileNotFoundError: there is no checkpoint at all.
     """
     folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    steps = _whole_steps(folder)
+    steps = whole_steps(workdir)
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint under {folder}; train first, or give the folder of a run "
@@ -53,7 +55,7 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
     if not (folder / "state").is_dir():
         raise FileNotFoundError(
             f"{workdir} has no checkpoint of step {step}; it has those of "
-            f"{_whole_steps(folder.parent)}"
+            f"{whole_steps(workdir)}"
         )
     try:
         with orbax_errors.quiet():
@@ -64,7 +66,7 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
         reason = orbax_errors.first_line(error)
         raise ValueError(
             f"checkpoint {step} of {workdir} cannot be read ({reason}); "
-            f"give another step, there are {_whole_steps(folder.parent)}"
+            f"give another step, there are {whole_steps(workdir)}"
         ) from error
     raise ValueError(
         f"the network in {workdir}/config.json does not fit checkpoint {step} "
@@ -82,8 +84,35 @@ def _read_part(folder: pathlib.Path, like: Any) -> Any:
         part = reader.restore(folder / "state", args=args)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
-    _check(saved.get(CHECKSUMS, {}), part)
+    _check(_intact(folder, saved).get(CHECKSUMS, {}), part)
     return part
+
+
+def _intact(folder: pathlib.Path, data: dict) -> dict:
+    """Returns the numbers of a checkpoint without their own checksums.
+
+    Raises:
+      ValueError: they, or its metrics, are not as they were saved.
+    """
+    data = dict(data)
+    digest = data.pop(SHA256, None)
+    if digest is not None and digest != checksums.of_numbers(data):
+        raise ValueError(f"the numbers in {folder / 'data'} are not as they were saved")
+    path = folder / "metrics" / "metrics"
+    digest = data.pop(METRICS_SHA256, None)
+    metrics_of = inputs.read_json(path, remedy="") if path.exists() else None
+    if digest is not None and digest != checksums.of_numbers(metrics_of):
+        raise ValueError("its metrics are not as they were saved")
+    return data
+
+
+def _metrics_digest(folder: pathlib.Path) -> str | None:
+    """Returns the checksum that a checkpoint has of its metrics; None without."""
+    try:
+        data = inputs.read_json(folder / "data" / "metadata", remedy="")
+        return data[METRICS_SHA256]
+    except (OSError, ValueError, KeyError):
+        return None  # an older one; or damaged, which shows when it is read
 
 
 def _unlike(folder: pathlib.Path, like: Any) -> str:
@@ -120,8 +149,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _whole_steps(folder: pathlib.Path) -> list[int]:
+def whole_steps(workdir: pathlib.Path) -> list[int]:
     """Returns the steps whose checkpoints were written to their end."""
+    folder = pathlib.Path(workdir).resolve() / "checkpoints"
     if not folder.is_dir():
         return []
     steps = ocp.utils.checkpoint_steps(folder)
@@ -129,16 +159,22 @@ def _whole_steps(folder: pathlib.Path) -> list[int]:
 
 
 def _judged(folder: pathlib.Path) -> dict[int, float | None]:
-    """Returns the NMSE of each step that has metrics; None if they are torn."""
+    """Returns the NMSE of each step that has metrics; None if they are damaged."""
     judged: dict[int, float | None] = {}
-    for path in folder.glob("*/metrics/metrics"):
-        step = path.parts[-3]
-        if not step.isdigit():
+    for step in os.listdir(folder) if folder.is_dir() else ():
+        path = folder / step / "metrics" / "metrics"
+        if not step.isdigit() or not path.exists():
             continue
         try:
-            judged[int(step)] = _nmse(inputs.read_json(path, remedy=""))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            judged[int(step)] = None
+            numbers = inputs.read_json(path, remedy="")
+            nmse = _nmse(numbers)
+        except FileNotFoundError:
+            continue  # a training removes it just now
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            nmse, numbers = None, {}
+        saved = _metrics_digest(folder / step)
+        changed = saved is not None and saved != checksums.of_numbers(numbers)
+        judged[int(step)] = None if changed else nmse
     return judged
 
 
@@ -151,9 +187,9 @@ def _check(saved: checksums.Checksums, state: Any) -> None:
         )
 
 
-def _nmse(metrics: dict[str, float]) -> float:
+def _nmse(numbers: dict[str, float]) -> float:
     # NaN has no place in an order: it would push the best one out.
-    value = metrics[BEST_METRIC]
+    value = metrics.deciding(numbers)
     return value if math.isfinite(value) else math.inf
 
 
@@ -172,11 +208,12 @@ class Checkpoints:
             raise NotADirectoryError(
                 f"{folder} is no folder; move it away, or give another --workdir"
             )
-        # Orbax reads all metrics when it starts, and fails on one that is torn.
+        # Orbax reads all metrics when it starts, fails on one that is torn, and goes
+        # by one that is not as it was saved.
         judged = _judged(folder) if distributed.is_first() else {}
         torn = [step for step, nmse in judged.items() if nmse is None]
         for step in torn:
-            logging.warning("checkpoint %s has torn metrics: set aside", step)
+            logging.warning("checkpoint %s has damaged metrics: set aside", step)
         self._set_aside(torn)
         policies = [
             checkpoint_managers.LatestN(keep),
@@ -209,19 +246,23 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, state: TrainState, data_state: dict, metrics: dict[str, float] | None
+        self, state: TrainState, data_state: dict, measured: dict[str, float] | None
     ) -> None:
         """Starts writing; the write is atomic and goes on while training does.
 
         Raises:
           NotWrittenError: this one, or the one before it, could not be written.
         """
-        data = data_state | {CHECKSUMS: checksums.of_state(state)}
+        data = data_state | {
+            CHECKSUMS: checksums.of_state(state),
+            METRICS_SHA256: checksums.of_numbers(measured),
+        }
+        data[SHA256] = checksums.of_numbers(data)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
         )
         with self._writing():
-            self._manager.save(int(state.step), args=args, metrics=metrics)
+            self._manager.save(int(state.step), args=args, metrics=measured)
 
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """Returns the newest readable state and data position; None without any.
@@ -298,7 +339,7 @@ class Checkpoints:
             args = ocp.args.StandardRestore(parts)
             state = reader.restore(folder / "state", args=args)
         with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
-            data = dict(reader.restore(folder / "data"))
+            data = _intact(folder, reader.restore(folder / "data"))
         position = data.get("position", step)
         if position != step:
             raise ValueError(f"the state is of step {step}, its data of {position}")
@@ -332,7 +373,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax passes on what its writers raise
             folder = self._workdir / "checkpoints"
-            whole = _whole_steps(folder)
+            whole = whole_steps(self._workdir)
             older = f"the ones of steps {whole} in {folder} are whole"
             raise NotWrittenError(
                 f"a checkpoint could not be written ({orbax_errors.cause(error)}); "

@@ -69,8 +69,9 @@ def load(
     """
     config = run_folder.read_config(workdir)
     config_check.check(config)
-    step = step or run_folder.best_step(workdir)
-    model, params = run_folder.load(workdir, weights, step=step)
+    step, (model, params) = run_folder.hold(
+        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+    )
     whole = {
         name: jax.jit(functools.partial(model.apply, params, method=name))
         for name in ("encode", "decode")

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from absl import flags
 
+from radiovae_jax import whole_files
+
 # Linux's [choice] of who gets large pages: always, madvise (who asks), never.
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
@@ -117,6 +119,7 @@ def folder(path: pathlib.Path, *, flag: str) -> pathlib.Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(path, os.W_OK) else "no permission"
+        whole_files.sweep(path)
     except OSError as error:
         reason = error.strerror
     if reason:

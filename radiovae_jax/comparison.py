@@ -73,6 +73,7 @@ class Compared(NamedTuple):
 
     sums: metrics.Sums
     each: dict[str, Float[Array, "_ _ _ b"]]  # the judge's columns
+    power: Float[Array, "_ _ b"]  # mean f^2 by scale and region; NaN without a pixel
     lpips: Float[Array, "_ b"] | None
     features: Float[Array, "_ b _"]
     target_features: Float[Array, "b _"]
@@ -120,6 +121,7 @@ def compare(
     return Compared(
         sums=sums,
         each=each,
+        power=power(regions, target),
         lpips=distances,
         features=jax.vmap(features)(recons),
         target_features=features(target),
@@ -161,6 +163,17 @@ def numbers(
         return metrics.update(metrics.init(), target, recon, mask, region), each
 
     return jax.vmap(at_scale)(*map(jnp.stack, zip(*scaled, strict=True)))
+
+
+def power(regions: Float[Array, "r b h w 1"], target: Image) -> Float[Array, "_ r b"]:
+    """Returns the mean of f^2 of each map, by scale and region."""
+    scaled = [radiomap.threshold(target, t) for t, _ in SCALES.values()]
+    return jnp.stack(
+        [
+            jnp.stack([metrics.mse(f, jnp.zeros_like(f), region) for region in regions])
+            for f in scaled
+        ]
+    )
 
 
 def region_masks(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from radiovae_jax import losses, objectives
+from radiovae_jax import command_line, losses, objectives
 from radiovae_jax.data import augmentation, sources, splits
 
 
@@ -20,9 +20,10 @@ class Rule(NamedTuple):
     words: str
 
 
-def whole(low: int) -> Rule:
-    """A whole number, `low` or more."""
-    return Rule(lambda v: is_whole(v) and v >= low, f"a whole number from {low}")
+def whole(low: int, high: int = 2**31 - 1) -> Rule:
+    """A whole number within both ends; steps and sizes are of 32 bits on devices."""
+    words = f"a whole number from {low} to {high}"
+    return Rule(lambda v: is_whole(v) and low <= v <= high, words)
 
 
 def real(low: int | float, high: int | float = float("inf")) -> Rule:
@@ -58,6 +59,7 @@ NUMBER_OR_NONE = Rule(
     lambda v: v is None or ANY_NUMBER.allows(v), "a number, or None for the source's"
 )
 YES_NO = Rule(lambda v: isinstance(v, bool), "True or False")
+SEED = whole(0, command_line.MAX_SEED)
 SIDE = whole(1)
 SIZE = Rule(
     lambda v: SIDE.allows(v) or (sequence(SIDE, shortest=2).allows(v) and len(v) == 2),
@@ -74,7 +76,7 @@ SOURCE = one_of(*sources.KINDS)._replace(
 AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
 
 FIELDS: dict[str, Any] = {
-    "seed": whole(0),
+    "seed": SEED,
     "autoencoder": dict(
         in_channels=whole(1),
         out_ch=whole(1),
@@ -171,9 +173,7 @@ FIELDS: dict[str, Any] = {
         augment=one_of(*augmentation.AUGMENTATIONS),
         threads=whole(1),
         prefetch=whole(1),
-        synthetic=dict(
-            maps=whole(1), transmitters=whole(1), size=whole(1), seed=whole(0)
-        ),
+        synthetic=dict(maps=whole(1), transmitters=whole(1), size=whole(1), seed=SEED),
     ),
     "train": dict(
         steps=whole(1),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import inputs, logbook
+from radiovae_jax import inputs, logbook, metrics
 from radiovae_jax.data import radiomap, sources
 
 # What only the discriminator's phase gives a meaning; logged as 0 before it.
@@ -129,6 +129,16 @@ def _in_f(line: Line) -> Line:
 def curve(run: Run, name: str) -> Curve:
     """Returns the finite values of a column; adversarial ones past the switch only."""
     return product(run, name)
+
+
+def deciding(run: Run) -> Curve:
+    """Returns the validation NMSE by which `best` is chosen, where it is finite."""
+    points = [
+        (line["step"], value)
+        for line in run.lines
+        if is_number(value := metrics.deciding(line, "val/"))
+    ]
+    return Curve(*np.asarray(points, np.float64).reshape(-1, 2).T)
 
 
 def product(run: Run, *names: str) -> Curve:

@@ -124,10 +124,10 @@ def _samples(
 
 
 def _convergence(axis: Axes, run: Run) -> None:
-    nmse = curves.curve(run, "val/nmse")
-    drawn = trace(axis, run, "val/nmse", "validation NMSE", ORANGE)
-    title = "convergence"
+    nmse = curves.deciding(run)
+    drawn, title = [], "convergence"
     if len(nmse.values):
+        drawn += panels.draw(axis, run, nmse, "validation NMSE, pooled", ORANGE)
         best = int(nmse.values.argmin())
         lowest = np.minimum.accumulate(nmse.values)
         drawn += axis.step(

@@ -18,6 +18,7 @@ CHANCE_GAP = 0.05  # between mean logits, for runs that log no accuracy
 LOGVAR_CLIP = (-30.0, 20.0)
 # Reconstructions in [-1, 1]; so far beyond it is 25 dB off the scale.
 RECON_BOUND = 1.5
+NMSE = ("val/nmse", "val/nmse_pooled")
 WORSE = 1.05  # times the best validation NMSE
 
 
@@ -44,7 +45,7 @@ def _not_finite(run: Run) -> Iterator[Warned]:
     # JSON has null for NaN and inf.
     steps = {
         name: [
-            line["step"] for line in run.lines if name in line and _is_not(line[name])
+            line["step"] for line in run.lines if name in line and _is_not(line, name)
         ]
         for name in sorted({name for line in run.lines for name in line})
         if name.startswith(("train/", "val/"))
@@ -86,7 +87,7 @@ def _collapse(run: Run) -> Iterator[Warned]:
 
 
 def _worse(run: Run) -> Iterator[Warned]:
-    nmse = curves.curve(run, "val/nmse")
+    nmse = curves.deciding(run)
     if len(nmse.values) < 4:
         return
     best = int(nmse.values.argmin())
@@ -188,5 +189,7 @@ def _recent_gap(run: Run) -> Float[np.ndarray, "n"]:
     return gap[-math.ceil(RECENT * len(gap)) :] if len(gap) else gap
 
 
-def _is_not(value) -> bool:
-    return not curves.is_number(value)
+def _is_not(line: curves.Line, name: str) -> bool:
+    if name in NMSE and curves.is_number(line.get("val/rmse_pooled")):
+        return False  # the maps have no power; the network's numbers are finite
+    return not curves.is_number(line[name])

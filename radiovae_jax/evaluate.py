@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from radiovae_jax import (
     baselines,
-    checkpoint,
     command_line,
     comparison,
     config_check,
@@ -88,10 +87,11 @@ def evaluate(
                 "--data_root, or leave it out for the config's"
             )
         config.data.root = data_root
-    step = step or checkpoint.best_step(workdir)
+    step, (model, params) = run_folder.hold(
+        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+    )
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
-    model, params = run_folder.load(workdir, weights, step=step)
     folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
     seen = seen_shape(config, source.shape)

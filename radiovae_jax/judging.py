@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, PyTree
 
 from radiovae_jax import distributed, logbook, metrics, plots, sharding, validate
@@ -15,6 +16,7 @@ from radiovae_jax.data.batch import resize
 from radiovae_jax.distributed import Together
 from radiovae_jax.train_step import TrainState
 
+NAMED = 20  # maps in a warning
 NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
 
 
@@ -40,6 +42,7 @@ class Judge(NamedTuple):
     workdir: pathlib.Path
     log: Any
     sample_key: Any
+    powerless: set[str]  # maps without power that were named already
 
     def validate(
         self,
@@ -55,7 +58,7 @@ class Judge(NamedTuple):
           stopped: asked between the batches; once it says so, nothing is returned.
         """
         judge = self.compiled.validate[adversarial]
-        totals, shown = None, []
+        totals, shown, powerless = None, [], []
         size = sharding.nearest(self.batch_size, self.mesh.size)
         batches = pipeline.eval_batches(
             self.validation,
@@ -70,6 +73,8 @@ class Judge(NamedTuple):
         for number, raw in enumerate(batches):
             if stopped():
                 return {}
+            empty = ~raw["gray"].any(axis=(1, 2, 3)) & (raw["mask"] > 0)
+            powerless += map(str, raw["name"][empty])
             batch, *pair = judge(state, sharding.to_devices(raw, self.mesh))
             totals = batch if totals is None else jax.tree.map(jnp.add, totals, batch)
             here = [at % size for at in chosen if at // size == number]
@@ -82,12 +87,32 @@ class Judge(NamedTuple):
         )
         if distributed.is_first():
             self._draw(step, shown, samples)
-        result = validate.result(jax.device_get(totals), db_per_unit=self.db.span)
+        totals = jax.device_get(totals)
+        self._name(powerless, left=int(totals.metrics.nmse_images))
+        result = validate.result(totals, db_per_unit=self.db.span)
         if self.rows > 1:  # in f where it has no dB
             unit = self.db.span or 1.0
             diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
             result["sample_diversity"] = float(diversity(samples, db_per_unit=unit))
         return result
+
+    def _name(self, powerless: list[str], *, left: int) -> None:
+        """Says once which maps NMSE leaves out: each process of those that it has."""
+        new = sorted(set(powerless) - self.powerless)
+        if not new:
+            return
+        self.powerless.update(new)
+        names = ", ".join(new[:NAMED]) + (" ..." if len(new) > NAMED else "")
+        logging.warning(
+            "validation maps without any signal (all 0), which the mean NMSE leaves "
+            "out: %d (%s)%s",
+            len(new),
+            names,
+            ""
+            if left
+            else ". None has a signal: NMSE and `best` have nothing to go by; look at "
+            "the data of data.val_split",
+        )
 
     def _draw(self, step: int, shown: list, samples: np.ndarray) -> None:
         maps, recons, names, roofs = map(np.concatenate, zip(*shown, strict=True))

@@ -170,7 +170,7 @@ def last_validation(path: pathlib.Path) -> dict[str, float]:
     if not judged:
         return {}
     return {
-        name.removeprefix("val/"): value
+        name.removeprefix("val/"): math.nan if value is None else value
         for name, value in judged[-1].items()
         if name.startswith("val/")
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -19,6 +20,7 @@ from radiovae_jax import (
     experiment,
     judging,
     logbook,
+    metrics,
     resources,
     run_folder,
     sharding,
@@ -68,11 +70,15 @@ class Loop:
         train = self.config.train
         start, stop = int(state.step), min(train.steps, train.stop_at or train.steps)
         numbers = self.workdir / "metrics.jsonl"
-        self.limits, self.metrics = limits(self.config), {}
+        self.limits, self.metrics, self.powerless = limits(self.config), {}, set()
         self.validations = stopping.history(logbook.read(numbers), until=start)
         enough = stopping.enough(self.validations, self.limits)
+        if enough and train.extend and start < stop:
+            logging.info("%s; train.extend goes on", enough)
+            self.limits, enough = self.limits._replace(plateau_since=start), ""
         if start >= stop or enough:
-            logging.info(enough or f"step {start} of {stop} is done already")
+            done = enough or f"step {start} of {stop} is done already"
+            logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
         logging.info("compiling: the first step of each phase takes longer")
         self.bar = tqdm(
@@ -112,10 +118,17 @@ class Loop:
 
                 due = self.due(done, stop)
                 values = self.look(state, raw, logs, done, due)
+                judged = "val/nmse" in values
+                problem = stopping.problem(values, self.validations, self.limits)
                 end = due.end or self.interruption.noticed()
-                enough = "val/nmse" in values and self.enough()
-                if due.save or end or enough:
-                    self.save(state, batches, judged="val/nmse" in values)
+                enough = judged and not problem and self.enough()
+                wanted = (due.save or end or enough) and not problem
+                if wanted or (judged and (problem or self.new_best())):
+                    self.save(state, batches, judged=judged)
+                if problem:
+                    self.checkpoints.wait()
+                    told = self.told(problem, self.last_good(done - 1))
+                    raise stopping.StoppedError(f"step {done}: {told}")
                 if end:
                     self.checkpoints.wait()
                     raise Interrupted(
@@ -131,6 +144,11 @@ class Loop:
             self.rescue(state, batches)
             raise
         return self.metrics
+
+    def new_best(self) -> bool:
+        """Whether the last validation is better than all before it."""
+        *before, last = self.validations
+        return last.nmse < min((one.nmse for one in before), default=math.inf)
 
     def enough(self) -> bool:
         """Whether more steps are not worth it, and says why."""
@@ -178,40 +196,45 @@ class Loop:
     def look(
         self, state: TrainState, raw: dict, logs: dict, done: int, due: Due
     ) -> dict[str, float]:
-        """Collects, shows and logs the numbers of a step; raises where they end it."""
+        """Collects, shows and logs the numbers of a step."""
         train = self.config.train
         values: dict[str, float] = {}
         if due.log or due.save or due.end:
             self.settle()
-        if due.log:
-            values |= judging.named("train", jax.device_get(logs)) | resources.memory()
-            values |= self.clock.lap(done, train.batch_size)
-            for purpose in ("compile", "checkpoint", "histograms"):
-                values |= self.clock.told(purpose)
-            self.bar.set_postfix_str(judging.postfix(values, self.metrics, self.db))
-        if due.histograms:
-            with self.pause("histograms", state):
-                judging.histograms(self.log, self.compiled, state, raw, done)
-        if due.judge:
-            with self.pause("validation", state):
-                metrics = self.judge().validate(
-                    state,
-                    done,
-                    adversarial=self.adversarial(done - 1),
-                    stopped=self.interruption.noticed,
-                )
-            if metrics:
-                self.metrics = metrics
-                self.validations.append(stopping.judged(done, metrics["nmse"]))
-                self.say(judging.summary(done, metrics, self.db))
-                values |= judging.named("val", metrics) | self.clock.told("validation")
-        if values:
-            self.log.write(done, values)
-        problem = stopping.problem(values, self.validations, self.limits)
-        if problem:
-            at = self.told(problem, self.last_good(done - 1))
-            raise stopping.StoppedError(f"step {done}: {at}")
+        try:
+            if due.log:
+                values |= judging.named("train", jax.device_get(logs))
+                values |= resources.memory() | self.clock.lap(done, train.batch_size)
+                for purpose in ("compile", "checkpoint", "histograms"):
+                    values |= self.clock.told(purpose)
+                shown = judging.postfix(values, self.metrics, self.db)
+                self.bar.set_postfix_str(shown)
+            if due.histograms:
+                with self.pause("histograms", state):
+                    judging.histograms(self.log, self.compiled, state, raw, done)
+            if due.judge:
+                values |= self.validate(state, done)
+        finally:  # a step that is saved on the way out has its line too
+            if values:
+                self.log.write(done, values)
         return values
+
+    def validate(self, state: TrainState, done: int) -> dict[str, float]:
+        """Returns the numbers of a validation; none where a signal cut it short."""
+        with self.pause("validation", state):
+            found = self.judge().validate(
+                state,
+                done,
+                adversarial=self.adversarial(done - 1),
+                stopped=self.interruption.noticed,
+            )
+        if not found:
+            return {}
+        self.metrics = found
+        nmse = metrics.deciding(found)
+        self.validations.append(stopping.judged(done, nmse))
+        self.say(judging.summary(done, found, self.db))
+        return judging.named("val", found) | self.clock.told("validation")
 
     @property
     def db(self) -> radiomap.DbRange:
@@ -229,6 +252,7 @@ class Loop:
             workdir=self.workdir,
             log=self.log,
             sample_key=self.sample_key,
+            powerless=self.powerless,
         )
 
     def settle(self) -> None:

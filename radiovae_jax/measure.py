@@ -37,6 +37,13 @@ class Lines(NamedTuple):
         return float(np.mean(values, dtype=np.float64))
 
 
+class Powered(NamedTuple):
+    """Of the maps with a pixel in a region: how many, and those without power there."""
+
+    images: int
+    without: list[str]
+
+
 class Shown(NamedTuple):
     """One map of a picture."""
 
@@ -52,6 +59,7 @@ class Measured(NamedTuple):
 
     table: Table
     maps: Lines
+    powered: dict[str, dict[str, Powered]]  # scale -> region: which have an NMSE
     perceptual: Numbers  # row -> LPIPS, mean over maps
     frechet: Numbers  # row -> distance of its features to the maps'
     feature_count: int
@@ -108,6 +116,7 @@ class Seen:
     def __init__(self, judge: Judge, show: int):
         self._judge, self._show, self._sums = judge, show, None
         self._names: list[str] = []
+        self._power: list[Float[np.ndarray, "_ _ _"]] = []  # of each batch
         self._columns: tuple[str, ...] = ()
         self._values: list[Float[np.ndarray, "_ k"]] = []  # of each batch
         self._features: dict[str, Moments] = {}
@@ -135,6 +144,7 @@ class Seen:
                 f"{row}/{scale}/{region}/{name}": made.each[name][where]
                 for name in self._judge.columns
             }
+        self._power.append(made.power[..., real])
         self._names += [str(name) for name in names[real]]
         self._columns = tuple(columns)
         values = np.stack([values[real] for values in columns.values()], axis=1)
@@ -165,6 +175,17 @@ class Seen:
         self._best = sorted([*self._best, shown], key=error)[: self._show]
         self._worst = sorted([*self._worst, shown], key=error)[-self._show :]
 
+    def _powered(self) -> dict[str, dict[str, Powered]]:
+        """Returns, by scale and region, which maps have an NMSE there."""
+        names, power = np.asarray(self._names), np.concatenate(self._power, axis=-1)
+        return {
+            scale: {
+                region: Powered(int((of >= 0).sum()), names[of == 0].tolist())
+                for region, of in zip(self._judge.regions, by_region, strict=True)
+            }
+            for scale, by_region in zip(SCALES, power, strict=True)
+        }
+
     def result(self) -> Measured:
         """Returns the numbers of all that was added."""
         rows, half = self._judge.rows, len(self._names) // 2
@@ -179,6 +200,7 @@ class Seen:
         return Measured(
             table=table,
             maps=maps,
+            powered=self._powered(),
             perceptual={
                 row: maps.mean(f"{row}/lpips")
                 for row in rows

@@ -6,7 +6,8 @@ a model gives beyond [0, 1] is an error like any other. Published tables mix the
 and the thresholded scale, so write scale, region and split beside every number.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ class Sums(NamedTuple):
     """What is added up over a set; `result` makes metrics of it.
 
     The first four are sums over counted pixels, the next over counted images: those
-    with a pixel in the region, and for SSIM with a window centred in the region.
+    with a pixel in the region, for NMSE with power there, and for SSIM with a window
+    centred in the region.
     """
 
     pixels: Sum
@@ -35,6 +37,7 @@ class Sums(NamedTuple):
     absolute_error: Sum
     power: Sum
     images: Sum
+    nmse_images: Sum
     nmse: Sum
     rmse: Sum
     mae: Sum
@@ -158,6 +161,8 @@ def update(
     windows = _window_centres(weights[..., :1])
     pixels = jnp.sum(weights, axis=(1, 2, 3))
     counted = pixels > 0
+    power = jnp.square(_float32(target))
+    powered = jnp.sum(jnp.where(weights > 0, power * weights, 0), axis=(1, 2, 3)) > 0
     ssim_counted = jnp.sum(windows, axis=(1, 2, 3)) > 0
     error = _error(target, recon)
 
@@ -171,9 +176,10 @@ def update(
         pixels=jnp.sum(pixels),
         squared_error=over_pixels(jnp.square(error)),
         absolute_error=over_pixels(jnp.abs(error)),
-        power=over_pixels(jnp.square(_float32(target))),
+        power=over_pixels(power),
         images=over_images(jnp.ones_like(pixels)),
-        nmse=over_images(nmse(target, recon, region)),
+        nmse_images=jnp.sum(powered, dtype=jnp.float32),
+        nmse=jnp.sum(jnp.where(powered, nmse(target, recon, region), 0)),
         rmse=over_images(rmse(target, recon, region)),
         mae=over_images(mae(target, recon, region)),
         psnr=over_images(psnr(target, recon, region)),
@@ -192,7 +198,8 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
     """Returns the metrics of the set, by name.
 
     A plain name is the mean over images of the per-image number; `_pooled` takes all
-    pixels of the set as one image. One exact image makes the mean PSNR infinite;
+    pixels of the set as one image. NMSE is the mean over the images that have power:
+    of one without any it has no value. One exact image makes the mean PSNR infinite;
     without an image in the set, or in its region, every number is NaN.
 
     Args:
@@ -203,7 +210,7 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
     with np.errstate(divide="ignore", invalid="ignore"):
         mse_pooled = total.squared_error / total.pixels
         metrics = {
-            "nmse": total.nmse / total.images,
+            "nmse": total.nmse / total.nmse_images,
             "nmse_pooled": total.squared_error / total.power,
             "rmse": total.rmse / total.images,
             "rmse_pooled": np.sqrt(mse_pooled),
@@ -220,6 +227,14 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
             for name in (error, f"{error}_pooled")
         }
     return {name: float(value) for name, value in metrics.items()}
+
+
+def deciding(numbers: Mapping[str, Any], prefix: str = "") -> Any:
+    """Returns the NMSE that `best` and early stops go by: the pooled one.
+
+    A map without power does not decide it. Runs that logged none have the mean.
+    """
+    return numbers.get(f"{prefix}nmse_pooled", numbers.get(f"{prefix}nmse"))
 
 
 def frechet(

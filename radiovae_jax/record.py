@@ -3,11 +3,14 @@
 import csv
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from radiovae_jax import comparison, latents, whole_files
 from radiovae_jax.comparison import COLUMNS, COLUMNS_F, FEATURES, POOLED, POOLED_F
-from radiovae_jax.measure import Lines, Measured, Table
+from radiovae_jax.measure import Lines, Measured
+
+NAMED = 5  # maps, for each scale and region; the record has all
 
 
 def numbers(
@@ -35,6 +38,10 @@ def numbers(
     }
     return {
         "rows": measured.table,
+        "power": {
+            scale: {region: found._asdict() for region, found in by_region.items()}
+            for scale, by_region in measured.powered.items()
+        },
         "lpips": lpips_of,
         "frechet": frechet,
         "latent": latent,
@@ -88,24 +95,28 @@ def conditions(record: dict[str, Any]) -> str:
     )
 
 
-def explained(rows: Table) -> list[str]:
-    """Returns a line on an infinite NMSE, where there is one in the table."""
-    found = [numbers for scales in rows.values() for numbers in scales.values()]
-    if not any(math.isinf(v["nmse"]) for regions in found for v in regions.values()):
-        return []
-    return [
-        "NMSE inf: a map is 0 all over that region (no signal under a roof, say) and "
-        "leaves nothing to compare the error with; RMSE tells"
-    ]
+def explained(power: Mapping[str, Any]) -> list[str]:
+    """Returns lines on the maps that the mean NMSE leaves out, where it does."""
+    lines = []
+    for scale, by_region in power.items():
+        for region, found in by_region.items():
+            images, names = found["images"], found["without"]
+            if names:
+                more = " ..." if len(names) > NAMED else ""
+                lines.append(
+                    f"{scale}, {region}: NMSE over {images - len(names)} of {images} "
+                    f"maps; without power: {', '.join(names[:NAMED])}{more}"
+                )
+    return lines
 
 
 def summary(record: dict[str, Any]) -> list[str]:
-    """Returns lines on infinite NMSE, LPIPS, Fréchet, the latent, and the notes."""
+    """Returns lines on maps without NMSE, LPIPS, Fréchet, the latent, and the notes."""
 
     def of_rows(rows: dict[str, float]) -> str:
         return ", ".join(f"{row} {value:.4g}" for row, value in rows.items())
 
-    lines = explained(record["rows"])
+    lines = explained(record["power"])
     if record["lpips"]["rows"]:
         label = " on RANDOM weights" if record["lpips"]["weights"] == "random" else ""
         lines.append(f"LPIPS{label}: {of_rows(record['lpips']['rows'])}")

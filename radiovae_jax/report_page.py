@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from radiovae_jax import curves, diagnosis, inputs, record, report_charts, whole_files
+from radiovae_jax import (
+    curves,
+    diagnosis,
+    inputs,
+    metrics,
+    record,
+    report_charts,
+    whole_files,
+)
 from radiovae_jax.comparison import COLUMNS, COLUMNS_F, POOLED, POOLED_F
 from radiovae_jax.curves import Run
 from radiovae_jax.data import radiomap
@@ -43,6 +51,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     path = workdir / "report.html"
+    whole_files.sweep(workdir)
     with whole_files.written(path) as partial:
         partial.write_text(page(workdir), encoding="utf-8")
     return path
@@ -195,10 +204,12 @@ def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> st
 
 def validations(run: Run) -> str:
     """Returns the last validation beside the best one."""
-    judged = [line for line in run.lines if curves.is_number(line.get("val/nmse"))]
+    judged = [
+        line for line in run.lines if curves.is_number(metrics.deciding(line, "val/"))
+    ]
     if not judged:
         return hint("No validation yet.")
-    best = min(judged, key=lambda line: line["val/nmse"])
+    best = min(judged, key=lambda line: metrics.deciding(line, "val/"))
     last = judged[-1]
     # Validation has no gradients to balance: its d_weight is a 0 that means nothing.
     names = sorted(n for n in last if n.startswith("val/") and n != "val/d_weight")

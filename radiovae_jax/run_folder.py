@@ -1,16 +1,18 @@
 """The folder of a run: its config, and the trained model read back from it."""
 
-import errno
 import functools
 import json
 import pathlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+from absl import logging
 
-from radiovae_jax import checkpoint, experiment, inputs
+from radiovae_jax import checkpoint, experiment, inputs, whole_files
 from radiovae_jax.models.autoencoder import AutoencoderKL
 
 # Changing these does not change what a step computes: a resumed run may.
@@ -38,6 +40,16 @@ FREE = (
     "train.stop_on_plateau_steps",
     "train.stop_on_kl_below",
     "train.stop_on_divergence",
+)
+# With train.extend a run goes on with other values of these, and its optimizers' state.
+EXTENDED = (
+    "train.steps",
+    "optimizer.learning_rate",
+    "optimizer.disc_learning_rate",
+    "optimizer.logvar_learning_rate",
+    "optimizer.schedule",
+    "optimizer.end_factor",
+    "optimizer.warmup_steps",
 )
 # Fields that came after version 0.1, each with the value that does what 0.1 did: runs
 # of that version have none of them in their config.json.
@@ -78,8 +90,10 @@ ADDED = {
 # Of these the configs have other values now: an older run goes on as it began.
 CHANGED = ("data.split_by",)
 CONFIG_REMEDY = "put the run's config back, or give another --workdir"
-# A disk or quota that is full, a file system that turned read-only, a file too large.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+# How often the best checkpoint is chosen anew where a training replaced it, and the
+# time that the removal of one is given.
+TRIES, PAUSE_S = 5, 0.5
+HISTORY = "config_history.jsonl"  # what `claim` let a run change, a line each time
 
 
 def continued(
@@ -105,36 +119,30 @@ def continued(
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder for this config, or finds it made for it already.
 
+    Other steps and rates that are allowed go into `config_history.jsonl` as well.
+
     Raises:
       ValueError: it holds a run of another config; nothing is touched.
       OSError: it cannot be written.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    workdir = pathlib.Path(workdir)
+    path, changes = workdir / "config.json", {}
     if path.exists():
-        saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
-        free = set(FREE)
-        if config.loss.objective != "base" or config.data.source == "sionna":
-            free -= {"data.db_floor", "data.db_span"}  # what is trained on them
-        differing = [
-            f"{name}: {saved.get(name)} there, {new.get(name)} here"
-            for name in sorted(saved.keys() | new.keys())
-            if saved.get(name) != new.get(name) and name not in free
-        ]
-        if differing:
-            raise ValueError(
-                f"{workdir} holds a run of another config:\n  "
-                + "\n  ".join(differing)
-                + "\nGive the same config to continue that run, or another --workdir"
-            )
-    elif (pathlib.Path(workdir) / "checkpoints").exists():
+        changes = _changes(workdir, config)
+    elif (workdir / "checkpoints").exists():
         raise ValueError(
             f"{workdir} holds checkpoints but no config.json; give another --workdir"
         )
     try:
-        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(jsonable(config), indent=2) + "\n")
-        temporary.replace(path)
+        workdir.mkdir(parents=True, exist_ok=True)
+        for folder in (workdir, workdir / "images"):
+            whole_files.sweep(folder)
+        if changes:
+            with (workdir / HISTORY).open("a") as file:
+                file.write(json.dumps(changes) + "\n")
+            logging.warning("going on from step %(step)d with %(to)s", changes)
+        with whole_files.written(path) as partial:
+            partial.write_text(json.dumps(jsonable(config), indent=2) + "\n")
     except OSError as error:
         raise OSError(
             f"{workdir} cannot be made or written as the folder of the run ({error}); "
@@ -142,9 +150,53 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         ) from error
 
 
+def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
+    """Returns what this config changes of the run that is there; {} for nothing.
+
+    Raises:
+      ValueError: it is another run's.
+    """
+    saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
+    free = set(FREE)
+    if config.loss.objective != "base" or config.data.source == "sionna":
+        free -= {"data.db_floor", "data.db_span"}  # what is trained on them
+    differing = [
+        name
+        for name in sorted(saved.keys() | new.keys())
+        if saved.get(name) != new.get(name) and name not in free
+    ]
+    if not differing:
+        return {}
+    extendable = set(differing) <= set(EXTENDED)
+    # Where no schedule is laid out over the steps, more of them change none before.
+    longer = differing == ["train.steps"] and new["train.steps"] > saved["train.steps"]
+    constant = new["optimizer.schedule"] == "constant"
+    unscheduled = constant and new["loss.kl_schedule"] != "cyclical"
+    if extendable and (config.train.extend or (longer and unscheduled)):
+        return {
+            "step": max(checkpoint.whole_steps(workdir), default=0),
+            "from": {name: saved.get(name) for name in differing},
+            "to": {name: new.get(name) for name in differing},
+        }
+    lines = [f"{n}: {saved.get(n)} there, {new.get(n)} here" for n in differing]
+    going_on = (
+        "\n--config.train.extend=True goes on with these, from its last step and with "
+        "the state of its optimizers"
+        if extendable
+        else ""
+    )
+    raise ValueError(
+        f"{workdir} holds a run of another config:\n  "
+        + "\n  ".join(lines)
+        + f"{going_on}\nGive the same config to continue that run, or another "
+        f"--workdir, where --config.train.init_from={workdir} starts from its best "
+        "weights"
+    )
+
+
 def explained(error: OSError, workdir: pathlib.Path) -> OSError:
     """Names the folder of the run where writing failed for want of room."""
-    if error.errno not in NO_ROOM:
+    if not whole_files.no_room(error):
         return error
     return OSError(
         f"{workdir} takes nothing more ({error.strerror}); its checkpoints are whole. "
@@ -217,6 +269,41 @@ def load(
     """
     if weights not in ("ema", "live"):
         raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
+    return hold(workdir, step, lambda step: _load(workdir, weights, step))[1]
+
+
+def hold(
+    workdir: pathlib.Path | str, step: int, read: Callable[[int], Any]
+) -> tuple[int, Any]:
+    """Returns (step, what is read of it) of the best checkpoint, or of the one asked.
+
+    While a run trains its checkpoints are replaced: of one that vanishes between the
+    choice and the last byte the choice is made again.
+
+    Args:
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+      read: reads all that is wanted of a step.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read`; of the best one, if it fails twice.
+    """
+    if step:
+        return step, read(step)
+    failed: list[int] = []
+    while True:
+        chosen = best_step(workdir)
+        try:
+            return chosen, read(chosen)
+        except (FileNotFoundError, ValueError):
+            if chosen in failed or len(failed) == TRIES:
+                raise
+        failed.append(chosen)
+        time.sleep(PAUSE_S)
+
+
+def _load(
+    workdir: pathlib.Path | str, weights: str, step: int
+) -> tuple[AutoencoderKL, Any]:
     config = read_config(workdir)
     model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
     side = model.downsampling
@@ -224,7 +311,7 @@ def load(
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
     part = {"ema": "ema", "live": "params"}[weights]
     like = {part: {"autoencoder": shapes["params"]}}
-    restored = _restore(workdir, step, like)
+    restored = checkpoint.restore_part(pathlib.Path(workdir), step, _here(like))
     return model, {"params": restored[part]["autoencoder"]}
 
 
@@ -242,7 +329,12 @@ def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
         "disc_params": shapes["params"],
         "disc_stats": shapes["batch_stats"],
     }
-    restored = _restore(workdir, step, like)
+    like = _here(like)
+    _, restored = hold(
+        workdir,
+        step,
+        lambda step: checkpoint.restore_part(pathlib.Path(workdir), step, like),
+    )
     disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
     return restored["params"]["logvar"], disc
 
@@ -257,14 +349,12 @@ def best_step(workdir: pathlib.Path | str) -> int:
     return checkpoint.best_step(pathlib.Path(workdir))
 
 
-def _restore(workdir: pathlib.Path | str, step: int, like: Any) -> Any:
-    """Returns the part of a checkpoint that `like` describes, on one device."""
+def _here(like: Any) -> Any:
+    """Returns the shapes as arrays on one device have them."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
+    return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
     )
-    step = step or checkpoint.best_step(pathlib.Path(workdir))
-    return checkpoint.restore_part(pathlib.Path(workdir), step, like)
 
 
 def jsonable(config: ml_collections.ConfigDict) -> dict:

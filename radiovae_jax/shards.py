@@ -117,6 +117,19 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
     return dict(enumerate(shards))
 
 
+def unfinished(folder: pathlib.Path) -> Mapping[str, Any]:
+    """Returns of what an interrupted export wrote the latents; {} where there is none.
+
+    What is damaged is refused by `claim`.
+    """
+    try:
+        identity = json.loads((folder / PROGRESS).read_text())["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    finished = (folder / MANIFEST).exists()
+    return identity if isinstance(identity, Mapping) and not finished else {}
+
+
 def differences(there: Any, here: Any, name: str) -> Iterator[str]:
     """Yields a line for every field in which two nested dicts differ."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):

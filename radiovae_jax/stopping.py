@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from radiovae_jax import metrics
+
 NAME_BYTES = 256  # of a map, as processes tell them each other
 
 
@@ -42,7 +44,7 @@ class Problem(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A validation: its step, and its NMSE (inf where it was not finite)."""
+    """A validation: its step, and its pooled NMSE (inf where it was not finite)."""
 
     step: int
     nmse: float
@@ -51,7 +53,7 @@ class Judged(NamedTuple):
 def history(lines: Iterable[Mapping[str, Any]], *, until: int) -> list[Judged]:
     """Returns the validations up to a step among the lines of a metrics.jsonl."""
     return [
-        judged(line["step"], line["val/nmse"])
+        judged(line["step"], metrics.deciding(line, "val/"))
         for line in lines
         if "val/nmse" in line and line["step"] <= until
     ]
@@ -72,12 +74,12 @@ def enough(validations: Sequence[Judged], limits: Limits) -> str:
     counted = [one for one in validations if one.step > limits.plateau_since]
     if not limits.plateau_steps or not counted:
         return ""
-    best, last = min(counted, key=lambda one: one.nmse).step, counted[-1].step
-    if last - best < limits.plateau_steps:
-        return ""
+    best, last = min(counted, key=lambda one: one.nmse), counted[-1].step
+    if math.isinf(best.nmse) or last - best.step < limits.plateau_steps:
+        return ""  # none finite: maps without power, where nothing can get better
     return (
         f"early stop at step {last}: the validation NMSE has not got better since "
-        f"step {best} (train.stop_on_plateau_steps={limits.plateau_steps})"
+        f"step {best.step} (train.stop_on_plateau_steps={limits.plateau_steps})"
     )
 
 
@@ -102,6 +104,8 @@ def problem(
     if "val/nmse" not in values:
         return None
     best, last = min(one.nmse for one in validations), validations[-1].nmse
+    if math.isinf(last) and math.isfinite(values.get("val/rmse_pooled", math.nan)):
+        return None  # the maps have no power; the reconstructions are numbers
     if math.isinf(last):
         what = "the validation NMSE is not finite"
     elif limits.divergence and last > limits.divergence * best:

@@ -37,9 +37,14 @@ def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
       ValueError: its autoencoder is another one.
     """
     try:
-        step = run_folder.best_step(folder)
-        _, params = run_folder.load(folder, step=step)
-        logvar, disc = run_folder.load_loss(folder, step=step)
+        step, ((_, params), (logvar, disc)) = run_folder.hold(
+            folder,
+            0,
+            lambda step: (
+                run_folder.load(folder, step=step),
+                run_folder.load_loss(folder, step=step),
+            ),
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"train.init_from: {error}") from error
     config = run_folder.read_config(folder)

@@ -1,13 +1,22 @@
 """Files that appear under their name once they are whole, and not before."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+# A disk or quota that is full, a file system that turned read-only, a file too large.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+class NoRoomError(OSError):
+    """A file could not be written; the message names it and what helps."""
 
 
 @contextlib.contextmanager
@@ -18,6 +27,7 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises:
       IsADirectoryError: a folder is in its place.
+      NoRoomError: the disk is full, or takes nothing more for another reason.
     """
     if path.is_dir():
         raise IsADirectoryError(
@@ -28,8 +38,24 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if not no_room(error):
+            raise
+        raise NoRoomError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or "
+            "write elsewhere, and give the command again"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def no_room(error: OSError) -> bool:
+    """Whether a file could not be written because the disk takes nothing more."""
+    # NumPy and Pillow have words of their own, and no number.
+    words = error.errno is None and re.search(
+        r"requested and|encoder error", str(error)
+    )
+    return error.errno in NO_ROOM or isinstance(error, NoRoomError) or bool(words)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -47,11 +73,19 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def sweep(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed left unfinished in a folder."""
-    for path in folder.glob(".*.partial"):
+def sweep(folder: pathlib.Path, name: str = "*") -> None:
+    """Removes what processes that were killed left unfinished in a folder.
+
+    Args:
+      name: of the file or folder that they wrote; any by default.
+    """
+    for path in folder.glob(f".{name}.*.partial"):
         process = re.search(r"\.(\d+)\.partial$", path.name)
-        if process and not _runs(int(process[1])):
+        if not process or _runs(int(process[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

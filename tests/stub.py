@@ -35,6 +35,7 @@ def compiled(
     *,
     nmse: Callable[[int], float] = lambda step: 1 / step,
     kl: Callable[[int], float] = lambda step: 100.0,
+    power: float = 1.0,
     bad: Callable[[int, float], bool] = lambda step, rate: False,
     at: tuple[int, Callable[[], None]] = (0, lambda: None),
 ):
@@ -42,6 +43,7 @@ def compiled(
 
     Args:
       nmse: of the validation after so many steps.
+      power: of the validation maps; 0: they have none, and no NMSE.
       kl: nats an image, of the training's steps and of the validation.
       bad: whether a step at this learning rate is not finite.
       at: a step, and what happens while it is taken.
@@ -78,7 +80,12 @@ def compiled(
             done = int(state.step)
             sums = metrics.Sums(*[images * jnp.ones(())] * len(metrics.Sums._fields))
             totals = validate.Totals(
-                sums._replace(nmse=images * nmse(done)),
+                sums._replace(
+                    nmse=images * nmse(done) * power,
+                    squared_error=images * nmse(done),
+                    nmse_images=images * power,
+                    power=images * power,
+                ),
                 {"kl_loss": images * kl(done)},
                 images,
             )

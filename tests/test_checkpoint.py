@@ -47,7 +47,8 @@ def two_saved(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("runs") / "two"
     checkpoints = Checkpoints(workdir)
     for step in (1, 2):
-        checkpoints.save(state_at(step), {"position": step}, {"nmse": 1 / step})
+        data = {"position": step, "seed": 42}
+        checkpoints.save(state_at(step), data, {"nmse": 1 / step})
     checkpoints.wait()
     checkpoints.close()
     return workdir
@@ -64,6 +65,7 @@ def restored_step(workdir: pathlib.Path) -> int:
     state, data = checkpoints.restore_latest(state_at(0))
     checkpoints.close()
     step = int(state.step)
+    assert data.pop("seed", 42) == 42
     assert data == {"position": step}
     jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
     return step
@@ -115,6 +117,16 @@ def move_the_position(folder):
     path.write_text(path.read_text().replace('"position": 2', '"position": 3'))
 
 
+def change_a_number_beside_the_arrays(folder):
+    path = folder / "data" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
+
+
+def better_its_metrics(folder):
+    path = folder / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("0.5", "0.1"))
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -124,6 +136,8 @@ def move_the_position(folder):
         tear_the_position,
         tear_the_metrics,
         move_the_position,
+        change_a_number_beside_the_arrays,
+        better_its_metrics,
     ],
 )
 def test_a_damaged_newest_one_is_set_aside_for_the_one_before(workdir, harm, caplog):
@@ -267,7 +281,9 @@ def test_a_step_without_its_state_is_none(workdir):
         checkpoint.restore_part(workdir, 2, {})
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"nmse": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"nmse": "x"}', '{"nmse": 0.1}']
+)
 def test_damaged_metrics_do_not_choose_the_best(workdir, text):
     (workdir / "checkpoints" / "2" / "metrics" / "metrics").write_text(text)
     assert checkpoint.best_step(workdir) == 1

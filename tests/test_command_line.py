@@ -41,6 +41,10 @@ def test_words_that_are_no_flags_are_refused():
 
 def test_results_that_cannot_be_written_name_place_and_flag(tmp_path):
     assert command_line.folder(tmp_path / "a" / "b", flag="--out").is_dir()
+    left = tmp_path / "a" / f".b.png.{2**22 + 1}.partial"
+    left.touch()
+    command_line.folder(tmp_path / "a", flag="--out")
+    assert not left.exists()
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(OSError, match=r"file.* cannot be .*; give another --out"):

@@ -261,6 +261,24 @@ def test_nan_in_a_reconstruction_shows():
     assert all(np.isnan(value) for value in found.values())
 
 
+def test_nmse_is_the_mean_over_the_images_that_have_power():
+    target, recon = random_maps(0)
+    target = target.at[1].set(0)
+    found = metrics.result(accumulate(target, recon))
+    kept = np.array([0, 2])
+    expected = metrics.result(accumulate(target[kept], recon[kept], [True, True]))
+    assert found["nmse"] == pytest.approx(expected["nmse"], rel=1e-5)
+    power, error = jnp.sum(target**2), jnp.sum((target - recon) ** 2)
+    assert found["nmse_pooled"] == pytest.approx(float(error / power), rel=1e-5)
+    none = metrics.result(accumulate(0 * target, recon))
+    assert np.isnan(none["nmse"]) and np.isfinite(none["rmse_pooled"])
+
+
+def test_the_deciding_nmse_is_the_pooled_one_and_older_runs_have_the_mean():
+    assert metrics.deciding({"nmse": 0.1, "nmse_pooled": 0.2}) == 0.2
+    assert metrics.deciding({"val/nmse": 0.1}, "val/") == 0.1
+
+
 def test_images_without_a_pixel_in_the_region_leave_the_means_alone():
     target, recon = random_maps(0)
     region = jnp.ones_like(target).at[1].set(0)

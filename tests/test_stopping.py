@@ -11,7 +11,7 @@ import stub
 import tiny
 from whole_runs import saved, without_time
 
-from radiovae_jax import datasets, logbook, stopping, train
+from radiovae_jax import curves, datasets, logbook, run_folder, stopping, train
 from radiovae_jax.checkpoint import Checkpoints
 from radiovae_jax.data import pipeline
 from radiovae_jax.stopping import Judged
@@ -43,6 +43,7 @@ def judged(*nmse: float) -> list[Judged]:
         ((0.5, 0.3, math.nan, 0.4), 0, True),
         ((0.1, 0.3, 0.4, 0.5), 10, True),  # the first phase does not count
         ((0.1, 0.1, 0.1, 0.5), 30, False),
+        ((math.inf,) * 4, 0, False),  # maps without power, where nothing gets better
         ((), 0, False),
     ],
 )
@@ -69,6 +70,9 @@ def test_the_plateau_names_the_best_step():
         ({"val/nmse": 1.0}, (0.1, 1.0), ""),
         ({"val/nmse": math.nan}, (0.1, math.nan), "not finite"),
         ({"val/nmse": math.inf}, (math.inf,), "not finite"),
+        # Maps without any power; then a reconstruction that is NaN.
+        ({"val/nmse": math.nan, "val/rmse_pooled": 0.1}, (math.inf,), ""),
+        ({"val/nmse": math.nan, "val/rmse_pooled": math.nan}, (0.1, math.nan), "Lower"),
     ],
 )
 def test_collapse_and_divergence_are_told_apart_from_a_bad_day(values, nmse, words):
@@ -89,9 +93,14 @@ def test_the_history_is_read_from_the_log_up_to_a_step():
         {"step": 1, "train/nll_loss": 3.0},
         {"step": 2, "val/nmse": 0.5},
         {"step": 4, "val/nmse": None},
+        {"step": 5, "val/nmse": None, "val/nmse_pooled": 0.2},
         {"step": 6, "val/nmse": 0.1},
     ]
-    assert stopping.history(lines, until=4) == [Judged(2, 0.5), Judged(4, math.inf)]
+    assert stopping.history(lines, until=5) == [
+        Judged(2, 0.5),
+        Judged(4, math.inf),
+        Judged(5, 0.2),
+    ]
 
 
 def test_the_ledger_names_the_maps_of_the_skipped_batches_alone():
@@ -157,14 +166,27 @@ def test_a_collapse_ends_in_a_message_with_the_remedy(city, tmp_path):
     assert int(saved(tmp_path, config)[0].step) == 4
 
 
-@pytest.mark.slow
-def test_a_divergence_ends_in_a_message_and_keeps_the_best(city, tmp_path):
-    config = tiny.config(city, steps=9, validate_every=2, checkpoint_every=2, images=1)
-    config.train.stop_on_divergence = 10.0
-    values = {2: 0.1, 4: 0.05, 6: 0.6}
-    with pytest.raises(FloatingPointError, match=r"step 6: .*0\.6, more .* step 4 in"):
+@pytest.mark.parametrize(
+    "last, words", [(0.6, r"0\.6, more"), (math.nan, "not finite")]
+)
+def test_what_ends_a_run_at_a_validation_is_saved_and_keeps_the_best(
+    city, tmp_path, last, words
+):
+    """A new best is saved too, whatever checkpoint_every says."""
+    config = tiny.config(
+        city, steps=9, validate_every=2, checkpoint_every=9, keep_checkpoints=1
+    )
+    config.train.update(stop_on_divergence=10.0, images=1)
+    values = {2: 0.1, 4: 0.05, 6: 0.07, 8: last}
+    with pytest.raises(FloatingPointError, match=rf"step 8: .*{words}.* step 4 in"):
         run(config, tmp_path, nmse=values.get)
-    assert int(saved(tmp_path, config)[0].step) == 4
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [4, 8]
+    checkpoints.close()
+    assert run_folder.best_step(tmp_path) == 4
+    lines = logbook.read(tmp_path / "metrics.jsonl")
+    deciding = curves.deciding(curves.of(lines, run_folder.jsonable(config)))
+    assert deciding.steps[deciding.values.argmin()] == 4
 
 
 def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_path):
@@ -259,3 +281,22 @@ def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_p
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [3, 6]
     checkpoints.close()
+
+
+def test_validation_maps_without_signal_are_named_and_the_run_goes_on(tmp_path, caplog):
+    """All of them: the data have no signal, and that is no fault of the network."""
+    rng = np.random.default_rng(0)
+    for split, value in (("train", 1), ("val", 0)):
+        (tmp_path / split).mkdir()
+        for i in range(4):
+            gray = value * rng.integers(0, 255, (32, 32), np.uint8)
+            np.save(tmp_path / split / f"m{i}.npy", np.float32(gray / 255))
+    config = tiny.config(tmp_path, steps=4, validate_every=2, checkpoint_every=4)
+    config.data.update(source="folder", root=str(tmp_path))
+    config.train.stop_on_plateau_steps = 1
+    found = run(config, tmp_path / "run", power=0.0)
+    assert math.isnan(found["nmse"])
+    (said,) = [r.getMessage() for r in caplog.records if "signal" in r.getMessage()]
+    assert "m0, m1, m2, m3" in said and "data.val_split" in said
+    assert last(tmp_path / "run")["step"] == 4
+    assert int(saved(tmp_path / "run", config)[0].step) == 4

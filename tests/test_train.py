@@ -260,6 +260,8 @@ def test_maps_that_are_not_square_are_not_squashed(tmp_path):
         ("train", "dtype", "float16", "bfloat16"),
         ("train", "log_every", 0, "log_every=0 must be a whole number from 1"),
         ("train", "steps", 0, "steps=0 must be"),
+        ("train", "steps", 2**31, "steps=2147483648 must be .* to 2147483647"),
+        ("train", "log_every", 2**63, "must be .* to 2147483647"),
         ("train", "images", 0, "images=0 must be"),
         ("autoencoder", "ch", 48, "multiple of 32"),
         ("autoencoder", "ch_mult", (1, "a"), "must be a tuple of a whole number"),
@@ -278,6 +280,14 @@ def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
     with pytest.raises(ValueError, match=message):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_a_seed_that_would_wrap_or_fail_later_is_refused(city, seed):
+    config = tiny.config(city)
+    config.seed = seed
+    with pytest.raises(ValueError, match=rf"seed={seed} must be .* to 4294967295"):
+        config_check.check(config)
 
 
 def test_unknown_and_missing_fields_of_a_config_file_are_named_together(city, tmp_path):
@@ -314,6 +324,8 @@ def test_a_run_that_fails_late_has_saved_what_it_had(city, tmp_path):
         train.run(config, tmp_path / "run")
     state, position = saved(tmp_path / "run", config)
     assert int(state.step) == position["position"] == 5
+    last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["step"] == 5 and "train/nll_loss" in last
 
 
 def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(city, tmp_path):

@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import resource
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from radiovae_jax import whole_files
 
@@ -46,6 +49,41 @@ def test_only_what_killed_processes_left_is_swept(tmp_path):
     names = [f".a.npz.{number}.partial" for number in (2**22 + 1, os.getppid())]
     for name in (*names, ".mine.partial", "a.npz"):
         (tmp_path / name).touch()
+    whole_files.sweep(tmp_path, "b.npz")
+    assert (tmp_path / names[0]).exists()
+    (tmp_path / f".city.{2**22 + 1}.partial" / "png").mkdir(parents=True)
     whole_files.sweep(tmp_path)
     there = sorted(path.name for path in tmp_path.iterdir())
     assert there == sorted([names[1], ".mine.partial", "a.npz"])
+
+
+def by_text(path):
+    path.write_text("x" * 200_000)
+
+
+def by_numpy(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(200_000))
+
+
+def by_pillow(path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)
+    Image.fromarray(noise).save(path, format="PNG")
+
+
+@pytest.mark.parametrize("write", [by_text, by_numpy, by_pillow])
+def test_a_disk_without_room_is_said_with_the_file_and_what_helps(tmp_path, write):
+    path = tmp_path / "a.png"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with (
+            pytest.raises(whole_files.NoRoomError) as error,
+            whole_files.written(path) as partial,
+        ):
+            write(partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value).startswith(f"{path} cannot be written (")
+    assert "make room, or write elsewhere" in str(error.value)
+    assert not list(tmp_path.iterdir())

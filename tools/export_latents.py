@@ -7,6 +7,7 @@
 Fills WORKDIR/latents/SPLIT with shards, statistics.json (mean, std and scale factor
 1/std of each channel) and manifest.json (config, commit, step, shapes, checksums). The
 same command goes on after an interruption, and the files are those of an unbroken run.
+It goes on with the step that it began with, whatever the best one is by now.
 Other weights, options, or names of maps are refused in the same folder; what the map
 files hold is not compared, so remove the folder after changing one.
 
@@ -104,10 +105,22 @@ def export(args: argparse.Namespace) -> None:
         config.data.root = args.data_root
     source, fields = open_with_condition(config, args.split)
     resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
-    step = args.step or run_folder.best_step(args.workdir)
-    model, params = run_folder.load(args.workdir, args.weights, step=step)
     db = datasets.db_range(config)
     folder = args.out or args.workdir / "latents" / args.split
+    begun = 0 if args.step else shards.unfinished(folder).get("step", 0)
+    try:
+        step, (model, params) = run_folder.hold(
+            args.workdir,
+            args.step or begun,
+            lambda step: run_folder.load(args.workdir, args.weights, step=step),
+        )
+    except FileNotFoundError as error:
+        if not begun:
+            raise
+        raise FileNotFoundError(
+            f"{folder} holds a part of the latents of step {begun}, and {error}; "
+            "remove that folder, or give another --out, to begin with the best step"
+        ) from error
     command_line.folder(folder, flag="--out")
     mesh = sharding.make_mesh(jax.device_count())
     batch_size = sharding.nearest(args.batch_size, mesh.size)

@@ -101,19 +101,24 @@ def export(args: argparse.Namespace) -> None:
             "gives logits, and PyTorch's classes would take them for the image. Decode "
             "with radiovae_jax, or train with another kind of reconstruction"
         )
-    step = args.step or run_folder.best_step(args.workdir)
-    _, params = run_folder.load(args.workdir, args.weights, step=step)
-    params = jax.device_get(params)
+    step, (params, loss) = run_folder.hold(
+        args.workdir, args.step, lambda step: read(args, step, with_loss=is_file)
+    )
     if is_file:
-        logvar, discriminator = jax.device_get(
-            run_folder.load_loss(args.workdir, step=step)
-        )
+        logvar, discriminator = loss
         state = radiodiff_state(params, discriminator, logvar)
         torch_files.write(args.out, state)
     else:
         state = diffusers_weights.autoencoder_to_diffusers(params)
         torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
     print(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
+
+
+def read(args: argparse.Namespace, step: int, *, with_loss: bool) -> tuple[dict, Any]:
+    """Returns the parameters, and with the loss (logvar, discriminator), of a step."""
+    _, params = run_folder.load(args.workdir, args.weights, step=step)
+    loss = run_folder.load_loss(args.workdir, step=step) if with_loss else ()
+    return jax.device_get((params, loss))
 
 
 def radiodiff_state(params: dict, discriminator: dict, logvar) -> StateDict:
