@@ -310,7 +310,7 @@ def test_errors_are_in_the_unit_of_the_maps_or_in_f():
 
 @pytest.mark.parametrize("unit", [{"db_per_unit": 318.75}, {}])
 def test_the_table_says_db_where_there_are_any(unit):
-    numbers = metrics.result(metrics.Sums(*range(1, 12)), db_per_unit=100 * len(unit))
+    numbers = metrics.result(metrics.Sums(*range(1, 13)), db_per_unit=100 * len(unit))
     latent = {"shape": (1, 1, 1), "kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
     found = {
         "data": "maps",
