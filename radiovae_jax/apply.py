@@ -162,10 +162,7 @@ def use(flags: argparse.Namespace) -> None:
             "maps of this run; take --format=npy"
         )
     if flags.unit == "db" and not run.db.span:
-        raise ValueError(
-            f"--unit=db: the maps of {run.description} have no unit in dB "
-            "(data.db_floor, data.db_span); take --unit=f"
-        )
+        raise ValueError(f"--unit=db: {verbs.no_db(run)}; or take --unit=f")
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
     print(f"written to {out}")

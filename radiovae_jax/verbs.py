@@ -266,6 +266,8 @@ def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
 
 
 def read(job: Job, path: pathlib.Path) -> MapFile:
+    if path.suffix.lower() == ".npz" and not job.coder.db.span:
+        raise ValueError(f"{path} holds path gains; {no_db(job.coder)}")
     held = mapfiles.read(path, unit=job.flags.unit, db=job.coder.db)
     if held.f.shape[-1] != job.coder.channels:
         raise ValueError(
@@ -277,6 +279,15 @@ def read(job: Job, path: pathlib.Path) -> MapFile:
     if clipped:
         job.say_once(f"{path}: {clipped}")
     return held
+
+
+def no_db(run: Coder) -> str:
+    """Says that a run's maps have no dB, and how they get them."""
+    return (
+        f"what f is in dB is not known of the maps of {run.description}: set "
+        "data.db_floor and data.db_span in its config.json (dB at f = 0, and dB over "
+        "the whole scale)"
+    )
 
 
 def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):
