@@ -112,14 +112,10 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     path = pathlib.Path(workdir) / "config.json"
     if path.exists():
         saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
-        # Elsewhere dB are only shown; f of Sionna's gains is made with them.
-        made = (
-            ("data.db_floor", "data.db_span") if new["data.source"] == "sionna" else ()
-        )
         differing = [
             f"{name}: {saved.get(name)} there, {new.get(name)} here"
             for name in sorted(saved.keys() | new.keys())
-            if saved.get(name) != new.get(name) and (name in made or name not in FREE)
+            if saved.get(name) != new.get(name) and name not in FREE
         ]
         if differing:
             raise ValueError(
