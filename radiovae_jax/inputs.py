@@ -25,6 +25,15 @@ MOST_ARRAY = 2**33  # bytes of one array
 NAME_LETTERS = 80  # of a name that is shown
 # What stands for other bytes than a picture's or an array's, at the start of a file.
 LFS = b"version https://git-lfs"
+_NO_ZIP = (
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -191,41 +200,47 @@ def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:
             damaged = archive.testzip()
             if damaged:
                 raise ValueError(f"{damaged} does not match its checksum")
-    except (ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _NO_ZIP as error:
         raise ValueError(_as_one(path, what, error, remedy)) from error
-    except (zipfile.BadZipFile, zlib.error, OverflowError) as error:
-        raise ValueError(_as_one(path, what, error, remedy)) from error
+
+
+def npz_shapes(
+    path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes that the headers in an npz promise, by the arrays' names.
+
+    Args:
+      names: of the arrays to look at, as far as they are there; none: all.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no npz, encrypted, or arrays that `npy_header` refuses.
+    """
+    check_file(path, remedy=remedy)
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if not names or name in names:
+                    with archive.open(member) as file:
+                        shapes[name], _ = npy_header(file, member.file_size, name)
+    except (SyntaxError, *_NO_ZIP) as error:
+        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
+    return shapes
 
 
 def read_npz(
     path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz; checksums and sizes are checked before.
+    """Reads the arrays of an npz; sizes and checksums are checked before.
 
-    Args:
-      names: of the arrays to read, as far as they are there; none: all.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no npz, damaged, or arrays that `npy_header` refuses.
+    Args, Raises: as `npz_shapes`; and a ValueError for one that is damaged.
     """
     check_zip(path, what="npz archive", remedy=remedy)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = {
-                member.filename.removesuffix(".npy"): member
-                for member in archive.infolist()
-            }
-            wanted = [name for name in names if name in found] if names else found
-            arrays = {}
-            for name in wanted:
-                with archive.open(found[name]) as file:
-                    npy_header(file, found[name].file_size, name)
-                with archive.open(found[name]) as file:
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-            return arrays
-    except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
+    found = npz_shapes(path, names, remedy=remedy)
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in found}
 
 
 def _as_one(path: pathlib.Path, what: str, error: Exception, remedy: str) -> str:

@@ -130,6 +130,14 @@ def test_maps_that_saturate_for_the_most_part_are_refused_with_their_range(tmp_p
     np.testing.assert_allclose([f.min(), f.max()], [8.8 / 60, 57.7 / 60], atol=1e-6)
 
 
+def test_the_size_of_a_scene_is_checked_before_it_is_read(tmp_path, monkeypatch):
+    save(tmp_path / "a.npz", path_gain=np.full((1, 9, 8), 1e-9))
+    monkeypatch.setattr(radiomap, "MOST_PIXELS", 71)
+    monkeypatch.setattr(np, "load", lambda *a, **options: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"a.npz is 9x8, and maps of at most 71 pixel"):
+        sionna.read_scene(tmp_path / "a.npz")
+
+
 def test_gains_need_a_unit(tmp_path):
     path = save(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):

@@ -219,19 +219,6 @@ def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
     assert run_folder.read_config(tmp_path).to_dict() == json.loads(json.dumps(values))
 
 
-def test_the_range_of_db_may_change_only_where_it_is_shown_alone(tmp_path):
-    config = tiny.config(tmp_path / "city")
-    for source, same in (("folder", True), ("sionna", False)):
-        config.data.update(source=source, db_floor=None, db_span=None)
-        run_folder.claim(tmp_path / source, config)
-        config.data.update(db_floor=-150.0, db_span=120.0)
-        if same:
-            run_folder.claim(tmp_path / source, config)
-        else:
-            with pytest.raises(ValueError, match=r"data.db_floor: None there, -150.0"):
-                run_folder.claim(tmp_path / source, config)
-
-
 def test_maps_that_are_not_square_are_not_squashed(tmp_path):
     (tmp_path / "maps").mkdir()
     for name in "abcdefghij":

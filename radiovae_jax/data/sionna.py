@@ -29,6 +29,7 @@ from radiovae_jax.data.radiomap import DbRange
 
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
 FIELDS = ("gray", "antenna")
+REMEDY = "export it again, or copy it again from the source"
 
 
 class Scene(NamedTuple):
@@ -201,9 +202,14 @@ class SionnaFolder:
 
 
 def _load(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    remedy = "export it again, or copy it again from the source"
-    arrays = inputs.read_npz(path, keys, remedy=remedy)
-    missing = [key for key in keys if key not in arrays]
+    shapes = _shapes(path, keys)
+    radiomap.check_size(shapes["path_gain"][-2:], str(path))
+    return inputs.read_npz(path, keys, remedy=REMEDY)
+
+
+def _shapes(path: pathlib.Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    shapes = inputs.npz_shapes(path, keys, remedy=REMEDY)
+    missing = [key for key in keys if key not in shapes]
     if missing:
         with zipfile.ZipFile(path) as archive:
             found = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -212,16 +218,17 @@ def _load(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             f"{', '.join(found) or 'nothing'}); export it as the top of "
             "radiovae_jax/data/sionna.py shows"
         )
-    return arrays
+    return shapes
 
 
 def count_maps(path: pathlib.Path) -> int:
-    """Returns the number of a scene's transmitters.
+    """Returns the number of a scene's transmitters, from its header.
 
     Raises:
-      FileNotFoundError, ValueError: it cannot be read.
+      FileNotFoundError, ValueError: it cannot be read, or says no such number.
     """
-    return len(_load(path, KEYS[:1])["path_gain"])
+    count, *_ = _shapes(path, KEYS[:1])["path_gain"] or (0,)
+    return count
 
 
 def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
@@ -230,7 +237,6 @@ def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
             f"{path}: path_gain is {gain.dtype} of shape {gain.shape}, expected "
             "floats [tx, ny, nx]"
         )
-    radiomap.check_size(gain.shape[1:], str(path))
     finite = gain[np.isfinite(gain)]
     # First, since 0 instead of the -inf in dB would become the strongest gain.
     if (finite < 0).any():
