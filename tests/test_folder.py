@@ -75,7 +75,9 @@ def test_a_map_in_a_folder_of_its_split_carries_its_name(tmp_path):
         fill(tmp_path / "train" / name, 1)
     source = folder.MapFolder(tmp_path, split="train")
     assert names(source) == {"a/0", "b/0"}
-    assert source.summary().endswith("2 folders in it, split by its folders train/")
+    assert source.summary().endswith(
+        "from 2 of its folders, split by its folders train/"
+    )
 
 
 def test_floating_maps_of_several_channels_are_f(tmp_path):

@@ -85,7 +85,7 @@ def test_one_by_one_the_files_are_dealt_as_ever(tmp_path):
             "train/a/0 train/b/0 val/a/0",
             "train",
             "a/0 b/0",
-            "2 folders in it, split by",
+            "from 2 of its folders, split by",
         ),
         ("training/0 Testing/5", "test", "5", "training/, Testing/"),
         ("train/7_0 val/7_1", "train", "7_0", "train/, val/"),
@@ -95,11 +95,11 @@ def test_one_by_one_the_files_are_dealt_as_ever(tmp_path):
             "7_1 9_0",
             "(names of one group are in two: 7_0 in train, 7_1 in val)",
         ),
-        ("a/0 b/0 .c/0", "all", "a/0 b/0", "2 folders in it"),
+        ("a/0 b/0 .c/0", "all", "a/0 b/0", "from 2 of its folders"),
         ("a/0 1", "all", "1", ""),
         # What our runs, and synthetic cities, leave in a folder.
-        ("a/0 runs/checkpoints/0 runs/images/0", "all", "a/0", "1 folders in it"),
-        ("a/0 city/gain/DPM/0 city/png/cars/0", "all", "a/0", "1 folders in it"),
+        ("a/0 runs/checkpoints/0 runs/images/0", "all", "a/0", "from 1 of its folders"),
+        ("a/0 city/gain/DPM/0 city/png/cars/0", "all", "a/0", "from 1 of its folders"),
     ],
 )
 def test_subfolders_are_splits_or_hold_the_maps(tmp_path, names, split, expected, said):

@@ -87,7 +87,7 @@ def split_files(
         )
     chosen, bases = files[split], {*folders.values()}
     inner = {path.parent for path in chosen} - bases - {root}
-    within = f"{len(inner)} folders in it" if inner else ""
+    within = f"from {len(inner)} of its folders" if inner else ""
     return Part(
         files=chosen,
         names=[_name(path, root, bases) for path in chosen],
