@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -171,3 +172,34 @@ def test_what_cannot_be_exported_ends_in_one_message(workdir, tmp_path, capsys):
     for flag in ("--shard_size=0", "--seed=4294967296"):
         with pytest.raises(SystemExit):
             run(workdir, flag)
+
+
+def test_an_interrupted_export_goes_on_with_its_step_while_that_is_there(
+    workdir, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(workdir, tmp_path / "run")
+    out, checkpoints = tmp_path / "out", tmp_path / "run" / "checkpoints"
+    arguments = ("--split=train", "--format=npz", "--shard_size=6", f"--out={out}")
+    write = export_latents.shards.write
+
+    def interrupted(path, records):
+        if "00001" in path.name:
+            raise KeyboardInterrupt
+        write(path, records)
+
+    monkeypatch.setattr(export_latents.shards, "write", interrupted)
+    assert run(tmp_path / "run", *arguments) == 130
+    monkeypatch.undo()
+    shutil.copytree(checkpoints / "1", checkpoints / "2")  # the training goes on
+    shutil.copytree(out, tmp_path / "late")
+    assert run_folder.best_step(tmp_path / "run") == 2
+    assert run(tmp_path / "run", *arguments) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["identity"]["step"], manifest["count"]) == (1, 16)
+    shutil.rmtree(checkpoints / "1")
+    capsys.readouterr()
+    late = f"--out={tmp_path / 'late'}"
+    assert run(tmp_path / "run", *arguments, late) == 1
+    said = capsys.readouterr().err
+    assert "a part of the latents of step 1" in said
+    assert "it has those of [2]" in said and "another --out" in said

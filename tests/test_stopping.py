@@ -140,9 +140,27 @@ def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     assert int(saved(tmp_path, config)[0].step) == 8
     assert run(config, tmp_path)["nmse"] == 0.375
     assert last(tmp_path)["step"] == 8
-    config.train.update(stop_on_plateau_steps=0, stop_at=9)
+    config.train.update(extend=True)
+    run(config, tmp_path, nmse={10: 0.3, 12: 0.4, 14: 0.4}.get)
+    assert last(tmp_path)["step"] == 14
+    config.train.update(extend=False, stop_on_plateau_steps=0, stop_at=15)
     run(config, tmp_path)
-    assert last(tmp_path)["step"] == 9
+    assert last(tmp_path)["step"] == 15
+
+
+def test_a_finished_run_goes_on_with_other_rates_and_the_state_it_had(city, tmp_path):
+    config = tiny.config(city, steps=3, checkpoint_every=3)
+    config.data.val_split = ""
+    config.optimizer.update(schedule="constant", learning_rate=1.0)
+    run(config, tmp_path)
+    config.train.update(steps=5, extend=True)
+    config.optimizer.learning_rate = 0.25
+    run(config, tmp_path)
+    lines = logbook.read(tmp_path / "metrics.jsonl")
+    assert [line["train/learning_rate"] for line in lines] == [1, 1, 1, 0.25, 0.25]
+    state, position = saved(tmp_path, config)
+    assert int(state.step) == position["position"] == 5
+    assert float(state.params["logvar"]) == 5  # the stub adds 1 a step
 
 
 @pytest.mark.slow
