@@ -8,17 +8,21 @@ Every field of the config can be given as --config.SECTION.FIELD=VALUE. The same
 command in the same workdir continues a run that was stopped.
 """
 
+import functools
 import pathlib
+
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import command_line
-
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, configs/radio.py say; :VARIANT may follow."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = command_line.define_path(
     "workdir", "", "Folder of the run; runs/NAME_OF_THE_CONFIG by default."
 )
 DISTRIBUTED = flags.DEFINE_bool(
@@ -57,8 +61,7 @@ def main(argv: list[str]) -> None:
     # After the flags: --help shall not wait for JAX.
     from radiovae_jax import distributed
 
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(command_line.not_chatter)
+    command_line.log_plainly(logging.INFO)
     try:
         with command_line.one_message(
             debug=DEBUG.value, stopped="stopped; a run goes on with the same command"
@@ -76,9 +79,9 @@ def run() -> None:
 
     from radiovae_jax import distributed, dry_run, showing, train
 
-    command_line.keep_compiled()
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
-    distributed.start(
+    join = functools.partial(
+        distributed.start,
         automatic=DISTRIBUTED.value,
         coordinator=COORDINATOR.value,
         processes=PROCESSES.value,
@@ -86,6 +89,7 @@ def run() -> None:
         heartbeat_s=HEARTBEAT.value,
         connect_s=CONNECT.value,
     )
+    command_line.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
     if DRY_RUN.value:
