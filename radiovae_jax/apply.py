@@ -13,15 +13,19 @@ again, and maps of more than 512x512 pixels go through the network band by band,
 little memory and with the result of one pass. VERB --help shows the flags.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import coder, command_line, latent_files, verbs
+from radiovae_jax import coder, latent_files, verbs
 from radiovae_jax.data import mapfiles
 
 VERBS = {
@@ -38,7 +42,7 @@ STOPPED = (
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         prog="python -m radiovae_jax.apply",
         description=summary,
@@ -52,7 +56,7 @@ def parser() -> command_line.Parser:
         if files:
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
-            verb.add_argument("files", nargs=count, type=pathlib.Path, help=what)
+            verb.add_argument("files", nargs=count, type=command_line.path, help=what)
         _run_flags(verb, name)
         if maps:
             verb.add_argument(
@@ -82,7 +86,7 @@ def parser() -> command_line.Parser:
 
 
 def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
-    required = dict(type=pathlib.Path, metavar="DIR")
+    required = dict(type=command_line.path, metavar="DIR")
     verb.add_argument("--workdir", required=True, help="folder of the run", **required)
     verb.add_argument(
         "--out", help=f"for the results; default WORKDIR/apply/{name}", **required
@@ -150,7 +154,7 @@ def use(flags: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.keep_compiled()
+    command_line.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
     run = coder.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
@@ -167,5 +171,5 @@ def use(flags: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
+    command_line.log_plainly(logging.WARNING)
     sys.exit(main())

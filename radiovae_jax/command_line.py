@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> list[str]:
     """
     problem, config = "", None
     try:
-        words, config = _words(argv)
+        words, config = config_words(argv)
         rest = flags.FLAGS(words)
     except SystemExit:  # of absl's --help, with status 1
         if "config" in flags.FLAGS:
@@ -88,7 +88,7 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _words(argv: list[str]) -> tuple[list[str], str]:
+def config_words(argv: list[str]) -> tuple[list[str], str]:
     """Returns the words with each field of a config once, and the config's file."""
     kept: dict[str, list[str]] = {}
     left, config = collections.deque(argv), ""

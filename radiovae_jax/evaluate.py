@@ -9,6 +9,11 @@ generator's latents are no modes), and a linear coder. Reconstructions are clipp
 given, each by its name.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import pathlib
 from typing import Any
 
@@ -21,7 +26,6 @@ from tqdm import tqdm
 from radiovae_jax import (
     baselines,
     checkpoint,
-    command_line,
     comparison,
     config_check,
     datasets,
@@ -38,9 +42,11 @@ from radiovae_jax.data.batch import resize
 from radiovae_jax.measure import Measured, measure
 from radiovae_jax.models import lpips
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
-DATA_ROOT = flags.DEFINE_string("data_root", "", "Data, if not where the config says.")
+DATA_ROOT = command_line.define_path(
+    "data_root", "", "Data, if not where the config says."
+)
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
 STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -49,7 +55,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 BASELINE = flags.DEFINE_enum(
     "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
 )
-PERCEPTUAL = flags.DEFINE_string(
+PERCEPTUAL = command_line.define_path(
     "perceptual_weights",
     "",
     "LPIPS's: hub, a folder, random, or none; the config's if not given.",
@@ -245,10 +251,10 @@ def picture(measured: Measured, *, with_buildings: bool):
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # what is worth saying is in the notes
+    command_line.log_plainly(logging.ERROR)  # what is worth saying is in the notes
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
-        command_line.keep_compiled()
+        command_line.start_jax()
         found = evaluate(
             pathlib.Path(WORKDIR.value),
             split=SPLIT.value,

@@ -8,13 +8,18 @@ line that says which command makes it. Training ends with it, an evaluation and 
 export of latents renew it.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import pathlib
 
 from absl import app, flags
 
-from radiovae_jax import command_line, report_page
+from radiovae_jax import report_page
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 

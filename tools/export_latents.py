@@ -25,6 +25,11 @@ WORKDIR/latents/statistics.json, which tools/export_torch.py reads, is a copy of
 training split's statistics, or of another's as long as there is none of these weights.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
 import hashlib
 import pathlib
@@ -37,7 +42,6 @@ import ml_collections
 from absl import logging
 
 from radiovae_jax import (
-    command_line,
     config_check,
     datasets,
     latents,
@@ -65,10 +69,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     whole, some = command_line.at_least(0), command_line.at_least(1)
     seed = command_line.at_least(0, command_line.MAX_SEED)
-    add("workdir", type=pathlib.Path, help="folder of the run")
+    add("workdir", type=command_line.path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
-    add("--out", type=pathlib.Path, help="folder (default: WORKDIR/latents/SPLIT)")
-    add("--data_root", default="", help="data, if not where the config says")
+    add("--out", type=command_line.path, help="folder (default: WORKDIR/latents/SPLIT)")
+    data_words = "data, if not where the config says"
+    add("--data_root", type=command_line.path, help=data_words)
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add(
@@ -96,11 +101,11 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.keep_compiled()
+    command_line.start_jax()
     config = run_folder.read_config(args.workdir)
     config_check.check(config)
     if args.data_root:
-        config.data.root = args.data_root
+        config.data.root = str(args.data_root)
     source, fields = open_with_condition(config, args.split)
     step = args.step or run_folder.best_step(args.workdir)
     model, params = run_folder.load(args.workdir, args.weights, step=step)
@@ -238,5 +243,5 @@ def describe(folder: pathlib.Path, manifest: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

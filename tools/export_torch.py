@@ -9,8 +9,12 @@ it: the autoencoder, loss.discriminator.* and loss.logvar. A folder is what
 diffusers.AutoencoderKL.from_pretrained reads. Needs `pip install radiovae-jax[torch]`.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +24,6 @@ import numpy as np
 from absl import logging
 
 from radiovae_jax import (
-    command_line,
     diffusers_weights,
     run_folder,
     torch_files,
@@ -42,10 +45,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
+    parser.add_argument("workdir", type=command_line.path, help="folder of the run")
     parser.add_argument(
         "out",
-        type=pathlib.Path,
+        type=command_line.path,
         help=f"file ({SUFFIXES}), or a folder (no suffix) for diffusers",
     )
     parser.add_argument(
@@ -62,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--latents",
-        type=pathlib.Path,
+        type=command_line.path,
         help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
         "channel, for diffusers' scaling_factor and shift_factor (default: "
         "WORKDIR/latents/statistics.json where there is one; else the factors that "
@@ -80,6 +83,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.start_jax()
     is_file = bool(args.out.suffix)
     if is_file and args.out.suffix not in torch_files.SUFFIXES:
         raise ValueError(
@@ -155,5 +159,5 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

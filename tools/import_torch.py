@@ -11,6 +11,11 @@ rest from --config; `python -m radiovae_jax.main` with the same config goes on f
 there, and `radiovae_jax.load` reads it. Needs `pip install radiovae-jax[torch]`.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
 import json
 import pathlib
@@ -26,7 +31,6 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from radiovae_jax import (
-    command_line,
     config_check,
     diffusers_weights,
     experiment,
@@ -56,13 +60,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=pathlib.Path, help="file, or diffusers folder")
     parser.add_argument(
-        "--workdir", type=pathlib.Path, required=True, help="run folder to make"
+        "file", type=command_line.path, help="file, or diffusers folder"
+    )
+    parser.add_argument(
+        "--workdir", type=command_line.path, required=True, help="run folder to make"
     )
     parser.add_argument(
         "--config",
-        default=str(CONFIG),
+        type=command_line.path,
+        default=CONFIG,
         help="config file of all that tensors do not say (default: configs/radio.py); "
         "fields of it as --config.SECTION.FIELD=VALUE",
     )
@@ -117,6 +124,7 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.start_jax()
     if args.workdir.exists() and (
         not args.workdir.is_dir() or any(args.workdir.iterdir())
     ):
@@ -241,13 +249,14 @@ def read_loss(
     return disc, logvar
 
 
-def read_config(path: str, overrides: list[str]) -> ml_collections.ConfigDict:
+def read_config(path: pathlib.Path, overrides: list[str]) -> ml_collections.ConfigDict:
     """Returns the config as main.py would read it.
 
     Raises:
       ValueError: there is no such file or field, or the file cannot be run.
     """
-    values, words = flags.FlagValues(), ["", f"--config={path}", *overrides]
+    words, _ = command_line.config_words(["", f"--config={path}", *overrides])
+    values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=words
     )
@@ -304,7 +313,7 @@ def command(args, overrides: list[str], given, config) -> str:
         for name, value in after.items()
         if before[name] != value
     }
-    # A tuple that is given twice is not replaced but lengthened.
+    # What the weights say otherwise replaces what was given.
     kept = [word for word in overrides if word.partition("=")[0] not in changed]
     words = [f"--config={args.config}", f"--workdir={args.workdir}", *kept]
     words += [f"{name}={value}" for name, value in changed.items()]
@@ -312,5 +321,5 @@ def command(args, overrides: list[str], given, config) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

@@ -13,6 +13,11 @@ the table has every run in OUT.
 A run of 150 steps takes about a minute of a core, most of it compilation.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
 import csv
 import functools
@@ -34,7 +39,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from radiovae_jax import (
-    command_line,
     config_check,
     datasets,
     losses,
@@ -358,14 +362,19 @@ def draw(records: list[dict[str, Any]]) -> Figure:
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"), metavar="DIR")
+    add(
+        "--out",
+        type=command_line.path,
+        default=pathlib.Path("runs/sweep"),
+        metavar="DIR",
+    )
     add("--steps", type=int, default=150, help="of each run, default 150")
     add("--size", type=int, default=32, help="side of the maps, default 32")
     add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
@@ -378,7 +387,7 @@ def parser() -> command_line.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     flags = parser().parse_args(argv)
-    logging.set_verbosity(logging.WARNING)
+    command_line.log_plainly(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(flags.out / "compiled"))
     return command_line.status(lambda: compare(flags), debug=flags.debug)
 
@@ -389,6 +398,7 @@ def compare(flags: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError, FloatingPointError: what is wrong.
     """
+    command_line.start_jax()
     runs = list(itertools.product(flags.reconstruction, flags.beta, flags.schedule))
     check_finished(flags.out, steps=flags.steps, size=flags.size)
     sweep(flags.out, runs, steps=flags.steps, size=flags.size)

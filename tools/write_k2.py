@@ -10,8 +10,12 @@ interrupted goes on. A mask is made of the true map: it gives its edges away.
 It takes about 10 ms a map; without masks they are computed during the training.
 """
 
+from radiovae_jax import command_line
+
+if __name__ == "__main__":
+    command_line.ends_at_ctrl_c()
+
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +23,7 @@ import jax
 import numpy as np
 import tqdm
 
-from radiovae_jax import command_line, physics
+from radiovae_jax import physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
 
@@ -66,14 +70,17 @@ _k2_neg_norm = jax.jit(physics.k2_neg_norm)
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--root", required=True, type=pathlib.Path, help="folder with gain/ and png/"
+        "--root",
+        required=True,
+        type=command_line.path,
+        help="folder with gain/ and png/",
     )
     parser.add_argument(
         "--simulation", default="IRT4", help=f"one of {', '.join(SIMULATIONS)}"
@@ -91,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
 
     def work() -> None:
+        command_line.start_jax()
         written, there = write(args.root, args.simulation)
         folder = args.root / "gain"
         print(f"{written} masks written, {there} of {args.simulation} in {folder}")
