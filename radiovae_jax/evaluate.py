@@ -29,6 +29,7 @@ from radiovae_jax import (
     comparison,
     config_check,
     datasets,
+    inputs,
     latents,
     plots,
     provenance,
@@ -84,9 +85,11 @@ def evaluate(
       ValueError, FileNotFoundError: no run, no such split, data that cannot be read.
       OSError: its folder cannot be written.
     """
+    workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
     config_check.check(config)
     if data_root:
+        data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.
         if config.data.source == "synthetic" and not pathlib.Path(data_root).is_dir():
             raise FileNotFoundError(
@@ -100,9 +103,13 @@ def evaluate(
     model, params = run_folder.load(workdir, weights, step=step)
     folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
+    # A run without LPIPS was trained without the Hub, and is measured without it.
+    ask_hub = bool(perceptual_weights or config.loss.perceptual_weight)
     seen = seen_shape(config, source.shape)
     stored = config.train.metrics_size == "stored"
-    lpips_weights = perceptual(wanted, source.shape if stored else seen, notes)
+    lpips_weights = perceptual(
+        wanted, source.shape if stored else seen, notes, ask_hub=ask_hub
+    )
     # VGG takes gray and colours; LPIPS goes over other channels one by one.
     telling = lpips_weights != () and wanted != "random" and seen[2] in (1, 3)
     judge = comparison.Judge(
@@ -178,9 +185,13 @@ def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int
 
 
 def perceptual(
-    source: str, shape: tuple[int, ...], notes: list[str]
+    source: str, shape: tuple[int, ...], notes: list[str], *, ask_hub: bool = True
 ) -> lpips.LpipsWeights | tuple[()]:
-    """Returns LPIPS's weights where they are there and the maps large enough; or ()."""
+    """Returns LPIPS's weights where they are there and the maps large enough; or ().
+
+    Args:
+      ask_hub: False takes of "hub" what this machine has fetched before.
+    """
     if source == "none":
         notes.append("no LPIPS: not asked for")
         return ()
@@ -191,7 +202,7 @@ def perceptual(
         )
         return ()
     try:
-        weights = lpips.load_weights(source)
+        weights = lpips.load_weights(source, ask_hub=ask_hub)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).partition(". ")[0].removeprefix("LPIPS weights: ")
         notes.append(f"no LPIPS (--perceptual_weights says where from): {reason}")

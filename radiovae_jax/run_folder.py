@@ -4,13 +4,14 @@ import errno
 import functools
 import json
 import pathlib
+import shlex
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from radiovae_jax import checkpoint, experiment
+from radiovae_jax import checkpoint, experiment, inputs
 from radiovae_jax.models.autoencoder import AutoencoderKL
 
 # Changing these does not change what a step computes: a resumed run may.
@@ -159,11 +160,12 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
     Raises:
       FileNotFoundError: the folder is not that of a run.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = inputs.local(workdir, "workdir") / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it has no config.json. Train one "
-            "with python -m radiovae_jax.main --workdir DIR"
+            "with python -m radiovae_jax.main --config configs/quickstart.py "
+            f"--workdir {shlex.quote(str(workdir))}"
         )
     try:
         values = json.loads(path.read_text())
@@ -251,7 +253,7 @@ def best_step(workdir: pathlib.Path | str) -> int:
       FileNotFoundError: no run, or no checkpoint in it.
     """
     read_config(workdir)
-    return checkpoint.best_step(pathlib.Path(workdir))
+    return checkpoint.best_step(inputs.local(workdir, "workdir"))
 
 
 def _restore(workdir: pathlib.Path | str, step: int, like: Any) -> Any:
@@ -260,8 +262,9 @@ def _restore(workdir: pathlib.Path | str, step: int, like: Any) -> Any:
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
     )
-    step = step or checkpoint.best_step(pathlib.Path(workdir))
-    return checkpoint.restore_part(pathlib.Path(workdir), step, like)
+    workdir = inputs.local(workdir, "workdir")
+    step = step or checkpoint.best_step(workdir)
+    return checkpoint.restore_part(workdir, step, like)
 
 
 def jsonable(config: ml_collections.ConfigDict) -> dict:

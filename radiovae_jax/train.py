@@ -19,6 +19,7 @@ from radiovae_jax import (
     datasets,
     distributed,
     experiment,
+    inputs,
     logbook,
     run_folder,
     sharding,
@@ -221,7 +222,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
       FloatingPointError: the numbers say that going on is of no use.
       Interrupted: a signal came; what was done is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = inputs.local(workdir, "workdir")
     config = run_folder.continued(workdir, config)
     setup = set_up(config)
     start_from = None
