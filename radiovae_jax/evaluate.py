@@ -21,7 +21,6 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
 from radiovae_jax import (
     baselines,
@@ -42,6 +41,7 @@ from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.measure import Measured, measure
 from radiovae_jax.models import lpips
+from radiovae_jax.progress import Bar
 
 WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
@@ -237,7 +237,7 @@ def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
     source = datasets.open_data(config, config.data.train_split)
     maps = (
         resize(radiomap.gray_to_f(source[i]["gray"])[None], config.data.image_size)
-        for i in tqdm(range(len(source)), desc="pca", unit="map")
+        for i in Bar(range(len(source)), desc="pca", unit="map")
     )
     return baselines.fit_pca(maps, patch=model.downsampling, components=model.embed_dim)
 

@@ -10,15 +10,17 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 
-def bar(*arguments: Any, **options: Any) -> tqdm:
-    """Returns tqdm's bar, as wide as the terminal where that has a width.
+class Bar(tqdm):
+    """tqdm's bar, as wide as the terminal where that has a width."""
 
-    Some terminals (of containers, of editors) say that they have 0 columns, and tqdm
-    would show nothing there.
-    """
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **(_width() | options))
+
+
+def _width() -> dict[str, Any]:
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):  # no terminal, or one that a notebook stands for
+    except (OSError, ValueError):  # no terminal, or a notebook in its place
         columns = -1
-    width = {"ncols": 80} if columns == 0 else {"dynamic_ncols": True}
-    return tqdm(*arguments, **(width | options))
+    # Terminals of containers and editors say 0, and tqdm would show nothing there.
+    return {"ncols": 80, "nrows": 24} if columns == 0 else {"dynamic_ncols": True}

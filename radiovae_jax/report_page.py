@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from radiovae_jax import curves, diagnosis, record, report_charts, whole_files
+from radiovae_jax import (
+    curves,
+    diagnosis,
+    record,
+    report_charts,
+    run_record,
+    whole_files,
+)
 from radiovae_jax.comparison import COLUMNS, POOLED
 from radiovae_jax.curves import Run
 
@@ -60,6 +67,7 @@ def page(workdir: pathlib.Path) -> str:
         "Evaluation": evaluations(workdir),
         "Validation in training": validations(run),
         "Latents": latents(workdir),
+        "Run": starts(run_record.read(workdir)),
         "Config": settings(config),
     }
     body = "\n".join(
@@ -254,6 +262,18 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         deeper = isinstance(value, Mapping)
         items |= flat(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
     return items
+
+
+def starts(found: Mapping[str, Any]) -> str:
+    """Returns a column for each start of a run, from its run.json."""
+    if not found:
+        return hint("No run.json: the run is older, or the file is damaged.")
+    columns = [found, *found.get("resumes", ())]
+    flats = [flat({**one, "resumes": None}) for one in columns]
+    names = [name for name in flats[0] if name != "resumes"]
+    rows = [(name, *(str(one.get(name, "–")) for one in flats)) for name in names]
+    head = ("", "first start", *(f"resume {i}" for i in range(1, len(columns))))
+    return table(head, rows)
 
 
 def section(title: str, content: str) -> str:

@@ -21,7 +21,9 @@ from radiovae_jax import (
     experiment,
     inputs,
     logbook,
+    overview,
     run_folder,
+    run_record,
     sharding,
     train_step,
     validate,
@@ -235,14 +237,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     if distributed.is_first():
         run_folder.claim(workdir, config)
     distributed.wait_for_all("the folder of the run")
-    for name, data in (("training", setup.train_data), ("validation", setup.val_data)):
-        logging.info("%s data: %s", name, data.summary() if data else "none")
+    logging.info("%s\nfolder      %s", overview.start(config, setup), workdir)
 
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     # Checkpoints are of whole arrays: any mesh reads what any other wrote.
     restored, rollbacks = checkpoints.restore_latest(setup.fresh), 0
     if restored is None:
+        logging.info("drawing the first weights (usually 5 to 30 s)")
         state = experiment.drawn_state(
             config, setup.built, init_key, places(setup.fresh)
         )
@@ -267,7 +269,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
         rollbacks=rollbacks,
     )
     try:
-        return loop.run(state, setup.batches)
+        with run_record.kept(workdir, step=int(state.step)):
+            return loop.run(state, setup.batches)
     finally:
         setup.batches.close()
         checkpoints.close()

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from radiovae_jax import coder, colours, command_line, latent_files, plots
 from radiovae_jax.coder import Coder, Frame
 from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
+from radiovae_jax.progress import Bar
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -310,12 +310,12 @@ def frame_of(job: Job, held: MapFile) -> Frame:
 
 
 def bar(items: Iterable, unit: str) -> Iterable:
-    return tqdm(list(items), unit=unit.removesuffix("s"), desc=unit)
+    return Bar(list(items), unit=unit.removesuffix("s"), desc=unit)
 
 
 def say(text: str) -> None:
     """Prints a line above the progress bar."""
-    tqdm.write(text)
+    Bar.write(text)
 
 
 def by(sides: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "radiovae_jax"
 
 # From the leaves up; a module imports from its own room and from those above it here.
 ROOMS = [
-    {"types", "whole_files", "inputs"},
+    {"types", "whole_files", "inputs", "progress"},
     {"losses", "physics", "slopes", "torch_tables", "data.radiomap", "data.splits"},
     {"torch_structure"},
     {
@@ -32,6 +32,7 @@ ROOMS = [
         "baselines",
         "command_line",
         "interruption",
+        "run_record",
         "checksums",
         "orbax_errors",
         "comparison",
@@ -47,7 +48,7 @@ ROOMS = [
     {"diffusers_weights", "curves"},
     {"torch_files", "panels", "diagnosis"},
     {"figures", "dashboard", "report_charts"},
-    {"report_page"},
+    {"report_page", "overview"},
     {"experiment", "datasets", "config_check"},
     {"run_folder", "judging"},
     {"warm_start", "loop", "coder", "verbs"},
@@ -116,6 +117,7 @@ def test_only_the_top_knows_the_config():
             "loop",
             "train",
             "dry_run",
+            "overview",
             "main",
             "evaluate",
         ):

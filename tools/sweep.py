@@ -36,7 +36,6 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from radiovae_jax import (
     config_check,
@@ -50,6 +49,7 @@ from radiovae_jax import (
 )
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import to_batch
+from radiovae_jax.progress import Bar
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -234,7 +234,7 @@ def sweep(
             f"{out} is no folder that can be written ({error.strerror}); give another "
             "--out"
         ) from error
-    with tqdm(runs, unit="run", file=sys.stdout) as bar:
+    with Bar(runs, unit="run", file=sys.stdout) as bar:
         for (kind, beta, schedule), config in zip(bar, configs, strict=True):
             folder = out / f"{kind}_{beta:g}_{schedule}"
             bar.set_postfix_str(folder.name)

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import tqdm
 
 from radiovae_jax import physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
+from radiovae_jax.progress import Bar
 
 FIELD = "k2_neg_norm"
 
@@ -43,7 +43,7 @@ def write(root: radiomap.Path, simulation: str) -> tuple[int, int]:
     )
     paths = [maps.path(FIELD, index) for index in range(len(maps))]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
-    for index in tqdm.tqdm(missing, desc=f"{simulation} k^2", unit="map"):
+    for index in Bar(missing, desc=f"{simulation} k^2", unit="map"):
         record = maps[index]
         drawn = mask(record["gray"], record["antenna"])
         try:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from radiovae_jax.data import city, dominant_path, radiomap, radiomapseer, splits
+from radiovae_jax.progress import Bar
 
 RECORD = "synthetic.json"
 # Changed with every change of what is drawn, so that old cities are not mixed in.
@@ -118,7 +119,8 @@ def write_city(
         (partial / "png" / folder).mkdir(parents=True)
     (partial / "gain" / simulation).mkdir(parents=True)
     (partial / "antenna").mkdir()
-    for number in map_numbers(maps):
+    # A map of 256x256 takes about a second for each transmitter.
+    for number in Bar(map_numbers(maps), desc="drawing the city", unit="map"):
         _write_map(partial, number, record)
     (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     try:
