@@ -159,7 +159,7 @@ def use(flags: argparse.Namespace) -> None:
     run = coder.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
-    print(run.description)
+    command_line.say(run.description)
     if getattr(flags, "format", None) == "png" and run.channels != 1:
         raise ValueError(
             f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
@@ -167,7 +167,7 @@ def use(flags: argparse.Namespace) -> None:
         )
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
-    print(f"written to {out}")
+    command_line.say(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,20 @@ class Interrupted(Exception):
     """A signal ended the run after a step that is saved; the message says which."""
 
 
+def shown(text: str) -> str:
+    """Returns lines as a terminal can show them, whatever names they quote."""
+    letters = len(text)  # none is left out
+    return "\n".join(
+        inputs.printable(line, letters=8 * letters) for line in text.split("\n")
+    )
+
+
+def say(text: str) -> None:
+    print(shown(text))
+
+
 def fail(message: str) -> NoReturn:
-    print(f"\nerror: {message}", file=sys.stderr)
+    print(f"\nerror: {shown(message)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -148,7 +160,7 @@ def log_plainly(level: int) -> None:
 
 class _Plain(stdlib_logging.Formatter):
     def format(self, record: stdlib_logging.LogRecord) -> str:
-        text = super().format(record)
+        text = shown(super().format(record))
         warns = record.levelno > stdlib_logging.INFO
         return f"{record.levelname.lower()}: {text}" if warns else text
 
@@ -321,7 +333,7 @@ def one_message(*, debug: bool, stopped: str = "stopped"):
         print(f"\n{stopped}", file=sys.stderr)
         sys.exit(130)
     except Interrupted as error:
-        print(f"\ninterrupted: {error}", file=sys.stderr)
+        print(f"\ninterrupted: {shown(str(error))}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:

@@ -276,11 +276,11 @@ def main(argv: list[str]) -> None:
             baseline=BASELINE.value,
             perceptual_weights=PERCEPTUAL.value,
         )
-        print(record.table(found))
+        command_line.say(record.table(found))
         place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
-        print(f"written: {place}.json, .csv and _best_worst.png")
+        command_line.say(f"written: {place}.json, .csv and _best_worst.png")
         for path in showing.renew_report(WORKDIR.value):
-            print(f"renewed: {path}")
+            command_line.say(f"renewed: {path}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def run() -> None:
     if DRY_RUN.value:
         page = dry_run.run(CONFIG.value)
         if distributed.is_first():
-            print(page)
+            command_line.say(page)
         return
     try:
         metrics = train.run(CONFIG.value, workdir)
@@ -121,16 +121,18 @@ def default_workdir() -> str:
 
 def report(workdir: pathlib.Path, metrics: dict[str, float]) -> None:
     if metrics:
-        print(
+        command_line.say(
             f"validation: PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}, "
             f"NMSE {metrics['nmse']:.5f}, RMSE {metrics['rmse_db']:.2f} dB"
         )
     pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
     if pictures:
-        print(f"picture:    {pictures[-1]}")
+        command_line.say(f"picture:    {pictures[-1]}")
     if (workdir / "report.html").exists():
-        print(f"report:     {workdir / 'report.html'}, and figures/")
-    print(f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)")
+        command_line.say(f"report:     {workdir / 'report.html'}, and figures/")
+    command_line.say(
+        f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 def main(argv: list[str]) -> None:
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
-        print(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+        command_line.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     path = workdir / "report.html"
     with whole_files.written(path) as partial:
-        partial.write_text(page(workdir), encoding="utf-8")
+        # Paths may hold bytes that are no UTF-8.
+        partial.write_text(page(workdir), "utf-8", errors="backslashreplace")
     return path
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from radiovae_jax import coder, colours, command_line, latent_files, plots
+from radiovae_jax import (
+    coder,
+    colours,
+    command_line,
+    latent_files,
+    plots,
+    whole_files,
+)
 from radiovae_jax.coder import Coder, Frame
 from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
@@ -43,7 +50,7 @@ class Job(NamedTuple):
           ValueError: two results have one name, or one is there already.
           OSError: the folder cannot be made or written.
         """
-        paths = [self.out / name for name in names]
+        paths = [self.out / whole_files.fitting(name) for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
         if twice:
             raise ValueError(
@@ -97,7 +104,7 @@ def reconstruct(job: Job) -> None:
         for name, error in zip(held.names, rmse_db, strict=True):
             say(f"{name}: RMSE {error:.2f} dB")
         errors += rmse_db.tolist()
-        written = [job.out / name for name in outs[path]]
+        written = [job.out / whole_files.fitting(name) for name in outs[path]]
         if written[0].suffix == ".npz":
             mapfiles.write_scene(written[0], recon, like=path)
         else:
@@ -315,7 +322,7 @@ def bar(items: Iterable, unit: str) -> Iterable:
 
 def say(text: str) -> None:
     """Prints a line above the progress bar."""
-    Bar.write(text)
+    Bar.write(command_line.shown(text))
 
 
 def by(sides: Iterable[int]) -> str:

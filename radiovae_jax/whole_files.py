@@ -1,6 +1,7 @@
 """Files that appear under their name once they are whole, and not before."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -8,6 +9,21 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+LONGEST = 255  # bytes of a file's name, with all common file systems
+
+
+def fitting(name: str, *, bytes_left: int = LONGEST) -> str:
+    """Returns a file's name; a checksum stands for the middle of one too long."""
+    raw = os.fsencode(name)
+    if len(raw) <= bytes_left:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    end = raw[-32:].decode(
+        "utf-8", "ignore"
+    )  # the suffix, and what tells results apart
+    start = raw[: bytes_left - 42].decode("utf-8", "ignore")
+    return f"{start}~{digest}~{end}"
 
 
 @contextlib.contextmanager
@@ -24,7 +40,9 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"{path} is a folder, and a file of that name is to be written: move it "
             "away, or write elsewhere"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    ending = f".{os.getpid()}.partial"
+    partial = path.with_name(fitting(f".{path.name}", bytes_left=LONGEST - len(ending)))
+    partial = partial.with_name(partial.name + ending)
     try:
         yield partial
         partial.replace(path)

@@ -150,10 +150,12 @@ def export(args: argparse.Namespace) -> None:
         formats=shards.FORMATS if args.format == "both" else (args.format,),
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
-    print(describe(folder, manifest))
-    print(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
+    command_line.say(describe(folder, manifest))
+    command_line.say(
+        f"{copy} now holds these statistics" if copy else "statistics.json: kept"
+    )
     for path in showing.renew_report(args.workdir):
-        print(f"renewed: {path}")
+        command_line.say(f"renewed: {path}")
 
 
 def open_with_condition(
@@ -177,9 +179,9 @@ def open_with_condition(
             folder = plain.path(field, 0).parent
             if folder.is_dir():
                 raise FileNotFoundError(f"{error}: move {folder} away") from error
-            print(f"records without {field}: {error}")
+            command_line.say(f"records without {field}: {error}")
         except ValueError as error:
-            print(f"records without {field}: {error}")
+            command_line.say(f"records without {field}: {error}")
         else:
             fields.append(field)
     return source, fields

@@ -116,7 +116,9 @@ def export(args: argparse.Namespace) -> None:
     else:
         state = diffusers_weights.autoencoder_to_diffusers(params)
         torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
-    print(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
+    command_line.say(
+        f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}"
+    )
 
 
 def radiodiff_state(params: dict, discriminator: dict, logvar) -> StateDict:

@@ -175,18 +175,22 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
     for name, value in fields.items():
         if value != given.autoencoder[name]:
-            print(f"autoencoder.{name}={given.autoencoder[name]} became {value}")
-    print(f"wrote {args.workdir} at step {args.step}; its network:")
-    print(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
-    print("go on training from it with (and --config.data.root=... for your maps)")
-    print("  " + command(args, overrides, given, config))
+            command_line.say(
+                f"autoencoder.{name}={given.autoencoder[name]} became {value}"
+            )
+    command_line.say(f"wrote {args.workdir} at step {args.step}; its network:")
+    command_line.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
+    command_line.say(
+        "go on training from it with (and --config.data.root=... for your maps)"
+    )
+    command_line.say("  " + command(args, overrides, given, config))
 
 
 def without(state: StateDict, prefixes: Sequence[str]) -> StateDict:
     """Returns the state without the tensors that are to be ignored."""
     for prefix in prefixes:
         if not torch_files.below(state, prefix):
-            print(f"--ignore={prefix}: no tensor is named {prefix}*")
+            command_line.say(f"--ignore={prefix}: no tensor is named {prefix}*")
     return {k: v for k, v in state.items() if not k.startswith(tuple(prefixes))}
 
 

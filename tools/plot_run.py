@@ -56,7 +56,7 @@ def draw(args: argparse.Namespace) -> None:
     if args.latents > 0:
         paths += showing.latent_figures(args.workdir, count=args.latents)
     for path in paths:
-        print(path)
+        command_line.say(str(path))
 
 
 if __name__ == "__main__":

@@ -404,8 +404,8 @@ def compare(flags: argparse.Namespace) -> None:
     sweep(flags.out, runs, steps=flags.steps, size=flags.size)
     records = collect(flags.out)
     write(flags.out, records)
-    print(table(records))
-    print(f"written: {flags.out}/sweep.md, .csv, .json and .png")
+    command_line.say(table(records))
+    command_line.say(f"written: {flags.out}/sweep.md, .csv, .json and .png")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command_line.start_jax()
         written, there = write(args.root, args.simulation)
         folder = args.root / "gain"
-        print(f"{written} masks written, {there} of {args.simulation} in {folder}")
+        command_line.say(
+            f"{written} masks written, {there} of {args.simulation} in {folder}"
+        )
 
     return command_line.status(work, debug=args.debug)
 
