@@ -13,10 +13,10 @@ again, and maps of more than 512x512 pixels go through the network band by band,
 little memory and with the result of one pass. VERB --help shows the flags.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import math
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import coder, latent_files, verbs
+from radiovae_jax import coder, command_line, latent_files, verbs
 from radiovae_jax.data import mapfiles
 
 VERBS = {

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from radiovae_jax import inputs
+from radiovae_jax import ctrl_c, inputs
 
 # Linux's [choice] of who gets large pages: always, madvise (who asks), never.
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -55,21 +55,6 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def ends_at_ctrl_c() -> None:
-    """Lets Ctrl-C end a program in one word while it imports what takes seconds.
-
-    `one_message` takes over. Of a program that ignores Ctrl-C (nohup, &) that stays.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
-
-
-def _end(number: int, frame) -> None:
-    # No exception: what is half imported may catch it, or make another of it.
-    os.write(2, b"\nstopped\n")
-    os._exit(128 + number)
-
-
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what cannot be parsed ends in one message.
 
@@ -79,10 +64,10 @@ def parse(argv: list[str]) -> list[str]:
     try:
         words, config = config_words(argv)
         rest = flags.FLAGS(words)
-    except SystemExit:  # of absl's --help, with status 1
-        if "config" in flags.FLAGS:
-            print(f"\n{configs()}")
-        sys.exit(0)
+    except (SystemExit, BrokenPipeError):  # absl's --help ends with status 1
+        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
+            print(f"\n{configs()}" if "config" in flags.FLAGS else "", flush=True)
+        os._exit(0)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # The config flags put tracebacks and JSON quotes into their messages.
         problem = str(error).replace("\\n", "\n").replace("\\'", "").strip("\"' \n")
@@ -114,7 +99,7 @@ def config_words(argv: list[str]) -> tuple[list[str], str]:
         if name == "config" and value:
             config = str(inputs.local(value, "--config"))
             words = [f"--config={config}"]
-        # ml_collections would make one long tuple of those that are given twice.
+        # The config flags would make one long tuple of those that are given twice.
         name = name if name and name != "config" else f"word {len(left)}"
         kept.pop(name, None)
         kept[name] = words
@@ -208,7 +193,7 @@ def _no_devices(asked: str, reason: str) -> str:
 
     names = [name for name in asked.split(",") if name]
     extras = sorted({EXTRAS[name] for name in names if name in EXTRAS})
-    install = "".join(f' Install pip install -e ".[{name}]", or' for name in extras)
+    install = "".join(f'pip install -e ".[{name}]" brings it; ' for name in extras)
     there = ""
     if names and not jax.distributed.is_initialized():
         with contextlib.suppress(RuntimeError):
@@ -217,8 +202,8 @@ def _no_devices(asked: str, reason: str) -> str:
         jax.config.update("jax_platforms", asked)
     return (
         f"JAX_PLATFORMS={asked}: JAX cannot start these devices "
-        f"({reason or 'their plugin is not installed'}).{there}{install} "
-        "leave JAX_PLATFORMS out, and JAX takes what there is"
+        f"({reason or 'their plugin is not installed'}).{there} {install}"
+        "without JAX_PLATFORMS it takes what there is"
     )
 
 
@@ -325,7 +310,7 @@ def one_message(*, debug: bool, stopped: str = "stopped"):
       stopped: what is said after Ctrl-C.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is _end:
+    if before is ctrl_c.end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -342,7 +327,7 @@ def one_message(*, debug: bool, stopped: str = "stopped"):
         kind = "" if expected else f"internal error: {type(error).__name__}: "
         fail(f"{kind}{error}\n(--debug shows the traceback)")
     finally:
-        if before is _end:
+        if before is ctrl_c.end:
             signal.signal(signal.SIGINT, before)
 
 

@@ -9,10 +9,10 @@ generator's latents are no modes), and a linear coder. Reconstructions are clipp
 given, each by its name.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import pathlib
 from typing import Any
@@ -25,6 +25,7 @@ from absl import app, flags, logging
 from radiovae_jax import (
     baselines,
     checkpoint,
+    command_line,
     comparison,
     config_check,
     datasets,

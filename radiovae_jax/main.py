@@ -11,13 +11,15 @@ command in the same workdir continues a run that was stopped.
 import functools
 import pathlib
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from radiovae_jax import command_line
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, configs/radio.py say; :VARIANT may follow."

@@ -8,16 +8,16 @@ line that says which command makes it. Training ends with it, an evaluation and 
 export of latents renew it.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import pathlib
 
 from absl import app, flags
 
-from radiovae_jax import report_page
+from radiovae_jax import command_line, report_page
 
 WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")

@@ -17,10 +17,10 @@ peers' first step is compared with); and with a fixed weight instead of the adap
 one, to price that.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import functools
 import importlib
@@ -41,6 +41,7 @@ from ml_collections import config_flags
 from step_record import OURS
 
 from radiovae_jax import (
+    command_line,
     config_check,
     experiment,
     sharding,

@@ -25,10 +25,10 @@ WORKDIR/latents/statistics.json, which tools/export_torch.py reads, is a copy of
 training split's statistics, or of another's as long as there is none of these weights.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import hashlib
@@ -42,6 +42,7 @@ import ml_collections
 from absl import logging
 
 from radiovae_jax import (
+    command_line,
     config_check,
     datasets,
     latents,

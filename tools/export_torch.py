@@ -9,10 +9,10 @@ it: the autoencoder, loss.discriminator.* and loss.logvar. A folder is what
 diffusers.AutoencoderKL.from_pretrained reads. Needs `pip install radiovae-jax[torch]`.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import sys
@@ -24,6 +24,7 @@ import numpy as np
 from absl import logging
 
 from radiovae_jax import (
+    command_line,
     diffusers_weights,
     run_folder,
     torch_files,

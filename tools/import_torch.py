@@ -11,10 +11,10 @@ rest from --config; `python -m radiovae_jax.main` with the same config goes on f
 there, and `radiovae_jax.load` reads it. Needs `pip install radiovae-jax[torch]`.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import json
@@ -31,6 +31,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from radiovae_jax import (
+    command_line,
     config_check,
     diffusers_weights,
     experiment,

@@ -14,10 +14,10 @@ bytes that every kernel reads and writes. The second time is the sum over kernel
 the longer of the two if nothing stays in a cache: an estimate.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ import timed_step
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import config_check, whole_files
+from radiovae_jax import command_line, config_check, whole_files
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 GPU = flags.DEFINE_enum("gpu", "h200", list(planned.GPUS), "The GPU to plan for.")

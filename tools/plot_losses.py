@@ -9,10 +9,10 @@ mask and the radio terms over a synthetic city and a blurred copy of it). It tak
 seconds.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import functools
@@ -27,7 +27,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax import losses, physics, plots, schedules
+from radiovae_jax import command_line, losses, physics, plots, schedules
 from radiovae_jax.data import radiomap, synthetic
 from radiovae_jax.types import Array
 

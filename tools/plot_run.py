@@ -11,16 +11,16 @@ figure_4_normalized_comparison.png           all losses on one scale
 figure_5_training_summary.png                quality, balance, samples, resources
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from radiovae_jax import showing
+from radiovae_jax import command_line, showing
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,10 @@ the table has every run in OUT.
 A run of 150 steps takes about a minute of a core, most of it compilation.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import csv
@@ -38,6 +38,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from radiovae_jax import (
+    command_line,
     config_check,
     datasets,
     losses,

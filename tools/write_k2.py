@@ -10,10 +10,10 @@ interrupted goes on. A mask is made of the true map: it gives its edges away.
 It takes about 10 ms a map; without masks they are computed during the training.
 """
 
-from radiovae_jax import command_line
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
-    command_line.ends_at_ctrl_c()
+    ctrl_c.ends_program()
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from radiovae_jax import physics
+from radiovae_jax import command_line, physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
 from radiovae_jax.progress import Bar

@@ -221,7 +221,7 @@ def _from_hub(filename: str, ask: bool) -> pathlib.Path:
         return pathlib.Path(fetch(HUB_REPOSITORY, filename, local_files_only=True))
     except utils.LocalEntryNotFoundError:
         if not ask:
-            problem = f"{filename} is not in the Hugging Face cache"
+            problem = f"{filename} is not in the Hub's cache, and the Hub is not asked"
             raise FileNotFoundError(_remedy(problem)) from None
     try:
         # Without a network the download would retry for half a minute a file.
