@@ -196,7 +196,7 @@ def _no_devices(asked: str, reason: str) -> str:
     install = "".join(f'pip install -e ".[{name}]" brings it; ' for name in extras)
     there = ""
     if names and not jax.distributed.is_initialized():
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, AssertionError):
             jax.config.update("jax_platforms", "")
             there = f" There is {jax.device_count()} x {jax.devices()[0].device_kind}."
         jax.config.update("jax_platforms", asked)

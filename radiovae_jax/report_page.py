@@ -269,11 +269,16 @@ def starts(found: Mapping[str, Any]) -> str:
     """Returns a column for each start of a run, from its run.json."""
     if not found:
         return hint("No run.json: the run is older, or the file is damaged.")
+
+    def words(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {inner}" for name, inner in value.items())
+        return "–" if value is None else str(value)
+
     columns = [found, *found.get("resumes", ())]
-    flats = [flat({**one, "resumes": None}) for one in columns]
-    names = [name for name in flats[0] if name != "resumes"]
-    rows = [(name, *(str(one.get(name, "–")) for one in flats)) for name in names]
     head = ("", "first start", *(f"resume {i}" for i in range(1, len(columns))))
+    names = [name for name in found if name != "resumes"]
+    rows = [(name, *(words(one.get(name)) for one in columns)) for name in names]
     return table(head, rows)
 
 

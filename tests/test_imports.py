@@ -129,6 +129,18 @@ def test_the_core_imports_on_a_machine_with_jax_flax_and_optax_alone():
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
         "import radiovae_jax, radiovae_jax.models.lpips; "
+        "[getattr(radiovae_jax, name) for name in radiovae_jax.__all__]; "
         + "; ".join(f"import radiovae_jax.{name}" for name in CORE)
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_itself_imports_nothing_that_takes_time():
+    program = (
+        "import sys, radiovae_jax; print(*sys.modules); from radiovae_jax import "
+        "losses, physics, DiagonalGaussian; assert radiovae_jax.losses is losses"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert not {"jax", "flax", "numpy"} & set(done.stdout.split())
