@@ -103,7 +103,6 @@ def test_a_path_flag_knows_the_home_folder_and_no_other_machine(
 ):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
     parser = command_line.Parser()
     parser.add_argument("--out", type=command_line.path)
     assert parser.parse_args(["--out=~/a"]).out == tmp_path / "home" / "a"
@@ -193,7 +192,7 @@ def test_devices_that_cannot_be_had_are_named_with_what_brings_them(monkeypatch)
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", "cuda")
     try:
-        with pytest.raises(OSError, match="JAX_PLATFORMS=cuda: .*plugin") as info:
+        with pytest.raises(OSError, match=r"JAX_PLATFORMS=cuda: .*plugin") as info:
             command_line.start_jax()
         assert jax.config.jax_platforms == "cuda"
     finally:

@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -46,20 +45,15 @@ def test_the_word_comes_before_anything_that_takes_time():
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_every_program_begins_with_it(path):
-    ours = 0
+    before = []
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.If) and "ctrl_c.ends_program()" in ast.unparse(node):
             break
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            if getattr(node, "module", "") == "radiovae_jax":
-                assert names == ["ctrl_c"]
-                ours += 1
-            else:
-                assert set(names) | {getattr(node, "module", "")} and all(
-                    name.partition(".")[0] in sys.stdlib_module_names for name in names
-                )
+        if isinstance(node, ast.Import):
+            before += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            before += [f"{node.module}.{alias.name}" for alias in node.names]
     else:
         pytest.fail("it never takes Ctrl-C")
-    assert ours == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    slow = [n for n in before if n.partition(".")[0] not in sys.stdlib_module_names]
+    assert slow == ["radiovae_jax.ctrl_c"]
