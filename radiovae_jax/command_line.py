@@ -30,6 +30,8 @@ MAX_SEED = 2**32 - 1  # JAX takes what is beyond modulo 2^32
 INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
 # --config, or a field of it; with its value, or in two words.
 CONFIG_WORD = re.compile(r"--?(config(?:\.[\w.]+)?)(?:=(.*))?", re.DOTALL)
+# What config flags raise of flags; of the config's file all else comes as it is.
+FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 CONFIGS = pathlib.Path("configs")
 EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # of a platform, in pyproject
 
@@ -68,13 +70,15 @@ def parse(argv: list[str]) -> list[str]:
         with contextlib.suppress(BrokenPipeError):  # of `--help | head`
             print(f"\n{configs()}" if "config" in flags.FLAGS else "", flush=True)
         os._exit(0)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a config file is code: anything may come out of it
         # The config flags put tracebacks and JSON quotes into their messages.
         problem = str(error).replace("\\n", "\n").replace("\\'", "").strip("\"' \n")
         if "Traceback" in problem:
             problem = problem.splitlines()[-1].partition("Error: ")[2] or problem
         if problem.isidentifier():  # all that the config says without a close name
             problem = f"the config has no field {problem!r} where the flag puts it"
+        if not isinstance(error, FLAG_ERRORS):
+            problem = f"--config={config}: {type(error).__name__}: {problem}"
     missing = config is not None and not _is_file(config)
     if "config" in flags.FLAGS and missing:
         what = f"--config={config}: no such file" if config else "no --config is given"

@@ -41,6 +41,8 @@ def test_a_missing_config_file_and_variant_are_named(tmp_path):
     ends_with(command.main("--config=configs/radar.py"), "configs/radar.py", *listed)
     ends_with(command.main("--config=configs/radio.py:f16"), "f16", ":f8")
     ends_with(command.main(), "--config", *listed)
+    (tmp_path / "torn.py").write_text("def get_config(:")
+    ends_with(command.main(f"--config={tmp_path}/torn.py"), "torn.py: SyntaxError")
 
 
 def test_help_shows_the_commands_and_the_configs_and_is_no_error():

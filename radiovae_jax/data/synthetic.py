@@ -119,7 +119,6 @@ def write_city(
         (partial / "png" / folder).mkdir(parents=True)
     (partial / "gain" / simulation).mkdir(parents=True)
     (partial / "antenna").mkdir()
-    # A map of 256x256 takes about a second for each transmitter.
     for number in Bar(map_numbers(maps), desc="drawing the city", unit="map"):
         _write_map(partial, number, record)
     (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
