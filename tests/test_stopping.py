@@ -117,7 +117,6 @@ def last(workdir) -> dict:
     return logbook.read(workdir / "metrics.jsonl")[-1]
 
 
-@pytest.mark.slow
 def test_processes_tell_each_other_any_name_a_file_can_have(monkeypatch):
     names = [os.fsdecode(b"gr\xf6"), "é" * 127, "0_0"]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -129,6 +128,7 @@ def test_processes_tell_each_other_any_name_a_file_can_have(monkeypatch):
     assert stopping.of_all_processes(np.array(names)) == names + names
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     city, tmp_path
 ):
