@@ -5,10 +5,14 @@ posterior = model.apply(params, x, method="encode")      # x: [b, h, w, 1], [-1,
 recon = model.apply(params, posterior.mode(), method="decode")
 """
 
-from radiovae_jax import losses, metrics
-from radiovae_jax.models.autoencoder import AutoencoderKL
-from radiovae_jax.models.discriminator import PatchDiscriminator
-from radiovae_jax.models.posterior import DiagonalGaussian
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors; see __getattr__
+    from radiovae_jax import losses, metrics, physics
+    from radiovae_jax.models.autoencoder import AutoencoderKL
+    from radiovae_jax.models.discriminator import PatchDiscriminator
+    from radiovae_jax.models.posterior import DiagonalGaussian
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,7 +22,25 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "physics",
 ]
+_HOMES = {
+    "AutoencoderKL": "models.autoencoder",
+    "DiagonalGaussian": "models.posterior",
+    "PatchDiscriminator": "models.discriminator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: JAX and Flax take a second."""
+    if name not in __all__:
+        raise AttributeError(f"module 'radiovae_jax' has no attribute {name!r}")
+    module = importlib.import_module(f"radiovae_jax.{_HOMES.get(name, name)}")
+    return getattr(module, name) if name in _HOMES else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(workdir, weights: str = "ema", *, step: int = 0):

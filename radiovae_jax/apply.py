@@ -15,9 +15,13 @@ again, and maps of more than 512x512 pixels go through the network band by band,
 little memory and with the result of one pass. VERB --help shows the flags.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +44,7 @@ STOPPED = (
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         prog="python -m radiovae_jax.apply",
         description=summary,
@@ -54,7 +58,7 @@ def parser() -> command_line.Parser:
         if files:
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
-            verb.add_argument("files", nargs=count, type=pathlib.Path, help=what)
+            verb.add_argument("files", nargs=count, type=command_line.path, help=what)
         _run_flags(verb, name)
         if maps:
             verb.add_argument(
@@ -84,7 +88,7 @@ def parser() -> command_line.Parser:
 
 
 def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
-    required = dict(type=pathlib.Path, metavar="DIR")
+    required = dict(type=command_line.path, metavar="DIR")
     verb.add_argument("--workdir", required=True, help="folder of the run", **required)
     verb.add_argument(
         "--out", help=f"for the results; default WORKDIR/apply/{name}", **required
@@ -153,12 +157,12 @@ def use(flags: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.keep_compiled()
+    command_line.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
     run = coder.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
-    print(run.description)
+    command_line.say(run.description)
     if getattr(flags, "format", None) == "png" and run.channels != 1:
         raise ValueError(
             f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
@@ -168,9 +172,9 @@ def use(flags: argparse.Namespace) -> None:
         raise ValueError(f"--unit=db: {verbs.no_db(run)}; or take --unit=f")
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
-    print(f"written to {out}")
+    command_line.say(f"written to {out}")
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
+    command_line.log_plainly(logging.WARNING)
     sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from radiovae_jax import command_line, losses, objectives
+from radiovae_jax import command_line, inputs, losses, objectives
 from radiovae_jax.data import augmentation, sources, splits
 
 
@@ -201,16 +201,34 @@ FIELDS: dict[str, Any] = {
     ),
 }
 
+PATHS = (("data", "root"), ("train", "init_from"), ("loss", "perceptual_weights"))
+
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError that names every unknown, missing or impossible field."""
+    """Checks every field, and writes the home folder for ~ in the config's paths.
+
+    Raises:
+      ValueError: names every unknown, missing or impossible field.
+    """
     problems = list(_problems(config.to_dict(), FIELDS, ""))
     if not problems:
-        problems = [*_contradictions(config), *_lost_terms(config)]
+        problems = [*_contradictions(config), *_lost_terms(config), *_paths(config)]
     if problems:
         raise ValueError(
             "the config does not fit this version:\n  " + "\n  ".join(problems)
         )
+
+
+def _paths(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Writes the home folder for ~; yields paths that are not of this machine."""
+    for section, field in PATHS:
+        path = config[section][field]
+        try:
+            local = str(inputs.local(path, f"{section}.{field}"))
+            if path.startswith("~"):
+                config[section][field] = local
+        except ValueError as error:
+            yield str(error)
 
 
 def _contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -11,7 +11,6 @@ any compiler, which is what `autoencoder.remat` and `train.dtype` are for.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -19,13 +18,14 @@ import ml_collections
 from jax.extend import core
 from jaxtyping import PyTree
 
-from radiovae_jax import experiment, sharding, train, train_step
+from radiovae_jax import experiment, overview, sharding, train, train_step
 from radiovae_jax.adversary import Adversary
 from radiovae_jax.distributed import Together
+from radiovae_jax.overview import MB
 from radiovae_jax.train import Setup
 from radiovae_jax.train_step import TrainState
 
-MB, TERA = 1e6, 1e12
+TERA = 1e12
 
 
 class Planned(NamedTuple):
@@ -73,8 +73,8 @@ def run(config: ml_collections.ConfigDict) -> str:
         for kind in sorted(kinds)
     }
     sections = (
-        devices(config, setup),
-        networks(setup),
+        overview.data(config, setup),
+        overview.networks(setup),
         memory(planned),
         rates(config, setup),
     )
@@ -148,37 +148,6 @@ def kept(
     )
 
 
-def devices(config: ml_collections.ConfigDict, setup: Setup) -> str:
-    mesh, batch_size = setup.mesh, config.train.batch_size
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    dtype = setup.built.networks.autoencoder.dtype
-    valid = setup.val_data.summary() if setup.val_data else "none"
-    return (
-        f"training    {setup.train_data.summary()}\n"
-        f"validation  {valid}\n"
-        f"devices     {mesh.size} {jax.devices()[0].device_kind} of "
-        f"{jax.process_count()} processes, mesh {axes}\n"
-        f"batch       {batch_size} images, {batch_size // mesh.size} a device, "
-        f"computed in {dtype}"
-    )
-
-
-def networks(setup: Setup) -> str:
-    state = setup.fresh
-    counts = {
-        "autoencoder": count(state.params["autoencoder"]),
-        "discriminator": count(state.disc_params),
-        "LPIPS, fixed": count(setup.built.perceptual_weights),
-    }
-    held = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(state)
-    )
-    lines = [f"{name:14}{number:>14,} parameters" for name, number in counts.items()]
-    lines.append(f"{'state':14}{held / MB:>14,.1f} MB a device")
-    return "\n".join(lines)
-
-
 def memory(planned: dict[bool, Planned]) -> str:
     """Returns a line for each kind of step, in MB a device."""
     names = {False: "without discriminator", True: "with discriminator"}
@@ -208,7 +177,3 @@ def rates(config: ml_collections.ConfigDict, setup: Setup) -> str:
             numbers = "".join(f"{value:>15.4g}" for value in values)
             lines.append(f"{name:>14}{step:>10,}{numbers}")
     return "\n".join(lines)
-
-
-def count(params: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

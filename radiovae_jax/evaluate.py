@@ -9,6 +9,11 @@ generator's latents are no modes), and a linear coder. Reconstructions are clipp
 given, each by its name.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import pathlib
 from typing import Any
 
@@ -16,7 +21,6 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
 from radiovae_jax import (
     baselines,
@@ -24,6 +28,7 @@ from radiovae_jax import (
     comparison,
     config_check,
     datasets,
+    inputs,
     latents,
     plots,
     provenance,
@@ -36,10 +41,13 @@ from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resize, resized
 from radiovae_jax.measure import Measured, measure
 from radiovae_jax.models import lpips
+from radiovae_jax.progress import Bar
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
-DATA_ROOT = flags.DEFINE_string("data_root", "", "Data, if not where the config says.")
+DATA_ROOT = command_line.define_path(
+    "data_root", "", "Data, if not where the config says."
+)
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
 STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -48,7 +56,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 BASELINE = flags.DEFINE_enum(
     "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
 )
-PERCEPTUAL = flags.DEFINE_string(
+PERCEPTUAL = command_line.define_path(
     "perceptual_weights",
     "",
     "LPIPS's: hub, a folder, random, or none; the config's if not given.",
@@ -77,9 +85,11 @@ def evaluate(
       ValueError, FileNotFoundError: no run, no such split, data that cannot be read.
       OSError: its folder cannot be written.
     """
+    workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
     config_check.check(config)
     if data_root:
+        data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.
         if config.data.source == "synthetic" and not pathlib.Path(data_root).is_dir():
             raise FileNotFoundError(
@@ -94,9 +104,13 @@ def evaluate(
     source, regions = open_with_regions(config, split, notes)
     folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
+    # A run without LPIPS was trained without the Hub, and is measured without it.
+    ask_hub = bool(perceptual_weights or config.loss.perceptual_weight)
     seen = seen_shape(config, source.shape)
     stored = config.train.metrics_size == "stored"
-    lpips_weights = perceptual(wanted, source.shape if stored else seen, notes)
+    lpips_weights = perceptual(
+        wanted, source.shape if stored else seen, notes, ask_hub=ask_hub
+    )
     # VGG takes gray and colours; LPIPS goes over other channels one by one.
     telling = lpips_weights != () and wanted != "random" and seen[2] in (1, 3)
     judge = comparison.Judge(
@@ -173,9 +187,13 @@ def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int
 
 
 def perceptual(
-    source: str, shape: tuple[int, ...], notes: list[str]
+    source: str, shape: tuple[int, ...], notes: list[str], *, ask_hub: bool = True
 ) -> lpips.LpipsWeights | tuple[()]:
-    """Returns LPIPS's weights where they are there and the maps large enough; or ()."""
+    """Returns LPIPS's weights where they are there and the maps large enough; or ().
+
+    Args:
+      ask_hub: False takes of "hub" what this machine has fetched before.
+    """
     if source == "none":
         notes.append("no LPIPS: not asked for")
         return ()
@@ -186,7 +204,7 @@ def perceptual(
         )
         return ()
     try:
-        weights = lpips.load_weights(source)
+        weights = lpips.load_weights(source, ask_hub=ask_hub)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).partition(". ")[0].removeprefix("LPIPS weights: ")
         notes.append(f"no LPIPS (--perceptual_weights says where from): {reason}")
@@ -221,7 +239,7 @@ def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
     source = datasets.open_data(config, config.data.train_split)
     maps = (
         resize(radiomap.gray_to_f(source[i]["gray"])[None], config.data.image_size)
-        for i in tqdm(range(len(source)), desc="pca", unit="map")
+        for i in Bar(range(len(source)), desc="pca", unit="map")
     )
     return baselines.fit_pca(maps, patch=model.downsampling, components=model.embed_dim)
 
@@ -247,10 +265,10 @@ def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # what is worth saying is in the notes
+    command_line.log_plainly(logging.ERROR)  # what is worth saying is in the notes
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
-        command_line.keep_compiled()
+        command_line.start_jax()
         found = evaluate(
             pathlib.Path(WORKDIR.value),
             split=SPLIT.value,
@@ -261,11 +279,11 @@ def main(argv: list[str]) -> None:
             baseline=BASELINE.value,
             perceptual_weights=PERCEPTUAL.value,
         )
-        print(record.table(found))
+        command_line.say(record.table(found))
         place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
-        print(f"written: {place}.json, .csv and _best_worst.png")
+        command_line.say(f"written: {place}.json, .csv and _best_worst.png")
         for path in showing.renew_report(WORKDIR.value):
-            print(f"renewed: {path}")
+            command_line.say(f"renewed: {path}")
 
 
 if __name__ == "__main__":

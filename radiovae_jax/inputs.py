@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
 import unicodedata
 import zipfile
@@ -46,7 +47,11 @@ def local(path: Path, what: str) -> pathlib.Path:
     Raises:
       ValueError: the address of another machine's file, gs:// say.
     """
-    if "://" in os.fspath(path):
+    # pathlib makes gs:/ of gs://; a single letter would be a drive.
+    collapsed = isinstance(path, pathlib.PurePath) and re.match(
+        r"\w[\w+.-]+:/", str(path)
+    )
+    if "://" in os.fspath(path) or collapsed:
         raise ValueError(
             f"{what}={os.fspath(path)}: files are read and written on this machine's "
             "file systems alone; copy them here, or mount the bucket as a folder"

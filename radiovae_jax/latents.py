@@ -29,13 +29,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
-from tqdm import tqdm
 
 from radiovae_jax import moments, sharding, shards
 from radiovae_jax.data import pipeline, sources
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.models.autoencoder import AutoencoderKL
 from radiovae_jax.moments import Moments
+from radiovae_jax.progress import Bar
 from radiovae_jax.shards import FORMATS, MANIFEST, PROGRESS, Record
 from radiovae_jax.types import Array, PRNGKey
 
@@ -171,7 +171,7 @@ def export(
     there = shards.claim(folder, identity)
     count = -(-len(source) // shard_size)
     listed: list[dict[str, Any]] = []
-    with tqdm(total=len(source), unit="map", desc="latents") as bar:
+    with Bar(total=len(source), unit="map", desc="latents") as bar:
         for number in range(count):
             first = number * shard_size
             part = Numbered(source, first, min(first + shard_size, len(source)))
@@ -205,7 +205,7 @@ def export(
 
 
 def encoded(
-    part: Numbered, encode: Encode, keep: tuple[str, ...], batch_size: int, bar: tqdm
+    part: Numbered, encode: Encode, keep: tuple[str, ...], batch_size: int, bar: Bar
 ) -> tuple[list[Record], Moments]:
     """Returns the records of one shard and the moments of its latents."""
     records: list[Record] = []

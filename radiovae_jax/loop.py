@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 from absl import logging
-from tqdm import tqdm
 
 from radiovae_jax import (
     datasets,
@@ -31,6 +30,7 @@ from radiovae_jax.command_line import Interrupted
 from radiovae_jax.data import radiomap
 from radiovae_jax.interruption import Interruption
 from radiovae_jax.judging import Compiled
+from radiovae_jax.progress import Bar
 from radiovae_jax.train_step import TrainState
 
 
@@ -80,12 +80,14 @@ class Loop:
             done = enough or f"step {start} of {stop} is done already"
             logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
-        logging.info("compiling: the first step of each phase takes longer")
-        self.bar = tqdm(
+        logging.info(
+            "compiling the first step of each phase: usually 20 to 60 s on a CPU, some "
+            "minutes for the large networks"
+        )
+        self.bar = Bar(
             total=train.steps,
             initial=start,
             unit="step",
-            dynamic_ncols=True,
             disable=not distributed.is_first(),
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )

@@ -8,7 +8,13 @@ Every field of the config can be given as --config.SECTION.FIELD=VALUE. The same
 command in the same workdir continues a run that was stopped.
 """
 
+import functools
 import pathlib
+
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -18,7 +24,7 @@ from radiovae_jax import command_line
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, configs/radio.py say; :VARIANT may follow."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = command_line.define_path(
     "workdir", "", "Folder of the run; runs/NAME_OF_THE_CONFIG by default."
 )
 DISTRIBUTED = flags.DEFINE_bool(
@@ -57,8 +63,7 @@ def main(argv: list[str]) -> None:
     # After the flags: --help shall not wait for JAX.
     from radiovae_jax import distributed
 
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(command_line.not_chatter)
+    command_line.log_plainly(logging.INFO)
     try:
         with command_line.one_message(
             debug=DEBUG.value, stopped="stopped; a run goes on with the same command"
@@ -76,9 +81,9 @@ def run() -> None:
 
     from radiovae_jax import datasets, distributed, dry_run, judging, showing, train
 
-    command_line.keep_compiled()
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
-    distributed.start(
+    join = functools.partial(
+        distributed.start,
         automatic=DISTRIBUTED.value,
         coordinator=COORDINATOR.value,
         processes=PROCESSES.value,
@@ -86,12 +91,13 @@ def run() -> None:
         heartbeat_s=HEARTBEAT.value,
         connect_s=CONNECT.value,
     )
+    command_line.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
     if DRY_RUN.value:
         page = dry_run.run(CONFIG.value)
         if distributed.is_first():
-            print(page)
+            command_line.say(page)
         return
     try:
         metrics = train.run(CONFIG.value, workdir)
@@ -118,13 +124,15 @@ def default_workdir() -> str:
 
 def report(workdir: pathlib.Path, quality: str) -> None:
     if quality:
-        print(f"validation: {quality}")
+        command_line.say(f"validation: {quality}")
     pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
     if pictures:
-        print(f"picture:    {pictures[-1]}")
+        command_line.say(f"picture:    {pictures[-1]}")
     if (workdir / "report.html").exists():
-        print(f"report:     {workdir / 'report.html'}, and figures/")
-    print(f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)")
+        command_line.say(f"report:     {workdir / 'report.html'}, and figures/")
+    command_line.say(
+        f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
+    )
 
 
 if __name__ == "__main__":

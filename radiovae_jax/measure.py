@@ -14,12 +14,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
-from tqdm import tqdm
 
 from radiovae_jax import comparison, latents, metrics, moments, sharding
 from radiovae_jax.comparison import SCALES, Code, Compared, Judge
 from radiovae_jax.data import pipeline, sources
 from radiovae_jax.moments import Moments
+from radiovae_jax.progress import Bar
 
 Numbers = dict[str, float]
 Table = dict[str, dict[str, dict[str, Numbers]]]  # row -> scale -> region -> numbers
@@ -98,7 +98,7 @@ def measure(
     weights = jax.device_put((weights, lpips_weights), whole)
     batch_size = sharding.nearest(batch_size, mesh.size)
     seen, numbered = Seen(judge, show), latents.Numbered(source, 0, len(source))
-    for raw in tqdm(
+    for raw in Bar(
         pipeline.eval_batches(numbered, batch_size=batch_size),
         total=-(-len(source) // batch_size),
         unit="batch",

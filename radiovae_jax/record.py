@@ -6,11 +6,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from radiovae_jax import comparison, latents, whole_files
+from radiovae_jax import comparison, inputs, latents, whole_files
 from radiovae_jax.comparison import COLUMNS, COLUMNS_F, FEATURES, POOLED, POOLED_F
 from radiovae_jax.measure import Lines, Measured
 
 NAMED = 5  # maps, for each scale and region; the record has all
+
+WHOLE = 10_000  # letters: no name is so long that a CSV cuts it
 
 
 def numbers(
@@ -56,12 +58,12 @@ def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
     """
     with (
         whole_files.written(folder / f"{split}.csv") as partial,
-        partial.open("w", newline="") as file,
+        partial.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(("name", *maps.columns))
         for name, values in zip(maps.names, maps.values, strict=True):
-            writer.writerow((name, *values))
+            writer.writerow((inputs.printable(name, letters=WHOLE), *values))
     whole_files.write_json(folder / f"{split}.json", record)
 
 

@@ -8,20 +8,25 @@ line that says which command makes it. Training ends with it, an evaluation and 
 export of latents renew it.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import pathlib
 
 from absl import app, flags
 
 from radiovae_jax import command_line, report_page
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def main(argv: list[str]) -> None:
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
-        print(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+        command_line.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
 
 
 if __name__ == "__main__":

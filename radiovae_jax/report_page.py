@@ -17,6 +17,7 @@ from radiovae_jax import (
     metrics,
     record,
     report_charts,
+    run_record,
     whole_files,
 )
 from radiovae_jax.comparison import COLUMNS, COLUMNS_F, POOLED, POOLED_F
@@ -53,7 +54,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     path = workdir / "report.html"
     whole_files.sweep(workdir)
     with whole_files.written(path) as partial:
-        partial.write_text(page(workdir), encoding="utf-8")
+        # Paths may hold bytes that are no UTF-8.
+        partial.write_text(page(workdir), "utf-8", errors="backslashreplace")
     return path
 
 
@@ -70,6 +72,7 @@ def page(workdir: pathlib.Path) -> str:
         "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
         "Latents": latents(workdir),
+        "Run": starts(run_record.read(workdir)),
         "Config": settings(config),
     }
     body = "\n".join(
@@ -269,6 +272,23 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         deeper = isinstance(value, Mapping)
         items |= flat(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
     return items
+
+
+def starts(found: Mapping[str, Any]) -> str:
+    """Returns a column for each start of a run, from its run.json."""
+    if not found:
+        return hint("No run.json: the run is older, or the file is damaged.")
+
+    def words(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {inner}" for name, inner in value.items())
+        return "–" if value is None else str(value)
+
+    columns = [found, *found.get("resumes", ())]
+    head = ("", "first start", *(f"resume {i}" for i in range(1, len(columns))))
+    names = [name for name in found if name != "resumes"]
+    rows = [(name, *(words(one.get(name)) for one in columns)) for name in names]
+    return table(head, rows)
 
 
 def section(title: str, content: str) -> str:

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -216,11 +217,12 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
     Raises:
       FileNotFoundError: the folder is not that of a run.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = inputs.local(workdir, "workdir") / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it has no config.json. Train one "
-            "with python -m radiovae_jax.main --workdir DIR"
+            "with python -m radiovae_jax.main --config configs/quickstart.py "
+            f"--workdir {shlex.quote(str(workdir))}"
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
@@ -311,7 +313,9 @@ def _load(
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
     part = {"ema": "ema", "live": "params"}[weights]
     like = {part: {"autoencoder": shapes["params"]}}
-    restored = checkpoint.restore_part(pathlib.Path(workdir), step, _here(like))
+    restored = checkpoint.restore_part(
+        inputs.local(workdir, "workdir"), step, _here(like)
+    )
     return model, {"params": restored[part]["autoencoder"]}
 
 
@@ -333,7 +337,9 @@ def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
     _, restored = hold(
         workdir,
         step,
-        lambda step: checkpoint.restore_part(pathlib.Path(workdir), step, like),
+        lambda step: checkpoint.restore_part(
+            inputs.local(workdir, "workdir"), step, like
+        ),
     )
     disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
     return restored["params"]["logvar"], disc
@@ -346,7 +352,7 @@ def best_step(workdir: pathlib.Path | str) -> int:
       FileNotFoundError: no run, or no checkpoint in it.
     """
     read_config(workdir)
-    return checkpoint.best_step(pathlib.Path(workdir))
+    return checkpoint.best_step(inputs.local(workdir, "workdir"))
 
 
 def _here(like: Any) -> Any:

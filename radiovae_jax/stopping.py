@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from radiovae_jax import metrics
 
-NAME_BYTES = 256  # of a map, as processes tell them each other
+NAME_BYTES = 1024  # of a map, as processes tell them each other
 
 
 class StoppedError(FloatingPointError):
@@ -193,7 +193,8 @@ def of_all_processes(names: Any) -> list[str]:
     """Returns the names that every process has, each as many, in their order."""
     if jax.process_count() == 1:
         return [str(name) for name in names]
-    text = np.char.encode(np.asarray(names, np.str_), "utf-8")
+    # Bytes that are no UTF-8 pass as they are.
+    text = np.char.encode(np.asarray(names, np.str_), "utf-8", "surrogateescape")
     text = text.astype(f"S{NAME_BYTES}")
     rows = multihost_utils.process_allgather(text.view(np.uint8), tiled=True)
-    return [name.decode(errors="replace") for name in rows.view(text.dtype)]
+    return [name.decode(errors="surrogateescape") for name in rows.view(text.dtype)]

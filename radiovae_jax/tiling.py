@@ -21,12 +21,12 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from radiovae_jax import bands
 from radiovae_jax.bands import Passes, Rows
 from radiovae_jax.models.autoencoder import AutoencoderKL
 from radiovae_jax.models.posterior import DiagonalGaussian
+from radiovae_jax.progress import Bar
 from radiovae_jax.types import Array, Image, Latent, Params
 
 BAND_FLOATS = 2**23  # features in one band: 32 MB
@@ -79,7 +79,7 @@ def _each(
     images = [bands.kept(np.asarray(image, np.float32)) for image in batch]
     count = Passes(band_floats)
     walk(tree, images[0], count)
-    with tqdm(
+    with Bar(
         total=len(images) * count.work,
         desc=progress,
         disable=not progress,

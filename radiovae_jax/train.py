@@ -19,8 +19,11 @@ from radiovae_jax import (
     datasets,
     distributed,
     experiment,
+    inputs,
     logbook,
+    overview,
     run_folder,
+    run_record,
     sharding,
     train_step,
     validate,
@@ -221,7 +224,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
       FloatingPointError: the numbers say that going on is of no use.
       Interrupted: a signal came; what was done is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = inputs.local(workdir, "workdir")
     config = run_folder.continued(workdir, config)
     setup = set_up(config)
     start_from = None
@@ -234,6 +237,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     if distributed.is_first():
         run_folder.claim(workdir, config)
     distributed.wait_for_all("the folder of the run")
+    logging.info("%s\nfolder      %s", overview.start(config, setup), workdir)
     for name, data in (("training", setup.train_data), ("validation", setup.val_data)):
         logging.info("%s data: %s", name, data.summary() if data else "none")
     if config.loss.objective != "base" and not datasets.db_range(config).span:
@@ -247,6 +251,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     # Checkpoints are of whole arrays: any mesh reads what any other wrote.
     restored, rollbacks = checkpoints.restore_latest(setup.fresh), 0
     if restored is None:
+        logging.info("drawing the first weights (usually 5 to 30 s)")
         state = experiment.drawn_state(
             config, setup.built, init_key, places(setup.fresh)
         )
@@ -271,7 +276,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
         rollbacks=rollbacks,
     )
     try:
-        return loop.run(state, setup.batches)
+        with run_record.kept(workdir, step=int(state.step)):
+            return loop.run(state, setup.batches)
     finally:
         setup.batches.close()
         checkpoints.close()

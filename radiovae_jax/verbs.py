@@ -11,13 +11,20 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from radiovae_jax import coder, command_line, inputs, latent_files, plots
+from radiovae_jax import (
+    coder,
+    command_line,
+    inputs,
+    latent_files,
+    plots,
+    whole_files,
+)
 from radiovae_jax.coder import Coder, Frame
 from radiovae_jax.data import mapfiles
 from radiovae_jax.data.mapfiles import MapFile
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
+from radiovae_jax.progress import Bar
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -44,7 +51,7 @@ class Job(NamedTuple):
           ValueError: two results have one name, or one is there already.
           OSError: the folder cannot be made or written.
         """
-        paths = [self.out / name for name in names]
+        paths = [self.out / whole_files.fitting(name) for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
         if twice:
             raise ValueError(
@@ -99,7 +106,7 @@ def reconstruct(job: Job) -> None:
         for name, error in zip(held.names, rmse.tolist(), strict=True):
             say(f"{name}: RMSE {db.words(error)}")
             errors.append(error)
-        written = [job.out / name for name in outs[path]]
+        written = [job.out / whole_files.fitting(name) for name in outs[path]]
         if written[0].suffix == ".npz":
             check_finite(held.names, recon)
             mapfiles.write_scene(written[0], recon, like=path, db=job.coder.db)
@@ -352,12 +359,12 @@ def frame_of(job: Job, held: MapFile) -> Frame:
 
 
 def bar(items: Iterable, unit: str) -> Iterable:
-    return tqdm(list(items), unit=unit.removesuffix("s"), desc=unit)
+    return Bar(list(items), unit=unit.removesuffix("s"), desc=unit)
 
 
 def say(text: str) -> None:
     """Prints a line above the progress bar."""
-    tqdm.write(text)
+    Bar.write(command_line.shown(text))
 
 
 def by(sides: Iterable[int]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -19,6 +20,20 @@ class NoRoomError(OSError):
     """A file could not be written; the message names it and what helps."""
 
 
+LONGEST = 255  # bytes of a file's name, with all common file systems
+
+
+def fitting(name: str, *, bytes_left: int = LONGEST) -> str:
+    """Returns a file's name; a checksum stands for the middle of one too long."""
+    raw = os.fsencode(name)
+    if len(raw) <= bytes_left:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    end = raw[-32:].decode("utf-8", "ignore")  # suffix, what tells results apart
+    start = raw[: bytes_left - 42].decode("utf-8", "ignore")
+    return f"{start}~{digest}~{end}"
+
+
 @contextlib.contextmanager
 def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a name to write to; the file takes the path's place if nothing fails.
@@ -34,7 +49,9 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"{path} is a folder, and a file of that name is to be written: move it "
             "away, or write elsewhere"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    ending = f".{os.getpid()}.partial"
+    partial = path.with_name(fitting(f".{path.name}", bytes_left=LONGEST - len(ending)))
+    partial = partial.with_name(partial.name + ending)
     try:
         yield partial
         partial.replace(path)

@@ -50,11 +50,30 @@ def verbosity():
     logging.get_absl_logger().setLevel(level)
 
 
+def _real_maps() -> tuple[pathlib.Path, bool]:
+    """Returns the folder of the real maps, and whether they are there.
+
+    RADIOVAE_REALMAPS names a folder that holds RadioMapSeer/gain, /png and /antenna;
+    without it that is ../shared/realmaps, beside the checkout.
+    """
+    root = pathlib.Path(os.environ.get("RADIOVAE_REALMAPS", _BESIDE))
+    return root, (root / "RadioMapSeer" / "gain").is_dir()
+
+
+def pytest_report_header() -> str:
+    root, there = _real_maps()
+    missing = (
+        "none, and the tests on them are skipped; RADIOVAE_REALMAPS names the folder "
+        "that holds RadioMapSeer/"
+    )
+    return f"real maps: {root if there else missing}"
+
+
 @pytest.fixture(scope="session")
 def realmaps() -> pathlib.Path:
     """The RadioMapSeer root of the real maps; they are kept beside the project."""
-    root = pathlib.Path(os.environ.get("RADIOVAE_REALMAPS", _BESIDE))
-    if not (root / "RadioMapSeer" / "gain").is_dir():
+    root, there = _real_maps()
+    if not there:
         pytest.skip(f"no real maps in {root}; set RADIOVAE_REALMAPS to their folder")
     return root / "RadioMapSeer"
 

@@ -1,9 +1,12 @@
 """How commands end: one message and a status, whatever goes wrong."""
 
+import logging as stdlib_logging
 import os
 import sys
 
+import jax
 import pytest
+from absl import flags, logging
 
 from radiovae_jax import command_line
 
@@ -97,3 +100,115 @@ def test_a_program_starts_again_for_large_pages_where_it_has_to_ask(
     command_line.with_huge_pages(path)
     command_line.with_huge_pages(path)  # the program started again does not again
     assert starts == [(sys.executable, sys.orig_argv)] * again
+
+
+def test_a_path_flag_knows_the_home_folder_and_no_other_machine(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    parser = command_line.Parser()
+    parser.add_argument("--out", type=command_line.path)
+    assert parser.parse_args(["--out=~/a"]).out == tmp_path / "home" / "a"
+    values = flags.FlagValues()
+    read = command_line._PathParser().parse
+    flags.DEFINE(
+        command_line._PathParser(),
+        "workdir",
+        "",
+        "",
+        flag_values=values,
+        serializer=flags.ArgumentSerializer(),
+    )
+    values(["", "--workdir=~/a"])
+    assert values["workdir"].value == read("~/a") == str(tmp_path / "home" / "a")
+    assert (read(""), read("runs/b")) == ("", "runs/b")
+    for wrong in ("gs://bucket/a", "s3://a", "~nobody_of_this_name/a"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--out={wrong}"])
+        with pytest.raises(flags.Error, match="path="):
+            values(["", f"--workdir={wrong}"])
+        assert wrong in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words, kept",
+    [
+        (["--config.a.b=1,2", "--config.a.b=1,2"], ["--config.a.b=1,2"]),
+        (["--config.a.b", "1", "-config.a.b=-2"], ["-config.a.b=-2"]),
+        (["--config.a.b=1", "--config.a.b", "-2"], ["--config.a.b", "-2"]),
+        (["--config.a", "--config.b=1", "--x", "--x"],) * 2,
+        (["--config=a.py:b", "--config.a=x=y"],) * 2,
+        (["--config=~/a.py"], ["--config=/home/me/a.py"]),
+        (["--config", "~/a.py", "--x"], ["--config=/home/me/a.py", "--x"]),
+    ],
+)
+def test_of_a_field_that_is_given_twice_the_last_counts(words, kept, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert command_line.config_words(["main", *words])[0] == ["main", *kept]
+
+
+def test_the_configs_are_listed_with_their_variants_and_first_lines(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # elsewhere: those beside the package
+    lines = command_line.configs().splitlines()
+    (radio,) = (line for line in lines if "/radio.py" in line)
+    assert radio.split(maxsplit=3)[1:3] == [":native", ":f8"]
+    assert radio.endswith(
+        "The documented run: the RadioDiff VAE on RadioMapSeer at 320x320."
+    )
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text('"""What it is.\n\nMore."""')
+    (tmp_path / "configs" / "torn.py").write_text("def")
+    listed = [line.split() for line in command_line.configs().splitlines()[1:]]
+    assert listed == [["configs/mine.py", "What", "it", "is."], ["configs/torn.py"]]
+
+
+def test_what_names_hold_does_not_reach_the_terminal(capsys):
+    name = os.fsdecode(b"gr\xf6\x1b[31m")
+    command_line.say(f"{name}\nkl é 图")
+    with pytest.raises(SystemExit):
+        command_line.fail(name)
+    shown = capsys.readouterr()
+    assert shown.out == "gr\\xf6\\x1b[31m\nkl é 图\n"
+    assert shown.err == "\nerror: gr\\xf6\\x1b[31m\n"
+
+
+def test_log_lines_are_plain():
+    plain = command_line._Plain()
+
+    def line(level):
+        return plain.format(
+            stdlib_logging.LogRecord("absl", level, "loop.py", 1, "step %d", (3,), None)
+        )
+
+    assert line(logging.converter.STANDARD_INFO) == "step 3"
+    assert line(logging.converter.STANDARD_WARNING) == "warning: step 3"
+
+
+def test_devices_that_cannot_be_had_are_named_with_what_brings_them(monkeypatch):
+    def no_plugin():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", no_plugin)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        with pytest.raises(OSError, match=r"JAX_PLATFORMS=cuda: .*plugin") as info:
+            command_line.start_jax()
+        assert jax.config.jax_platforms == "cuda"
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert 'pip install -e ".[cuda]"' in str(info.value)
+
+
+def test_64_bits_are_switched_off_and_processes_joined_before_the_devices(caplog):
+    joined = []
+    jax.config.update("jax_enable_x64", True)
+    try:
+        command_line.start_jax(lambda: joined.append(jax.config.jax_enable_x64))
+        assert joined == [False]
+    finally:
+        jax.config.update("jax_enable_x64", False)

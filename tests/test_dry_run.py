@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from radiovae_jax import dry_run, experiment, train
+from radiovae_jax import dry_run, experiment, overview, train
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_what_stops_the_training_stops_the_dry_run(setup, tmp_path):
 def test_a_device_holds_its_part_of_a_split_state(setup):
     _, setup = setup
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(setup.fresh))
-    assert f"{size / 1e6:,.1f} MB a device" in dry_run.networks(setup)
+    assert f"{size / 1e6:,.1f} MB a device" in overview.networks(setup)
 
 
 def test_remat_keeps_the_inputs_of_blocks_alone_for_the_way_back(setup):
@@ -133,3 +133,32 @@ def test_remat_keeps_the_inputs_of_blocks_alone_for_the_way_back(setup):
     assert inputs < kept[True] < 3 * inputs
     # A block's norms, swishes and convolutions leave at least eight such arrays.
     assert kept[False] - kept[True] > 8 * inputs
+
+
+def test_a_run_says_at_its_start_what_it_is_made_of(setup):
+    config, setup = setup
+    lines = overview.start(config, setup).splitlines()
+    words = dict(line.split(maxsplit=1) for line in lines)
+    assert words["training"].startswith("synthetic city DPM, split train: 16 images")
+    assert words["devices"] == "1 cpu (cpu), mesh data 1 x fsdp 1"
+    assert words["batch"].endswith("computed in float32")
+    assert words["phases"] == "101 steps, discriminator after step 50"
+    assert f"jax {jax.__version__}," in words["code"]
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (dict(disc_start=6), "6 steps without discriminator (loss.disc_start=6 is"),
+        (dict(disc_factor=0.0), "6 steps without discriminator (loss.disc_factor=0)"),
+        (dict(disc_start=0), "6 steps, discriminator after step 0"),
+        (
+            dict(discriminator_before_start="released"),
+            "6 steps, discriminator after step 3 (trained from the first)",
+        ),
+    ],
+)
+def test_phases_are_said_in_words(fields, words):
+    config = tiny.config("city")
+    config.loss.update(fields)
+    assert overview.phases(config).startswith(words)

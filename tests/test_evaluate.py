@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import shutil
 
@@ -404,6 +405,34 @@ def test_lpips_that_cannot_be_is_left_out_with_a_reason(tmp_path):
         notes = []
         assert evaluate.perceptual(source, shape, notes) == ()
         assert words in notes[0]
+
+
+@pytest.mark.parametrize("given, asks", [("", False), ("hub", True)])
+def test_a_run_without_lpips_asks_the_hub_only_where_it_is_told(
+    given, asks, run, monkeypatch
+):
+    asked = []
+
+    def nothing(filename, ask):
+        asked.append(ask)
+        raise FileNotFoundError(filename)
+
+    def measured(*arguments, **options):
+        raise InterruptedError
+
+    monkeypatch.setattr(lpips, "_from_hub", nothing)
+    monkeypatch.setattr(evaluate, "measure", measured)
+    with pytest.raises(InterruptedError):
+        evaluate.evaluate(run[0] / "run", perceptual_weights=given)
+    assert asked == [asks]
+
+
+def test_names_that_are_no_utf8_are_in_the_csv(tmp_path):
+    names = [os.fsdecode(b"gr\xf6\x1b[31m"), "图" * 100]
+    record.write(tmp_path, "val", {}, Lines(names, ("kl",), np.float32([[1], [2]])))
+    with (tmp_path / "val.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == ["gr\\xf6\\x1b[31m", "图" * 100]
 
 
 def test_a_data_set_without_buildings_has_one_region_and_says_so(tmp_path):

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "radiovae_jax"
 
 # From the leaves up; a module imports from its own room and from those above it here.
 ROOMS = [
-    {"types", "whole_files", "inputs"},
+    {"types", "whole_files", "inputs", "progress", "ctrl_c"},
     {"losses", "physics", "slopes", "torch_tables", "data.radiomap", "data.splits"},
     {"torch_structure"},
     {
@@ -32,6 +32,7 @@ ROOMS = [
         "baselines",
         "command_line",
         "interruption",
+        "run_record",
         "checksums",
         "orbax_errors",
         "comparison",
@@ -47,7 +48,7 @@ ROOMS = [
     {"diffusers_weights", "curves", "torch_copies", "torch_pickle"},
     {"torch_files", "panels", "diagnosis"},
     {"figures", "dashboard", "report_charts"},
-    {"report_page"},
+    {"report_page", "overview"},
     {"experiment", "datasets", "config_check"},
     {"run_folder", "judging"},
     {"warm_start", "loop", "coder", "verbs"},
@@ -116,6 +117,7 @@ def test_only_the_top_knows_the_config():
             "loop",
             "train",
             "dry_run",
+            "overview",
             "main",
             "evaluate",
         ):
@@ -127,6 +129,18 @@ def test_the_core_imports_on_a_machine_with_jax_flax_and_optax_alone():
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
         "import radiovae_jax, radiovae_jax.models.lpips; "
+        "[getattr(radiovae_jax, name) for name in radiovae_jax.__all__]; "
         + "; ".join(f"import radiovae_jax.{name}" for name in CORE)
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_itself_imports_nothing_that_takes_time():
+    program = (
+        "import sys, radiovae_jax; print(*sys.modules); from radiovae_jax import "
+        "losses, physics, DiagonalGaussian; assert radiovae_jax.losses is losses"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert not {"jax", "flax", "numpy"} & set(done.stdout.split())

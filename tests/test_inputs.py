@@ -123,6 +123,8 @@ def test_a_path_is_of_this_machine(monkeypatch):
     for path in ("gs://bucket/maps", "s3://x", "https://x/y.pt"):
         with pytest.raises(ValueError, match=f"data.root={path}: .*this machine"):
             inputs.local(path, "data.root")
+    with pytest.raises(ValueError, match=r"workdir=gs:/bucket/run: .*this machine"):
+        inputs.local(pathlib.Path("gs://bucket/run"), "workdir")
     with pytest.raises(ValueError, match="--workdir=~nobody-here"):
         inputs.local("~nobody-here/x", "--workdir")
 

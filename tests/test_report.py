@@ -96,7 +96,21 @@ def full(tmp_path_factory):
     (run / "latents").mkdir()
     statistics = {"mean": [1.5], "std": [0.0625], "maps": 7}
     (run / "latents" / "statistics.json").write_text(json.dumps(statistics))
+    start = {"command": "main --workdir '<i>x'", "versions": {"jax": "0.10.2"}}
+    start |= {"start": "2026-01-01T00:00:00+00:00", "end": None, "ended": "done"}
+    resume = start | {"ended": "saved step 7", "command": "main again"}
+    (run / "run.json").write_text(json.dumps(start | {"resumes": [resume]}))
     return run, report_page.page(run)
+
+
+def test_every_start_of_the_run_is_in_it(full):
+    _, page = full
+    texts = read(page).texts
+    at = texts.index("main --workdir '<i>x'")
+    assert texts[at - 1 : at + 2] == ["command", "main --workdir '<i>x'", "main again"]
+    for words in ("jax 0.10.2", "saved step 7", "resume 1"):
+        assert words in texts
+    assert "No run.json" in report_page.starts({})
 
 
 def test_it_loads_nothing_from_anywhere(full):

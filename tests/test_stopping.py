@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,17 @@ def run(config, workdir, **numbers):
 
 def last(workdir) -> dict:
     return logbook.read(workdir / "metrics.jsonl")[-1]
+
+
+def test_processes_tell_each_other_any_name_a_file_can_have(monkeypatch):
+    names = [os.fsdecode(b"gr\xf6"), "é" * 127, "0_0"]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        stopping.multihost_utils,
+        "process_allgather",
+        lambda rows, tiled: np.concatenate([rows, rows]),
+    )
+    assert stopping.of_all_processes(np.array(names)) == names + names
 
 
 @pytest.mark.slow

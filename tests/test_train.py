@@ -1,7 +1,9 @@
 """The loop on a tiny synthetic city: what a user relies on across runs."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -45,6 +47,24 @@ def test_stopping_and_going_on_equals_one_unbroken_run_bit_for_bit(
     # The stop itself adds a validation; everything else is the same.
     lines[1][3] = {k: v for k, v in lines[1][3].items() if not k.startswith("val/")}
     assert without_time(lines[0]) == without_time(lines[1])
+
+
+def test_a_run_keeps_how_it_was_made_and_takes_the_home_folder(
+    unbroken, tmp_path, monkeypatch
+):
+    workdir, metrics = unbroken
+    found = json.loads((workdir / "run.json").read_text())
+    assert (found["step"], found["ended"]) == (0, "done")
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    monkeypatch.chdir(tmp_path)
+    config = run_folder.read_config("~/unbroken")
+    config.data.root = os.path.join("~", os.path.relpath(config.data.root, Path.home()))
+    assert train.run(config, Path("~/unbroken"))["nmse"] == metrics["nmse"]
+    found = json.loads((workdir / "run.json").read_text())
+    assert [(one["step"], one["ended"]) for one in found["resumes"]] == [(6, "done")]
+    assert "~" not in run_folder.read_config(workdir).data.root
+    assert radiovae_jax.load("~/unbroken")[0].embed_dim == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_compiling_is_told_of_each_phase_and_is_no_time_of_a_step(unbroken):

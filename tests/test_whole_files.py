@@ -87,3 +87,17 @@ def test_a_disk_without_room_is_said_with_the_file_and_what_helps(tmp_path, writ
     assert str(error.value).startswith(f"{path} cannot be written (")
     assert "make room, or write elsewhere" in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "图"])
+def test_a_name_as_long_as_may_be_is_written(tmp_path, letter):
+    name = letter * (251 // len(letter.encode())) + ".png"
+    with whole_files.written(tmp_path / name) as partial:
+        partial.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    longer = [f"{letter}{name[:-4]}_{end}.png" for end in ("error", "errors")]
+    fitting = [whole_files.fitting(one) for one in longer]
+    assert len({*fitting}) == 2 and fitting[0].endswith("_error.png")
+    for one in fitting:
+        (tmp_path / one).touch()
+    assert whole_files.fitting(name) == name

@@ -17,6 +17,11 @@ peers' first step is compared with); and with a fixed weight instead of the adap
 one, to price that.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import functools
 import importlib
 import os
@@ -59,8 +64,8 @@ PHASE = flags.DEFINE_enum(
     "phase", "both", ["both", *timed_step.PHASES], "Which steps to time."
 )
 DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
-OUT = flags.DEFINE_string("out", "benchmark.json", "The record; empty: none.")
-TRACE = flags.DEFINE_string(
+OUT = command_line.define_path("out", "benchmark.json", "The record; empty: none.")
+TRACE = command_line.define_path(
     "trace", "", "Folder for a profile of our steps, for xprof or ui.perfetto.dev."
 )
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -240,14 +245,14 @@ def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ou
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(command_line.not_chatter)
+    command_line.log_plainly(logging.INFO)
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
         if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         # What was compiled before would be read, and its time called compiling.
         jax.config.update("jax_enable_compilation_cache", False)
+        command_line.start_jax()
         config = CONFIG.value
         config_check.check(config)
         check(config)

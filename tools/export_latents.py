@@ -26,6 +26,11 @@ WORKDIR/latents/statistics.json, which tools/export_torch.py reads, is a copy of
 training split's statistics, or of another's as long as there is none of these weights.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
 import hashlib
 import pathlib
@@ -67,10 +72,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     whole, some = command_line.at_least(0), command_line.at_least(1)
     seed = command_line.at_least(0, command_line.MAX_SEED)
-    add("workdir", type=pathlib.Path, help="folder of the run")
+    add("workdir", type=command_line.path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
-    add("--out", type=pathlib.Path, help="folder (default: WORKDIR/latents/SPLIT)")
-    add("--data_root", default="", help="data, if not where the config says")
+    add("--out", type=command_line.path, help="folder (default: WORKDIR/latents/SPLIT)")
+    data_words = "data, if not where the config says"
+    add("--data_root", type=command_line.path, help=data_words)
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add(
@@ -98,11 +104,11 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.keep_compiled()
+    command_line.start_jax()
     config = run_folder.read_config(args.workdir)
     config_check.check(config)
     if args.data_root:
-        config.data.root = args.data_root
+        config.data.root = str(args.data_root)
     source, fields = open_with_condition(config, args.split)
     resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
     db = datasets.db_range(config)
@@ -162,10 +168,12 @@ def export(args: argparse.Namespace) -> None:
         db_range=db._asdict() if db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
-    print(describe(folder, manifest))
-    print(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
+    command_line.say(describe(folder, manifest))
+    command_line.say(
+        f"{copy} now holds these statistics" if copy else "statistics.json: kept"
+    )
     for path in showing.renew_report(args.workdir):
-        print(f"renewed: {path}")
+        command_line.say(f"renewed: {path}")
 
 
 def open_with_condition(
@@ -189,9 +197,9 @@ def open_with_condition(
             folder = plain.path(field, 0).parent
             if folder.is_dir():
                 raise FileNotFoundError(f"{error}: move {folder} away") from error
-            print(f"records without {field}: {error}")
+            command_line.say(f"records without {field}: {error}")
         except ValueError as error:
-            print(f"records without {field}: {error}")
+            command_line.say(f"records without {field}: {error}")
         else:
             fields.append(field)
     return source, fields
@@ -255,5 +263,5 @@ def describe(folder: pathlib.Path, manifest: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

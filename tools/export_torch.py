@@ -10,8 +10,12 @@ diffusers.AutoencoderKL.from_pretrained reads. Needs torch: in a checkout,
 `pip install -e '.[torch]'`.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -43,10 +47,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
+    parser.add_argument("workdir", type=command_line.path, help="folder of the run")
     parser.add_argument(
         "out",
-        type=pathlib.Path,
+        type=command_line.path,
         help=f"file ({SUFFIXES}), or a folder (no suffix) for diffusers",
     )
     parser.add_argument(
@@ -63,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--latents",
-        type=pathlib.Path,
+        type=command_line.path,
         help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
         "channel, for diffusers' scaling_factor and shift_factor (default: "
         "WORKDIR/latents/statistics.json where there is one; else the factors that "
@@ -81,6 +85,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.start_jax()
     is_file = bool(args.out.suffix)
     if is_file and args.out.suffix not in torch_files.SUFFIXES:
         raise ValueError(
@@ -111,7 +116,9 @@ def export(args: argparse.Namespace) -> None:
     else:
         state = diffusers_weights.autoencoder_to_diffusers(params)
         torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
-    print(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
+    command_line.say(
+        f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}"
+    )
 
 
 def read(args: argparse.Namespace, step: int, *, with_loss: bool) -> tuple[dict, Any]:
@@ -161,5 +168,5 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

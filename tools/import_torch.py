@@ -13,6 +13,11 @@ fields of the config come from the tensors, the rest from --config;
 Needs torch: in a checkout, `pip install -e '.[torch]'`.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
 import json
 import pathlib
@@ -59,13 +64,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=pathlib.Path, help="file, or diffusers folder")
     parser.add_argument(
-        "--workdir", type=pathlib.Path, required=True, help="run folder to make"
+        "file", type=command_line.path, help="file, or diffusers folder"
+    )
+    parser.add_argument(
+        "--workdir", type=command_line.path, required=True, help="run folder to make"
     )
     parser.add_argument(
         "--config",
-        default=str(CONFIG),
+        type=command_line.path,
+        default=CONFIG,
         help="config file of all that tensors do not say (default: configs/radio.py); "
         "fields of it as --config.SECTION.FIELD=VALUE",
     )
@@ -122,6 +130,7 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.start_jax()
     if args.workdir.exists() and (
         not args.workdir.is_dir() or any(args.workdir.iterdir())
     ):
@@ -173,11 +182,15 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
     for name, value in fields.items():
         if value != given.autoencoder[name]:
-            print(f"autoencoder.{name}={given.autoencoder[name]} became {value}")
-    print(f"wrote {args.workdir} at step {args.step}; its network:")
-    print(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
-    print("go on training from it with (and --config.data.root=... for your maps)")
-    print("  " + command(args, overrides, given, config))
+            command_line.say(
+                f"autoencoder.{name}={given.autoencoder[name]} became {value}"
+            )
+    command_line.say(f"wrote {args.workdir} at step {args.step}; its network:")
+    command_line.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
+    command_line.say(
+        "go on training from it with (and --config.data.root=... for your maps)"
+    )
+    command_line.say("  " + command(args, overrides, given, config))
 
 
 def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
@@ -196,7 +209,7 @@ def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
     )
     sums = torch_files.sha256_of(torch_files.files_of(args.file))
     for name, digest in sums.items():
-        print(f"{name}: sha256 {digest}")
+        command_line.say(f"{name}: sha256 {digest}")
     record = dict(
         command=shlex.join(["tools/import_torch.py", *args.words]),
         sha256=sums,
@@ -260,13 +273,14 @@ def read_loss(
     return disc, logvar
 
 
-def read_config(path: str, overrides: list[str]) -> ml_collections.ConfigDict:
+def read_config(path: pathlib.Path, overrides: list[str]) -> ml_collections.ConfigDict:
     """Returns the config as main.py would read it.
 
     Raises:
       ValueError: there is no such file or field, or the file cannot be run.
     """
-    values, words = flags.FlagValues(), ["", f"--config={path}", *overrides]
+    words, _ = command_line.config_words(["", f"--config={path}", *overrides])
+    values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=words
     )
@@ -323,7 +337,7 @@ def command(args, overrides: list[str], given, config) -> str:
         for name, value in after.items()
         if before[name] != value
     }
-    # A tuple that is given twice is not replaced but lengthened.
+    # What the weights say otherwise replaces what was given.
     kept = [word for word in overrides if word.partition("=")[0] not in changed]
     words = [f"--config={args.config}", f"--workdir={args.workdir}", *kept]
     words += [f"{name}={value}" for name, value in changed.items()]
@@ -331,5 +345,5 @@ def command(args, overrides: list[str], given, config) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)  # Orbax has much to say
+    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

@@ -14,6 +14,11 @@ bytes that every kernel reads and writes. The second time is the sum over kernel
 the longer of the two if nothing stays in a cache: an estimate.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import os
 import pathlib
 
@@ -31,7 +36,9 @@ GPU = flags.DEFINE_enum("gpu", "h200", list(planned.GPUS), "The GPU to plan for.
 PHASE = flags.DEFINE_enum(
     "phase", "both", ["both", *timed_step.PHASES], "Which steps to plan."
 )
-OUT = flags.DEFINE_string("out", "", "Folder for the record and XLA's text, if any.")
+OUT = command_line.define_path(
+    "out", "", "Folder for the record and XLA's text, if any."
+)
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
@@ -40,7 +47,7 @@ LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
+    command_line.log_plainly(logging.WARNING)
     with command_line.one_message(debug=DEBUG.value):
         command_line.nothing_more(argv)
         config, gpu = CONFIG.value, planned.GPUS[GPU.value]
@@ -55,6 +62,7 @@ def main(argv: list[str]) -> None:
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0"
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         jax.config.update("jax_platforms", "cpu")
+        command_line.start_jax()
         out = pathlib.Path(OUT.value) if OUT.value else None
         if out:
             command_line.folder(out, flag="--out")

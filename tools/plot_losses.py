@@ -9,9 +9,15 @@ mask and the radio terms over a synthetic city and a blurred copy of it). It tak
 seconds.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
 import functools
 import pathlib
+import sys
 import tempfile
 from collections.abc import Callable
 
@@ -21,7 +27,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax import losses, physics, plots, schedules
+from radiovae_jax import command_line, losses, physics, plots, schedules
 from radiovae_jax.data import radiomap, synthetic
 from radiovae_jax.types import Array
 
@@ -161,18 +167,24 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 }
 
 
-def main() -> None:
-    summary, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
+def main() -> int:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=pathlib.Path, default=DOCS, metavar="DIR")
-    out = parser.parse_args().out
-    for name, picture in PICTURES.items():
-        print(f"written: {plots.save(picture(), out / name)}")
+    parser.add_argument("--out", type=command_line.path, default=DOCS, metavar="DIR")
+    parser.add_argument("--debug", action="store_true", help="show the traceback")
+    args = parser.parse_args()
+
+    def work() -> None:
+        command_line.start_jax()
+        for name, picture in PICTURES.items():
+            print(f"written: {plots.save(picture(), args.out / name)}")
+
+    return command_line.status(work, debug=args.debug)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,8 +11,12 @@ figure_4_normalized_comparison.png           all losses on one scale
 figure_5_training_summary.png                quality, balance, samples, resources
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=pathlib.Path, help="folder of the run")
+    parser.add_argument("workdir", type=command_line.path, help="folder of the run")
     parser.add_argument(
         "--latents",
         type=command_line.at_least(0),
@@ -47,11 +51,12 @@ def draw(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
+    command_line.start_jax()
     paths = showing.training_figures(args.workdir)
     if args.latents > 0:
         paths += showing.latent_figures(args.workdir, count=args.latents)
     for path in paths:
-        print(path)
+        command_line.say(str(path))
 
 
 if __name__ == "__main__":

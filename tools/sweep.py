@@ -17,6 +17,11 @@ goes on with the same command, and the table has every run in OUT.
 A run of 150 steps takes about a minute of a core, most of it compilation.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
 import csv
 import functools
@@ -36,7 +41,6 @@ from absl import flags, logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from ml_collections import config_flags
-from tqdm import tqdm
 
 from radiovae_jax import (
     command_line,
@@ -52,6 +56,7 @@ from radiovae_jax import (
 )
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import to_batch
+from radiovae_jax.progress import Bar
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -293,7 +298,7 @@ def sweep(
             f"{out} is no folder that can be written ({error.strerror}); give another "
             "--out"
         ) from error
-    with tqdm(runs, unit="run", file=sys.stdout) as bar:
+    with Bar(runs, unit="run", file=sys.stdout) as bar:
         for (kind, beta, schedule), config in zip(bar, configs, strict=True):
             folder = out / f"{kind}_{beta:g}_{schedule}"
             bar.set_postfix_str(folder.name)
@@ -436,14 +441,19 @@ def draw(records: list[dict[str, Any]]) -> Figure:
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"), metavar="DIR")
+    add(
+        "--out",
+        type=command_line.path,
+        default=pathlib.Path("runs/sweep"),
+        metavar="DIR",
+    )
     add("--steps", type=int, default=150, help="of each run, default 150")
     add("--size", type=int, default=32, help="side of the maps, default 32")
     add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
@@ -456,7 +466,7 @@ def parser() -> command_line.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args, overrides = parse(argv)
-    logging.set_verbosity(logging.WARNING)
+    command_line.log_plainly(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
     return command_line.status(lambda: compare(args, overrides), debug=args.debug)
 
@@ -479,14 +489,15 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     Raises:
       ValueError, OSError, FloatingPointError: what is wrong.
     """
+    command_line.start_jax()
     runs = list(itertools.product(args.reconstruction, args.beta, args.schedule))
     given = dict(steps=args.steps, size=args.size, overrides=overrides)
     check_finished(args.out, **given)
     sweep(args.out, runs, **given)
     records = collect(args.out)
     write(args.out, records)
-    print(table(records))
-    print(f"written: {args.out}/sweep.md, .csv, .json and .png")
+    command_line.say(table(records))
+    command_line.say(f"written: {args.out}/sweep.md, .csv, .json and .png")
 
 
 if __name__ == "__main__":

@@ -11,18 +11,22 @@ It takes 12 ms a map of 256x256 on one core; without masks they are computed dur
 training.
 """
 
+from radiovae_jax import ctrl_c
+
+if __name__ == "__main__":
+    ctrl_c.ends_program()
+
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-import tqdm
 
 from radiovae_jax import command_line, physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
+from radiovae_jax.progress import Bar
 
 FIELD = "k2_neg_norm"
 
@@ -40,7 +44,7 @@ def write(root: radiomap.Path, simulation: str) -> tuple[int, int]:
     )
     paths = [maps.path(FIELD, index) for index in range(len(maps))]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
-    for index in tqdm.tqdm(missing, desc=f"{simulation} k^2", unit="map"):
+    for index in Bar(missing, desc=f"{simulation} k^2", unit="map"):
         record = maps[index]
         drawn = mask(record["gray"], record["antenna"])
         try:
@@ -67,14 +71,17 @@ _k2_neg_norm = jax.jit(physics.k2_neg_norm)
 
 
 def parser() -> command_line.Parser:
-    summary, _, details = __doc__.partition("\n")
+    summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--root", required=True, type=pathlib.Path, help="folder with gain/ and png/"
+        "--root",
+        required=True,
+        type=command_line.path,
+        help="folder with gain/ and png/",
     )
     parser.add_argument(
         "--simulation", default="IRT4", help=f"one of {', '.join(SIMULATIONS)}"
@@ -92,9 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
 
     def work() -> None:
+        command_line.start_jax()
         written, there = write(args.root, args.simulation)
         folder = args.root / "gain"
-        print(f"{written} masks written, {there} of {args.simulation} in {folder}")
+        command_line.say(
+            f"{written} masks written, {there} of {args.simulation} in {folder}"
+        )
 
     return command_line.status(work, debug=args.debug)
 

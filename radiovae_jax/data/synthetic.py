@@ -16,6 +16,7 @@ import numpy as np
 
 from radiovae_jax import inputs, whole_files
 from radiovae_jax.data import city, dominant_path, radiomap, radiomapseer, splits
+from radiovae_jax.progress import Bar
 
 RECORD = "synthetic.json"
 # Changed with every change of what is drawn, so that old cities are not mixed in.
@@ -121,7 +122,7 @@ def write_city(
         (partial / "png" / folder).mkdir(parents=True)
     (partial / "gain" / simulation).mkdir(parents=True)
     (partial / "antenna").mkdir()
-    for number in map_numbers(maps):
+    for number in Bar(map_numbers(maps), desc="drawing the city", unit="map"):
         _write_map(partial, number, record)
     (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     try:

