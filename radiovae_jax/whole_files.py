@@ -51,11 +51,12 @@ def sweep(folder: pathlib.Path) -> None:
     """Removes what processes that were killed left unfinished in a folder."""
     for path in folder.glob(".*.partial"):
         process = re.search(r"\.(\d+)\.partial$", path.name)
-        if process and not _runs(int(process[1])):
+        if process and not runs(int(process[1])):
             path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Says whether there is a process of that number on this machine."""
     try:
         os.kill(process, 0)  # asks, and sends nothing
     except ProcessLookupError:
