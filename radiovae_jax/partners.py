@@ -8,6 +8,7 @@ live, and why they end, in the runtime's key-value store; in each one a thread l
 import contextlib
 import itertools
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -18,6 +19,7 @@ POLL_S = 1
 ALIVE, ENDED = "radiovae_jax/alive/", "radiovae_jax/ended"
 DONE = "done"  # said in place of a beat by one that is not to be waited for
 AGAIN = "start all of them again with the same command"
+GONE = f"process 0 cannot be reached: it has died, or the network; {AGAIN}"
 
 
 class Watch(threading.Thread):
@@ -58,7 +60,7 @@ class Watch(threading.Thread):
         except Exception as error:  # of what type, differs
             if "DEADLINE_EXCEEDED" in str(error):
                 return ""
-            return f"process 0 cannot be reached: it has died, or the network; {AGAIN}"
+            return GONE
 
     def _silent(self) -> str:
         now = time.monotonic()
@@ -86,12 +88,35 @@ class Watch(threading.Thread):
             self._client.key_value_set(ENDED, problem)
             time.sleep(2 * POLL_S)
 
+    def hold(self, address: str) -> None:
+        """Ends this process when nobody listens at process 0 any more.
+
+        The runtime aborts where its own connection breaks; one beside it breaks in the
+        same moment, and this thread says so before the abort is prepared.
+        """
+        host, _, port = address.rpartition(":")
+        while not self._over.wait(0.01):
+            try:
+                with socket.create_connection((host.strip("[]"), int(port))) as line:
+                    while line.recv(4096):
+                        pass
+            except ConnectionResetError:
+                continue
+            except ConnectionRefusedError:
+                if not self._over.is_set():
+                    end(GONE)
+            except OSError:  # the network: the runtime decides
+                self._over.wait(POLL_S)
+
 
 def watch(silent_s: float) -> Watch:
     """Starts to look at the other processes; `jax.distributed` is initialised."""
     state = runtime.global_state
     started = Watch(state.client, state.process_id, silent_s)
     started.start()
+    if state.process_id:
+        address = (state.coordinator_address,)
+        threading.Thread(target=started.hold, args=address, daemon=True).start()
     return started
 
 

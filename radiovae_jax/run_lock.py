@@ -34,24 +34,25 @@ def held(workdir: pathlib.Path | str) -> Iterator[None]:
     Raises:
       OSError: another run has it, or it cannot be made or written.
     """
-    path = pathlib.Path(workdir) / NAME
+    path, ours = pathlib.Path(workdir) / NAME, json.dumps(me())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file, free = _opened(path)
+        owner, silent = _owner(file), time.time() - path.stat().st_mtime
+        refused = alive(owner, free=free, silent=silent)
+        if not refused:
+            file.truncate(0)
+            print(ours, file=file, flush=True)
     except OSError as error:
         raise OSError(
             f"{workdir} cannot be made or written as the folder of the run ({error}); "
             "give another --workdir"
         ) from error
     with file:
-        owner, ours = _owner(file), json.dumps(me())
-        silent = time.time() - os.fstat(file.fileno()).st_mtime
-        if alive(owner, free=free, silent=silent):
+        if refused:
             raise OSError(_refusal(path, owner, silent))
         if owner:
             logging.warning("%s: taken over from %s, which has ended", path, _of(owner))
-        file.truncate(0)
-        print(ours, file=file, flush=True)
         over = threading.Event()
         threading.Thread(target=_beat, args=(path, ours, over), daemon=True).start()
         try:
