@@ -15,7 +15,7 @@ from typing import Any
 
 from jax._src import distributed as runtime  # its client has no public name
 
-POLL_S = 1
+POLL_S, GRACE_S = 1, 1.5
 ALIVE, ENDED = "radiovae_jax/alive/", "radiovae_jax/ended"
 DONE = "done"  # said in place of a beat by one that is not to be waited for
 AGAIN = "start all of them again with the same command"
@@ -40,6 +40,10 @@ class Watch(threading.Thread):
     def run(self) -> None:
         for beat in itertools.count():
             problem = self.look(str(beat))
+            if problem and problem != GONE:
+                self._over.wait(
+                    GRACE_S
+                )  # of an error of all this one has its own words
             if self._over.is_set():
                 return
             if problem:
@@ -86,7 +90,7 @@ class Watch(threading.Thread):
         """Lets all others end for a reason, and gives them the time to say it."""
         with contextlib.suppress(Exception):  # somebody has told another, or none hears
             self._client.key_value_set(ENDED, problem)
-            time.sleep(2 * POLL_S)
+            time.sleep(POLL_S + 2 * GRACE_S)
 
     def hold(self, address: str) -> None:
         """Ends this process when nobody listens at process 0 any more.

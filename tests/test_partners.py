@@ -1,6 +1,7 @@
 """Processes that die or fail: the others hear of it, and why."""
 
 import sys
+import threading
 
 import pytest
 
@@ -32,6 +33,7 @@ def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(partners.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(partners.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(partners, "GRACE_S", 0.05)
     return now
 
 
@@ -82,3 +84,11 @@ def test_a_store_that_is_gone_was_of_the_first_process(watches, monkeypatch):
 
     monkeypatch.setattr(Store, "blocking_key_value_get", fail)
     assert "process 0 cannot be reached" in watches[2].look("0")
+
+
+def test_an_error_that_is_of_this_process_too_is_its_own(watches, monkeypatch):
+    monkeypatch.setattr(partners, "end", pytest.fail)
+    monkeypatch.setattr(partners, "GRACE_S", 60)
+    watches[1].tell("process 1 has ended: the copies differ")
+    threading.Timer(0.1, watches[0].stop).start()
+    watches[0].run()
