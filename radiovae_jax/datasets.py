@@ -3,6 +3,8 @@
 Beside experiment.py, which makes functions and arrays and needs no data library.
 """
 
+from collections.abc import Mapping
+
 import jax
 import ml_collections
 from absl import logging
@@ -59,6 +61,21 @@ def open_outlined(config: ConfigDict, split: str) -> Source:
         if config.data.source in ("radiomapseer", "synthetic", "tfds"):
             logging.warning("pictures will not show buildings: %s", error)
         return source
+
+
+def identity(opened: Mapping[str, Source | None]) -> dict[str, str]:
+    """Returns what copies of the same data have in common, wherever they lie."""
+    same = {}
+    for split, source in opened.items():
+        if source is not None:
+            size = "x".join(map(str, source.shape))
+            root = getattr(source, "root", "")
+            same |= {
+                f"{split} data": f"{len(source)} maps of {size}",
+                f"list of {split} maps": sources.names_digest(source, root=root)[:16],
+                f"content of {split} maps": sources.sample_digest(source)[:16],
+            }
+    return same
 
 
 def db_range(config: ConfigDict) -> radiomap.DbRange:

@@ -1,11 +1,13 @@
 """Several processes as one run, through JAX's own distributed runtime."""
 
+import atexit
 import contextlib
-import hashlib
+import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,9 +15,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from radiovae_jax import partners
+
 # Longer than any two compilations of one step may differ. A dead process ends the wait
 # much sooner: the runtime ends those who wait.
 BARRIER_S = 1800
+TEXT_BYTES = 4000  # of what processes tell each other
+# What a collective or a barrier says when another process is gone.
+LOST = re.compile(
+    "Gloo|NCCL|RCCL|[Cc]oordination|UNAVAILABLE|[Bb]arrier|"
+    "[Ss]ocket closed|Connection (closed|reset)"
+)
+# The runtime's own heartbeat is late by so much: its way to end a process is an abort.
+SPARE_S = 15
+
+_watch: partners.Watch | None = None  # of this process, once it has joined the others
 
 
 def start(
@@ -85,7 +99,7 @@ def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) 
         try:
             jax.distributed.initialize(
                 **coordinates,
-                heartbeat_timeout_seconds=heartbeat_s,
+                heartbeat_timeout_seconds=heartbeat_s + SPARE_S,
                 initialization_timeout=connect_s + 60,
             )
         except ValueError as error:
@@ -99,6 +113,9 @@ def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) 
                 f"the processes cannot be joined ({who}): {error}. Is the port free, "
                 "and --coordinator an address of the machine of process 0?"
             ) from error
+    global _watch
+    _watch = partners.watch(heartbeat_s)
+    atexit.register(_watch.stop)  # before the runtime's own end, in which all wait
 
 
 @contextlib.contextmanager
@@ -142,22 +159,58 @@ def wait_for_all(reason: str) -> None:
     barrier(key=reason, timeout_ms=1000 * BARRIER_S)
 
 
-def check_same(text: str, what: str) -> None:
-    """Compares a text over all processes, which must call it together.
+def gathered(text: str) -> list[str]:
+    """Returns the short text of every process; all must call it together."""
+    if jax.process_count() == 1:
+        return [text]
+    wait_for_all("a text")
+    cut = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
+    rows = multihost_utils.process_allgather(np.pad(cut, (0, TEXT_BYTES - cut.size)))
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+
+
+def check_same(values: Mapping[str, str], remedy: str) -> None:
+    """Compares short values over all processes, which must call it together.
+
+    Args:
+      values: by what they are called.
+      remedy: what makes them the same.
 
     Raises:
-      ValueError: a process has another than the first.
+      ValueError: a process has another value than the first.
     """
-    if jax.process_count() == 1:
-        return
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(digest))
-    others = [n for n, theirs in enumerate(everyone) if (theirs != everyone[0]).any()]
-    if others:
-        raise ValueError(
-            f"the {what} of process {', '.join(map(str, others))} is not that of "
-            "process 0; start all of them with the same command, file and version"
-        )
+    first, *others = map(json.loads, gathered(json.dumps(values)))
+    for name, value in first.items():
+        differing = [n for n, other in enumerate(others, 1) if other[name] != value]
+        if differing:
+            raise ValueError(
+                f"the {name} of process {', '.join(map(str, differing))} is not that "
+                f"of process 0 ({others[differing[0] - 1][name]}, there {value}); "
+                f"{remedy}"
+            )
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """Does in every process what is inside, or ends all where one of them cannot.
+
+    What is inside may wait for no other process.
+
+    Raises:
+      ValueError: the error of the first one that could not, in every process.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        failure = error
+    texts = gathered("" if failure is None else str(failure) or repr(failure))
+    failed = {process: text for process, text in enumerate(texts) if text}
+    if failed:
+        which, text = ", ".join(map(str, failed)), next(iter(failed.values()))
+        raise ValueError(f"process {which} of {len(texts)}: {text}") from failure
 
 
 class Together:
@@ -191,13 +244,48 @@ class Together:
         return self._jitted(*self._first, *arguments)
 
 
-def leave(status: int) -> None:
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Ends this process with one message where another one's death breaks the inside.
+
+    Raises:
+      OSError: in process 0, which may still write; the others end here, before the
+        runtime, whose service may have died with process 0, aborts them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if _watch is None:
+            raise
+        if not isinstance(error, ValueError | RuntimeError) or not LOST.search(
+            str(error)
+        ):
+            _watch.stop()  # how this process ends is its own now
+            raise
+        problem = (
+            f"another process has ended or cannot be reached ({_line(error)}); its own "
+            f"output may say why; {partners.AGAIN}"
+        )
+        if not is_first():
+            partners.end(problem)
+        _watch.stop()
+        raise OSError(problem) from error
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def leave(status: int, reason: str = "") -> None:
     """Ends this process at once where an error ends one of several; else returns.
 
     The way out through Python waits for the others to leave as well, and they may
-    stand in a collective that waits for this one: only its death tells them.
+    stand in a collective that waits for this one. They are told the reason.
     """
     if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        if _watch is not None:
+            _watch.stop()
+            _watch.tell(f"process {jax.process_index()} has ended: {reason or status}")
         os._exit(status)

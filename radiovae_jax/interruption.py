@@ -1,8 +1,9 @@
 """Signals during the loop: the first asks for a save at the next step, the second ends.
 
-A pod's preemption notice arrives as SIGTERM too. Where `jax.distributed` is initialised
-the runtime listens for it and has all processes agree on one step; Ctrl-C is handed on
-to it. Elsewhere the process decides for itself.
+A pod's preemption notice arrives as SIGTERM too; schedulers send SIGUSR1 before a job's
+time is up, a terminal that closes SIGHUP. Where `jax.distributed` is initialised the
+runtime listens for SIGTERM and has all processes agree on one step; the other signals
+are handed on to it. Elsewhere the process decides for itself.
 """
 
 import os
@@ -14,7 +15,9 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+# Not listened to where whoever started the process had it ignored: `nohup`, `trap ''`.
+SPARED = (signal.SIGUSR1, signal.SIGHUP)
 # Two signals so close together are one: `timeout` sends its own to the process and to
 # its group, a terminal and a launcher both pass Ctrl-C on.
 ECHO_S = 0.5
@@ -75,6 +78,8 @@ class Interruption:
         return reached
 
     def _take(self, number: int) -> None:
+        if number in SPARED and signal.getsignal(number) == signal.SIG_IGN:
+            return
         handler = signal.signal(number, _ignore)
         # None: not set from Python; what remains is the system's default.
         self._before[number] = signal.SIG_DFL if handler is None else handler
@@ -93,6 +98,8 @@ class Interruption:
             os.write(2, f"\n{number.name} again: ending at once\n".encode())
             os._exit(128 + number)
         self._heard, self._heard_at = number, time.monotonic()
+        if number == signal.SIGHUP:
+            _without_terminal()
         logging.warning(
             "%s: saving after this step; a second signal ends at once", number.name
         )
@@ -102,3 +109,14 @@ class Interruption:
 
 def _ignore(number, frame) -> None:
     """Something that Python calls, so that the signal reaches the descriptor."""
+
+
+def _without_terminal() -> None:
+    """Sends to nowhere what is printed to a terminal that was closed: it would fail."""
+    for printed in (1, 2):
+        try:
+            os.write(printed, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, printed)
+            os.close(nowhere)

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
             run()
     except SystemExit as end:
         if end.code != command_line.INTERRUPTED:  # that all processes do together
-            distributed.leave(end.code)
+            distributed.leave(end.code, str(end.__context__ or ""))
         raise
 
 

@@ -3,7 +3,9 @@
 A run is a folder. The same command in the same folder continues it, bit for bit.
 """
 
+import contextlib
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from radiovae_jax import (
     logbook,
     overview,
     run_folder,
+    run_lock,
     run_record,
     sharding,
     train_step,
@@ -156,17 +159,27 @@ def set_up(config: ConfigDict) -> Setup:
     Raises:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
-    config_check.check(config)
+    with distributed.all_or_none():
+        config_check.check(config)
     described = run_folder.jsonable(config)
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
-    distributed.check_same(json.dumps(described, sort_keys=True), "config")
+    text = json.dumps(described, sort_keys=True)
+    distributed.check_same(
+        {"config": hashlib.sha256(text.encode()).hexdigest()[:16]},
+        "start all of them with the same command, file and version",
+    )
     mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
-    train_data = datasets.open_data(config, config.data.train_split)
-    val_data = None
-    if config.data.val_split:
-        val_data = datasets.open_outlined(config, config.data.val_split)
-    built = on_devices(experiment.build(config, train_data.shape), mesh)
-    batches = datasets.train_batches(config, train_data)
+    with distributed.all_or_none():
+        train_data = datasets.open_data(config, config.data.train_split)
+        val_data = None
+        if config.data.val_split:
+            val_data = datasets.open_outlined(config, config.data.val_split)
+        built = experiment.build(config, train_data.shape)
+        batches = datasets.train_batches(config, train_data)
+        opened = {"training": train_data, "validation": val_data}
+        identity = datasets.identity(opened) if jax.process_count() > 1 else {}
+    distributed.check_same(identity, "give all of them the same copy of the data")
+    built = on_devices(built, mesh)
     shapes = experiment.state_shapes(config, built)
     fresh = sharding.placed(shapes, sharding.of_state(shapes, mesh))
     return Setup(
@@ -226,20 +239,29 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     """
     workdir = inputs.local(workdir, "workdir")
     config = run_folder.continued(workdir, config)
-    setup = set_up(config)
-    start_from = None
-    if config.train.init_from and not run_folder.has_checkpoints(workdir):
-        start_from = warm_start.read(
-            config.train.init_from,
-            setup.fresh,
-            reconstruction=config.loss.reconstruction,
-        )
-    if distributed.is_first():
-        run_folder.claim(workdir, config)
-    distributed.wait_for_all("the folder of the run")
+    with distributed.losses_named(), contextlib.ExitStack() as until_the_end:
+        setup, start_from = set_up(config), None
+        if config.train.init_from and not run_folder.has_checkpoints(workdir):
+            start_from = warm_start.read(
+                config.train.init_from,
+                setup.fresh,
+                reconstruction=config.loss.reconstruction,
+            )
+        with distributed.all_or_none():
+            if distributed.is_first():
+                until_the_end.enter_context(run_lock.held(workdir))
+                run_folder.claim(workdir, config)
+        return train_in(workdir, config, setup, start_from)
+
+
+def train_in(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    setup: Setup,
+    start_from: warm_start.Weights | None,
+) -> dict[str, float]:
+    """Trains in a folder that is this run's; see `run`."""
     logging.info("%s\nfolder      %s", overview.start(config, setup), workdir)
-    for name, data in (("training", setup.train_data), ("validation", setup.val_data)):
-        logging.info("%s data: %s", name, data.summary() if data else "none")
     if config.loss.objective != "base" and not datasets.db_range(config).span:
         logging.info(
             "what f is in dB is not known of these maps (data.db_floor, data.db_span): "
@@ -276,7 +298,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
         rollbacks=rollbacks,
     )
     try:
-        with run_record.kept(workdir, step=int(state.step)):
+        with (
+            run_record.kept(workdir, step=int(state.step)),
+            distributed.losses_named(),  # before what follows waits for the others
+        ):
             return loop.run(state, setup.batches)
     finally:
         setup.batches.close()

@@ -98,7 +98,7 @@ def sweep(folder: pathlib.Path, name: str = "*") -> None:
     """
     for path in folder.glob(f".{name}.*.partial"):
         process = re.search(r"\.(\d+)\.partial$", path.name)
-        if not process or _runs(int(process[1])):
+        if not process or runs(int(process[1])):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -106,7 +106,8 @@ def sweep(folder: pathlib.Path, name: str = "*") -> None:
             path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Says whether there is a process of that number on this machine."""
     try:
         os.kill(process, 0)  # asks, and sends nothing
     except ProcessLookupError:

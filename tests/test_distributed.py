@@ -1,5 +1,6 @@
 """Two processes of two devices each, through JAX's distributed runtime: one run."""
 
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 import command
 import jax
 import pytest
+from PIL import Image
 
 from radiovae_jax import command_line, distributed, logbook, run_folder, train
 
@@ -61,12 +63,12 @@ def start_two(folder, *arguments, named=explicit) -> list[subprocess.Popen]:
     """Starts both processes of a run in `folder`."""
     python = [sys.executable, "-m", "radiovae_jax.main"]
     port, processes = free_port(), []
-    folders = [f"--workdir={folder / 'run'}", f"--config.data.root={folder}/city"]
+    folders = [f"--config.data.root={folder}/city", f"--workdir={folder / 'run'}"]
     for process in range(2):
         flags, environment = named(process, port)
         processes.append(
             subprocess.Popen(
-                [*python, *RUN, *flags, *folders, *arguments],
+                [*python, *RUN, *folders, *flags, *arguments],
                 cwd=command.PROJECT,
                 env=command.environment(devices=2) | environment,
                 stdout=subprocess.PIPE,
@@ -153,22 +155,63 @@ def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim, named", [(0, explicit), (1, slurm)])
-def test_when_one_process_is_killed_the_other_ends_with_an_error(
-    tmp_path, victim, named
+@pytest.mark.parametrize(
+    "victim, number, named, words",
+    [
+        (0, signal.SIGKILL, explicit, "process (0 cannot be|has ended or cannot be)"),
+        (1, signal.SIGKILL, slurm, "process (1 has died|has ended or cannot be)"),
+        (1, signal.SIGSTOP, explicit, "process 1 has died or hangs.*--heartbeat_s"),
+    ],
+)
+def test_when_one_process_dies_or_hangs_the_other_ends_with_one_message(
+    tmp_path, victim, number, named, words
 ):
     endless = ("--config.train.steps=100000", "--config.data.val_split=")
     processes = start_two(tmp_path, *endless, "--heartbeat_s=10", named=named)
     try:
         wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes)
-        processes[victim].send_signal(signal.SIGKILL)
+        processes[victim].send_signal(number)
         # A heartbeat late, and the time it takes to say so.
         _, log = processes[1 - victim].communicate(timeout=60)
-        assert processes[1 - victim].returncode not in (0, None)
-        assert "error" in log.lower()
+        assert processes[1 - victim].returncode == 1
+        assert re.search(f"error: .*{words}.*same command", log), log
+        assert log.count("error: ") == 1, log
+        assert "Traceback" not in log and " @ 0x" not in log.replace("    ", " ")
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda val: shutil.rmtree(val), "process 1 of 2: .*val"),
+        (
+            lambda val: shutil.copy(val / "0.png", val / "1.png"),
+            "content of validation maps of process 1 is not that of process 0.*copy",
+        ),
+    ],
+)
+def test_processes_with_different_data_end_in_one_message(tmp_path, change, words):
+    for copy in ("0", "1"):
+        for split, count in {"train": 6, "val": 3}.items():
+            (tmp_path / copy / split).mkdir(parents=True)
+            for gray in range(count):
+                image = Image.new("L", (32, 32), gray)
+                image.save(tmp_path / copy / split / f"{gray}.png")
+    change(tmp_path / "1" / "val")
+
+    def named(process, port):
+        flags, environment = explicit(process, port)
+        return [*flags, f"--config.data.root={tmp_path / str(process)}"], environment
+
+    for process in start_two(tmp_path, "--config.data.source=folder", named=named):
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 1, said
+        assert re.search(f"error: {words}", said.replace("the ", "")), said
+        assert said.count("error: ") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -280,3 +323,66 @@ def test_a_process_alone_starts_nothing_and_waits_for_nobody():
     distributed.leave(1)
     assert distributed.is_first()
     assert not jax.distributed.is_initialized()
+
+
+def of_three(monkeypatch, others: dict[int, str]) -> None:
+    """Makes this process one of three, of which the others say what is given."""
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        distributed,
+        "gathered",
+        lambda text: [others.get(n, text) for n in range(3)],
+    )
+
+
+def test_what_differs_between_processes_is_named(monkeypatch):
+    of_three(monkeypatch, {})
+    distributed.check_same({"size": "5", "list": "ab"}, "copy it")
+    of_three(monkeypatch, {2: '{"size": "5", "list": "cd"}'})
+    words = r"the list of process 2 is not that of process 0 \(cd, there ab\); copy it"
+    with pytest.raises(ValueError, match=words):
+        distributed.check_same({"size": "5", "list": "ab"}, "copy it")
+
+
+def test_an_error_of_one_process_is_one_of_all(monkeypatch):
+    of_three(monkeypatch, {1: "no folder /data", 2: "no folder /data"})
+    words = "process 1, 2 of 3: no folder /data"
+    with pytest.raises(ValueError, match=words), distributed.all_or_none():
+        pass  # of this one all is well
+    of_three(monkeypatch, {1: "", 2: ""})
+    words = "process 0 of 3: it is missing"
+    with pytest.raises(ValueError, match=words), distributed.all_or_none():
+        raise FileNotFoundError("it is missing")
+    with distributed.all_or_none():
+        pass
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: closed by peer"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: NCCL operation failed"), True),
+        (ValueError("a map is damaged"), False),
+        (OSError("UNAVAILABLE"), False),
+    ],
+)
+def test_a_lost_process_is_said_in_words(monkeypatch, error, lost):
+    class Watch:
+        stopped = False
+
+        def stop(self):
+            self.stopped = True
+
+    watch = Watch()
+    monkeypatch.setattr(distributed, "_watch", watch)
+    with pytest.raises(Exception) as caught, distributed.losses_named():
+        raise error
+    assert ("another process has ended" in str(caught.value)) == lost
+    assert (caught.value is error) != lost
+    assert watch.stopped
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr("radiovae_jax.partners.end", sys.exit)
+    watch.stopped = False
+    with pytest.raises(SystemExit if lost else type(error)), distributed.losses_named():
+        raise error
+    assert watch.stopped != lost  # its message might wait for a process that is gone

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 import radiovae_jax
 from radiovae_jax import datasets, experiment, run_folder
 from radiovae_jax.checkpoint import Checkpoints
-from radiovae_jax.data import radiomap
+from radiovae_jax.data import radiomap, sources
 
 export_latents = tool.load("export_latents")
 export_torch = tool.load("export_torch")
@@ -144,9 +144,9 @@ def test_a_condition_is_whole_or_left_out_aloud_or_refused(workdir, capsys):
     assert fields == ["buildings"]
     assert set(found[0]) == {"name", "gray", "buildings"}
     folder.rename(city / "antennas")
-    before = export_latents.names_digest(found)
+    before = sources.names_digest(found)
     found.names[-1] = (9999, 0)  # as many maps, and another one among them
-    assert export_latents.names_digest(found) != before
+    assert sources.names_digest(found) != before
 
 
 def test_maps_that_would_be_squashed_are_named_before_the_work(

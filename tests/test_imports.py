@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "radiovae_jax"
 
 # From the leaves up; a module imports from its own room and from those above it here.
 ROOMS = [
-    {"types", "whole_files", "inputs", "progress", "ctrl_c"},
+    {"types", "whole_files", "inputs", "progress", "ctrl_c", "run_lock", "partners"},
     {"losses", "physics", "slopes", "torch_tables", "data.radiomap", "data.splits"},
     {"torch_structure"},
     {

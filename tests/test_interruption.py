@@ -18,6 +18,18 @@ from radiovae_jax import logbook, train
 from radiovae_jax.command_line import Interrupted
 from radiovae_jax.interruption import Interruption
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+HUNG_UP = """
+import time
+from radiovae_jax.interruption import Interruption
+with Interruption() as interruption:
+    print("ready", flush=True)
+    while not interruption.reached(1):
+        time.sleep(0.1)
+    print("saving", flush=True)
+{said}("saved")
+"""
+
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory):
@@ -33,18 +45,44 @@ def heard(interruption: Interruption, step: int = 1) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noticed_and_the_handlers_are_put_back(number):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with Interruption() as interruption:
         assert not interruption.reached(1)
         assert not interruption.noticed()
         os.kill(os.getpid(), number)
         assert heard(interruption)
         assert interruption.noticed()
-    after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    after = [signal.getsignal(number) for number in SIGNALS]
     assert before == after
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_that_nohup_or_a_trap_had_ignored_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+            assert not interruption.reached(1)
+            assert signal.getsignal(number) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_terminal_that_closes_takes_no_message_and_ends_nothing(tmp_path):
+    process, terminal = os.forkpty()
+    if not process:
+        said = f"open({str(tmp_path / 'said')!r}, 'w').write"
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP.format(said=said)])
+    assert b"ready" in os.read(terminal, 1000)
+    os.close(terminal)  # SIGHUP, and an error for all that is written there
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "said").read_text() == "saved"
 
 
 # A mutex locked twice never comes back to Python, signals or not: as a compilation.
@@ -64,6 +102,8 @@ with Interruption():
         (signal.SIGTERM, signal.SIGTERM, 143),
         (signal.SIGINT, signal.SIGINT, 130),
         (signal.SIGTERM, signal.SIGINT, 130),
+        (signal.SIGUSR1, signal.SIGTERM, 143),
+        (signal.SIGHUP, signal.SIGUSR1, 138),
     ],
 )
 def test_a_second_signal_ends_at_once_though_the_main_thread_is_busy(
@@ -166,7 +206,7 @@ def first_line(output) -> str:
     return next(line for line in output if not line.startswith("[Gloo]"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_all_processes_end_after_one_step_when_one_gets_the_notice(number):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -142,7 +142,7 @@ def export(args: argparse.Namespace) -> None:
         "weights_sha256": digest(params),
         "split": args.split,
         "maps": len(source),
-        "names_sha256": names_digest(source),
+        "names_sha256": sources.names_digest(source),
         "condition": fields,
         "latents": {"sample": args.sample, "seed": args.seed if args.sample else None},
         "format": args.format,
@@ -203,15 +203,6 @@ def open_with_condition(
         else:
             fields.append(field)
     return source, fields
-
-
-def names_digest(source: sources.Source) -> str:
-    """Returns a checksum of the names of the maps, in their order.
-
-    Of a TFDS data set, which is written once and whole, their number says enough.
-    """
-    names = getattr(source, "names", getattr(source, "files", len(source)))
-    return hashlib.sha256(str(names).encode()).hexdigest()
 
 
 def digest(params: Any) -> str:
