@@ -80,19 +80,25 @@ def read(workdir: pathlib.Path) -> Run:
 def read_frechet(workdir: pathlib.Path) -> str:
     """Returns the Fréchet distances of the newest evaluation in words, "" without one.
 
-    Each is named by its features, split and step: it compares with no other.
+    They are named by features, split and step: others do not compare.
     """
-    found = ""
-    paths = (pathlib.Path(workdir) / "evaluation").glob("*.json")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            record = inputs.read_json(path, remedy="")
+    found, newest = "", 0.0
+    for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
+        # None, torn, or no record of an evaluation: the report says so.
+        with contextlib.suppress(
+            OSError, ValueError, TypeError, KeyError, AttributeError
+        ):
+            record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
             rows = record["frechet"]["rows"].items()
             numbers = [f"{row} {value:.3g}" for row, value in rows if is_number(value)]
-            found = (
-                f"Fréchet distance of {record['frechet']['features']} "
-                f"({path.stem}, step {record['step']:,}): {', '.join(numbers)}"
-            )
+            if written >= newest:
+                found, newest = (
+                    (
+                        f"Fréchet distance of {record['frechet']['features']} "
+                        f"({path.stem}, step {record['step']:,}): {', '.join(numbers)}"
+                    ),
+                    written,
+                )
     return found
 
 

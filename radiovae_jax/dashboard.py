@@ -55,7 +55,7 @@ def _quality(axis: Axes, run: Run) -> None:
         last = (f"{line.get_label()} {line.get_ydata()[-1]:.4g}" for line in drawn)
         title += f": {', '.join(last)}"
     lines = [title, *textwrap.wrap(run.frechet, TITLE_WIDTH)]
-    axis.set_title("\n".join(lines), fontsize=11, loc="left")
+    axis.set_title("\n".join(lines), fontsize=11, loc="left", parse_math=False)
 
 
 def _losses(axis: Axes, run: Run) -> None:

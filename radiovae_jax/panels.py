@@ -135,11 +135,13 @@ def new(
     """
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=14)
-    words = [waiting(run)]
+    words = ["with the discriminator from the first line on"]
     if reached(run):
         words = [
             f"dashed line and shade: with the discriminator, after step {run.switch:,}"
         ]
+    elif run.lines[-1]["step"] <= run.switch:
+        words = [waiting(run)]
     if len(run.lines) >= 2 * windows:
         words.append(f"{smoothed}: running median over 1/{windows} of the lines")
     _say_at_foot(figure, "; ".join(words))
@@ -168,8 +170,13 @@ def trace(
     points, quantity = curves.curve(run, column), look(column)
     if not len(points.values):
         return []
+    validation = column.startswith("val/")
+    if curves.constant(points):
+        named = quantity._replace(label=quantity.label + ", validation" * validation)
+        leave_out(axis.get_figure(), named, points.values[0])
+        return []
     quantity = quantity._replace(label=label or quantity.label)
-    if column.startswith("val/") and not curves.constant(points):
+    if validation:
         name, colour, style, _ = quantity
         circles = dict(marker="o", mfc="white", ms=4, lw=1, zorder=3)
         return axis.plot(*points, style, color=colour, label=name, **circles)

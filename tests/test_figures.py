@@ -116,6 +116,8 @@ def test_the_foot_says_what_smooths_the_curves(run):
     short = curves.of(showcase.lines(20, 5000), showcase.CONFIG)
     for draw in ALL:
         assert "median" not in foot_of(draw, short)
+    late = curves.of(showcase.lines(2, 60_000), showcase.CONFIG)
+    assert foot_of(ALL[0], late).startswith("with the discriminator from the first")
 
 
 def foot_of(draw, run):
@@ -180,6 +182,8 @@ def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
     assert curves.read(folder).frechet == ""
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "torn.json").write_text('{"frechet": ')
+    (folder / "evaluation" / "odd.json").write_text('{"frechet": {"rows": [1]}}')
+    (folder / "evaluation" / "gone.json").symlink_to(folder / "nothing")
     rows = {"autoencoder": 0.1234, "pca": None, "prior_samples": 45.6}
     frechet = {"features": "pixels_8x8", "rows": rows}
     record = {"step": 90_000, "frechet": frechet}
