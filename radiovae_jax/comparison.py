@@ -35,6 +35,7 @@ class Coded(NamedTuple):
 
     recons: dict[str, Image]
     posterior: DiagonalGaussian | None
+    prior: Image | None = None  # decoded from N(0, 1), as many as maps
 
 
 # (weights, image in [-1, 1], number of each map in the set) -> Coded
@@ -77,6 +78,7 @@ class Compared(NamedTuple):
     lpips: Float[Array, "_ b"] | None
     features: Float[Array, "_ b _"]
     target_features: Float[Array, "b _"]
+    prior_features: Float[Array, "b _"] | None
     posterior: DiagonalGaussian | None
     kl: PerImage | None
     shown: tuple[Image, Image, Float[Array, "b h w 1"]]  # map, first row, buildings
@@ -125,6 +127,7 @@ def compare(
         lpips=distances,
         features=jax.vmap(features)(recons),
         target_features=features(target),
+        prior_features=None if coded.prior is None else features(finished(coded.prior)),
         posterior=coded.posterior,
         kl=None if coded.posterior is None else coded.posterior.kl(),
         shown=(target, recons[0], masks["building"]),

@@ -4,9 +4,10 @@ What a line of metrics.jsonl does not hold (an older run, no validation, a value
 was not finite) is simply no point of its curve.
 """
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ ADVERSARIAL = frozenset(
 )
 D_WEIGHT_CLIP = 1e4  # of losses.adaptive_weight; then it is times disc_weight
 WINDOWS = 40  # a smoothed curve sees 1/40 of the lines at a time
+BAND = (0.1, 0.9)  # quantiles of the same lines
 SMOOTH_POINTS = 400  # of each phase; computing and drawing more shows no more
 NEEDED = (  # of a config
     ("loss", "disc_start"),
@@ -56,6 +58,7 @@ class Run(NamedTuple):
     d_weight_clamp: float | int  # what d_weight cannot exceed
     kl_weight: float | int  # where the lines do not log one
     db: radiomap.DbRange  # what f is in dB
+    frechet: str = ""  # what an evaluation says of it; training does not measure it
 
 
 def read(workdir: pathlib.Path) -> Run:
@@ -72,7 +75,32 @@ def read(workdir: pathlib.Path) -> Run:
             f"{workdir}/metrics.jsonl has no whole line yet; wait for the first "
             "train.log_every steps"
         )
-    return of(lines, config)
+    return of(lines, config)._replace(frechet=read_frechet(workdir))
+
+
+def read_frechet(workdir: pathlib.Path) -> str:
+    """Returns the Fréchet distances of the newest evaluation in words, "" without one.
+
+    They are named by features, split and step: others do not compare.
+    """
+    found, newest = "", 0.0
+    for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
+        # None, torn, or no record of an evaluation: the report says so.
+        with contextlib.suppress(
+            OSError, ValueError, TypeError, KeyError, AttributeError
+        ):
+            record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
+            rows = record["frechet"]["rows"].items()
+            numbers = [f"{row} {value:.3g}" for row, value in rows if is_number(value)]
+            if written >= newest:
+                found, newest = (
+                    (
+                        f"Fréchet distance of {record['frechet']['features']} "
+                        f"({path.stem}, step {record['step']:,}): {', '.join(numbers)}"
+                    ),
+                    written,
+                )
+    return found
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -186,10 +214,32 @@ def smooth(points: Curve, switch: float | int, *, windows: int = WINDOWS) -> Cur
     single spikes, and a d_weight that is at its clamp but for a few lines, do not
     move it. Few enough points to draw remain of a long curve.
     """
+    return _running(points, switch, windows, np.median)
+
+
+def band(
+    points: Curve, switch: float | int, *, windows: int = WINDOWS
+) -> tuple[Curve, Curve]:
+    """Returns running 10th and 90th percentiles, in the windows of `smooth`."""
+    low, high = (
+        _running(points, switch, windows, lambda values, q=q: np.quantile(values, q))
+        for q in BAND
+    )
+    return low, high
+
+
+def constant(points: Curve) -> bool:
+    """Whether it has several points, and all of one value: nothing to see."""
+    return len(points.values) > 1 and bool(np.ptp(points.values) == 0)
+
+
+def _running(
+    points: Curve, switch: float | int, windows: int, statistic: Callable
+) -> Curve:
     width = len(points.values) // windows
     if width < 2:
         return points
-    parts = [_median(part, width) for part in phases(points, switch)]
+    parts = [_of_windows(part, width, statistic) for part in phases(points, switch)]
     return Curve(*(np.concatenate(both) for both in zip(*parts, strict=True)))
 
 
@@ -216,13 +266,13 @@ def thin(points: Curve, limit: int) -> Curve:
     return Curve(points.steps[index], points.values[index])
 
 
-def _median(points: Curve, width: int) -> Curve:
+def _of_windows(points: Curve, width: int, statistic: Callable) -> Curve:
     count = len(points.values)
     if not count:
         return points
     centres = np.unique(np.linspace(0, count - 1, SMOOTH_POINTS).astype(int))
     half = width // 2
-    medians = [
-        np.median(points.values[max(i - half, 0) : i + half + 1]) for i in centres
+    values = [
+        statistic(points.values[max(i - half, 0) : i + half + 1]) for i in centres
     ]
-    return Curve(points.steps[centres], np.array(medians))
+    return Curve(points.steps[centres], np.array(values))

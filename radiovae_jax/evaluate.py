@@ -65,6 +65,7 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 ROWS = ("autoencoder", "autoencoder_sample", "pca")
 SAMPLE_SEED = 0
+PRIOR_SEED = 1  # of maps from the prior, for their Fréchet distance
 SHOWN = 3  # of the best and of the worst maps
 
 
@@ -166,6 +167,7 @@ def terms(config: ml_collections.ConfigDict, judge: comparison.Judge) -> dict[st
         "data_range": 1.0,
         "clipped_to": [0.0, 1.0],
         "sample_seed": SAMPLE_SEED,
+        "prior_seed": PRIOR_SEED,
     }
 
 
@@ -226,10 +228,12 @@ def coder(model) -> comparison.Code:
             "autoencoder": model.apply(params, posterior.mode(), method="decode"),
             "autoencoder_sample": model.apply(params, z, method="decode"),
         }
+        noise = latents.sample_each(jax.random.key(PRIOR_SEED), index, 0 * z, 1.0)
         if pca:
             f = baselines.reconstruct(pca, radiomap.model_to_f(image))
             recons["pca"] = radiomap.f_to_model(f)
-        return comparison.Coded(recons, posterior)
+        prior = model.apply(params, noise, method="decode")
+        return comparison.Coded(recons, posterior, prior)
 
     return code
 

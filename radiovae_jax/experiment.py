@@ -87,6 +87,8 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             loss_scale=loss.loss_scale,
             fresh_reconstruction=loss.fresh_reconstruction,
             reduction=loss.reduction,
+            kl_reduction=loss.kl_reduction,
+            free_bits_per=loss.free_bits_per,
             free_bits=loss.free_bits,
             ssim_weight=loss.ssim_weight,
             ssim_balance=loss.ssim_balance,

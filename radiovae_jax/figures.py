@@ -1,17 +1,19 @@
 """Pictures of a training from its numbers: phases, losses, three axes, one scale.
 
-Functions of a `curves.Run` that return a Figure. Colours (Okabe and Ito's) and line
-styles both tell curves apart. Raw numbers are faint, their running mean is bold, and
-validation is dots. A column that a run does not have leaves a panel that says so.
+Functions of a `curves.Run` that return a Figure. Colours and line styles both tell
+curves apart, one of each for every quantity (`panels.QUANTITIES`). Raw numbers are
+faint, their running median is bold, and validation is circles. A column that a run does
+not have leaves a panel that says so; a constant is named at the foot.
 """
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from radiovae_jax import curves, panels
 from radiovae_jax.curves import Run
-from radiovae_jax.panels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, trace
+from radiovae_jax.panels import trace
 
 
 def training_phases(run: Run) -> Figure:
@@ -21,11 +23,11 @@ def training_phases(run: Run) -> Figure:
     """
     figure = panels.new(run, "Training phases", (11, 8.5))
     rec, kl, adversarial = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
-    for part, colour in (("train", BLUE), ("val", ORANGE)):
-        trace(rec, run, f"{part}/rec_loss", WORDS[part], colour)
-        trace(kl, run, f"{part}/kl_loss", WORDS[part], colour)
-    trace(adversarial, run, "train/g_loss", "generator", GREEN)
-    trace(adversarial, run, "train/disc_loss", "discriminator", RED, "--")
+    for part, word in WORDS.items():
+        trace(rec, run, f"{part}/rec_loss", word)
+        trace(kl, run, f"{part}/kl_loss", word)
+    trace(adversarial, run, "train/g_loss")
+    trace(adversarial, run, "train/disc_loss")
     panels.finish(rec, run, "reconstruction\n(rec_loss, per pixel)")
     panels.finish(kl, run, "KL\n(nats per image)")
     panels.finish(adversarial, run, "adversarial losses", empty=panels.waiting(run))
@@ -48,29 +50,27 @@ def loss_components(run: Run) -> Figure:
     """Returns four panels: totals, pixelwise terms, KL, adversarial."""
     figure = panels.new(run, "Loss components", (12, 8))
     (total, pixels), (kl, adversarial) = figure.subplots(2, 2, sharex=True)
-    trace(total, run, "train/total_loss", "total", BLACK)
-    trace(total, run, "train/nll_loss", "nll", BLUE, "--")
-    trace(total, run, "val/total_loss", "total, validation", ORANGE)
-    for name, label, colour, style in (
-        ("train/rec_loss", "rec", BLUE, "-"),
-        ("train/edge_loss", "edge", GREEN, "--"),
-        ("train/pinn_loss", "pinn", PURPLE, "-."),
-        ("train/ssim_loss", "ssim", SKY, ":"),
-        ("val/rec_loss", "rec, validation", ORANGE, "-"),
-    ):
-        trace(pixels, run, name, label, colour, style)
-    trace(kl, run, "train/kl_loss", "train", BLUE)
-    trace(kl, run, "val/kl_loss", "validation", ORANGE)
     drawn = []
-    for name, label, colour, style in (
-        ("train/g_loss", "generator", GREEN, "-"),
-        ("train/disc_loss", "discriminator", RED, "--"),
-        ("train/logits_real", "logits of maps", SKY, "-."),
-        ("train/logits_fake", "logits of reconstructions", PURPLE, ":"),
+    for axis, columns in (
+        (total, "train/total_loss train/nll_loss val/total_loss"),
+        (
+            pixels,
+            "train/rec_loss train/edge_loss train/pinn_loss train/ssim_loss "
+            "train/perceptual_loss val/rec_loss val/perceptual_loss",
+        ),
+        (kl, "train/kl_loss val/kl_loss"),
+        (
+            adversarial,
+            "train/g_loss train/disc_loss train/feature_matching_loss "
+            "train/logits_real train/logits_fake",
+        ),
     ):
-        drawn += trace(adversarial, run, name, label, colour, style)
+        for column in columns.split():
+            after = ", validation" * column.startswith("val/")
+            lines = trace(axis, run, column, panels.look(column).label + after)
+            drawn += lines if axis is adversarial else []
     panels.finish(total, run, "per image", title="total and likelihood")
-    panels.finish(pixels, run, "per pixel", title="reconstruction terms")
+    panels.finish(pixels, run, "per pixel; LPIPS and SSIM per image", title="terms")
     panels.finish(kl, run, "nats per image", title="KL, before its weight")
     panels.finish(adversarial, run, "", title="adversarial", empty=panels.waiting(run))
     if drawn:
@@ -83,9 +83,15 @@ def loss_components(run: Run) -> Figure:
 def three_axes(run: Run) -> Figure:
     """Returns rec, KL and the generator's loss in one panel, each on its own axis.
 
-    Before the discriminator's phase the third one is the total.
+    Bands show how far each scatters about its median. Before the discriminator's phase
+    the third one is the total.
     """
-    figure = panels.new(run, "Three losses, each on its own axis", (12, 6.5))
+    figure = panels.new(
+        run,
+        "Three losses, each on its own axis",
+        (12, 6.5),
+        smoothed="bands: 10th to 90th percentile, curves",
+    )
     third = ("train/g_loss", "generator (g_loss)")
     if not len(curves.curve(run, third[0]).values):
         third = ("train/total_loss", "total (per image)")
@@ -93,12 +99,12 @@ def three_axes(run: Run) -> Figure:
     right, outer = left.twinx(), left.twinx()
     outer.spines["right"].set_position(("outward", 62))
     drawn = []
-    for axis, name, label, colour, style in (
-        (left, "train/rec_loss", "reconstruction (rec_loss, per pixel)", BLUE, "-"),
-        (right, "train/kl_loss", "KL (nats per image)", RED, "--"),
-        (outer, *third, GREEN, "-."),
+    for axis, name, label in (
+        (left, "train/rec_loss", "reconstruction (rec_loss, per pixel)"),
+        (right, "train/kl_loss", "KL (nats per image)"),
+        (outer, *third),
     ):
-        found = trace(axis, run, name, label, colour, style)
+        found = trace(axis, run, name, label, band=True)
         if not found and axis is not left:
             axis.remove()
             continue
@@ -106,6 +112,7 @@ def three_axes(run: Run) -> Figure:
         panels.set_scale(axis)
         if axis is not left:
             axis.grid(False)
+        colour = panels.look(name).colour
         axis.set_ylabel(label, color=colour)
         axis.tick_params(axis="y", which="both", colors=colour)
         side = "left" if axis is left else "right"
@@ -115,55 +122,65 @@ def three_axes(run: Run) -> Figure:
     if drawn:
         left.legend(handles=drawn, **LEGEND_ABOVE)
     else:
-        panels.say(left, "no losses logged")
+        panels.say(left, panels.NOT_LOGGED)
     return figure
 
 
 def normalized(run: Run) -> Figure:
-    """Returns the losses brought to one scale: min-max above, z-scores below.
+    """Returns the losses on one scale: min-max, z-scores, and relative to the first.
 
-    Which of them moves when. What spans decades is compared as logarithms.
+    Which of them moves when. What spans decades is compared as logarithms, but for the
+    last panel, whose axis can be logarithmic.
     """
-    figure = panels.new(run, "Losses on one scale", (12, 8))
-    above, below = figure.subplots(2, 1, sharex=True)
+    figure = panels.new(
+        run, "Losses on one scale", (12, 11), windows=WINDOWS, smoothed="curves"
+    )
+    ranged, scored, relative = axes = figure.subplots(3, 1, sharex=True)
     drawn = []
-    for name, colour, style in COMPARED:
-        points = curves.smooth(
-            curves.curve(run, f"train/{name}"), run.switch, windows=WINDOWS
-        )
+    for name in COMPARED:
+        logged, quantity = curves.curve(run, f"train/{name}"), panels.look(name)
+        points = curves.smooth(logged, run.switch, windows=WINDOWS)
         if len(points.values) < 2:
             continue
+        if curves.constant(logged):
+            panels.leave_out(figure, quantity, logged.values[0])
+            continue
+        style = dict(color=quantity.colour, ls=quantity.style, lw=1.8)
+        if logged.values[0]:
+            relative.plot(points.steps, points.values / logged.values[0], **style)
         values, label = points.values, name
         if curves.spans_decades(values):
             values, label = np.log10(values), f"{name} (log)"
-        drawn += above.plot(
-            points.steps, min_max(values), style, color=colour, lw=1.8, label=label
-        )
-        below.plot(points.steps, z_score(values), style, color=colour, lw=1.8)
-    for axis, title in (
-        (above, "min-max: 0 is the curve's lowest, 1 its highest"),
-        (below, "z-score: in standard deviations about the curve's mean"),
-    ):
+        drawn += ranged.plot(points.steps, min_max(values), label=label, **style)
+        scored.plot(points.steps, z_score(values), **style)
+    for axis, title in zip(axes, NORMALIZATIONS, strict=True):
         panels.mark_phases(axis, run)
         axis.set_title(title, fontsize=10.5, loc="left")
         panels.set_scale(axis)
-        if not drawn:
-            panels.say(axis, "no curve of two lines or more")
-    below.set_xlabel("step")
+        if not axis.lines:
+            panels.say(axis, "no curve that changes")
+    _spread(relative)
+    relative.set_xlabel("step")
     if drawn:
         figure.legend(handles=drawn, loc="outside right upper", frameon=False)
     return figure
 
 
+def _spread(axis: Axes) -> None:
+    """Makes room for ratios far from 1 where others are negative: a log of both."""
+    values = np.concatenate([line.get_ydata() for line in axis.lines] or [[0.0]])
+    if values.min() <= 0 and np.abs(values).max() > curves.LOG_SPAN:
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.yaxis.set_major_formatter(panels.Short())
+        axis.set_ylim(1.3 * min(values.min(), -0.03), 1.3 * max(values.max(), 1))
+
+
 WINDOWS = 15  # smoother than elsewhere: seven curves share a panel
-COMPARED = (
-    ("rec_loss", BLUE, "-"),
-    ("kl_loss", RED, "--"),
-    ("total_loss", BLACK, "-"),
-    ("logvar", SKY, "-."),
-    ("g_loss", GREEN, "-"),
-    ("disc_loss", ORANGE, "--"),
-    ("d_weight", PURPLE, ":"),
+COMPARED = "rec_loss kl_loss total_loss logvar g_loss disc_loss d_weight".split()
+NORMALIZATIONS = (
+    "min-max: 0 is the curve's lowest, 1 its highest",
+    "z-score: in standard deviations about the curve's mean",
+    "relative to the first logged value (without what starts at 0)",
 )
 WORDS = {"train": "training", "val": "validation"}
 LEGEND_ABOVE = dict(

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from radiovae_jax.types import Array, Image, Latent, Logits, PerImage, Scalar
 
 Step = Int[Array, ""] | int
+Elements = Float[Array, "*elements"]  # an image's pixels, of any shape
 SSIM_TAPS = 11  # along each side of its window
 
 
-def reconstruction(x: Image, recon: Image) -> Image:
+def reconstruction(x: Elements, recon: Elements) -> Elements:
     """Returns |x - recon| + (x - recon)^2, elementwise.
 
     Source: RadioDiff, loss.py (latent-diffusion has the absolute value alone).
@@ -28,7 +29,7 @@ def reconstruction(x: Image, recon: Image) -> Image:
     return absolute(difference) + difference**2
 
 
-def absolute(x: Image) -> Image:
+def absolute(x: Elements) -> Elements:
     """Returns |x| with PyTorch's gradient 0 at 0; `jnp.abs` has 1 there."""
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
@@ -118,17 +119,17 @@ def _length(gradient: Float[Array, "*k"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.sum(gradient**2))
 
 
-def l1(x: Image, recon: Image) -> Image:
+def l1(x: Elements, recon: Elements) -> Elements:
     """Returns |x - recon|, elementwise: a Laplace likelihood's negative logarithm."""
     return absolute(x - recon)
 
 
-def mse(x: Image, recon: Image) -> Image:
+def mse(x: Elements, recon: Elements) -> Elements:
     """Returns (x - recon)^2, elementwise: twice a unit Gaussian's, less a constant."""
     return (x - recon) ** 2
 
 
-def bce(x: Image, logits: Image) -> Image:
+def bce(x: Elements, logits: Elements) -> Elements:
     """Returns the cross-entropy of f = (x + 1) / 2 in [0, 1] with sigmoid(logits).
 
     From the logits, so that it is exact and finite at any of them. Where f is neither
@@ -164,7 +165,12 @@ def mean_per_element(elementwise: Float[Array, "b *rest"]) -> Float[Array, ""]:
 REDUCTION = {"sum": sum_per_image, "mean": mean_per_element}
 
 
-def gaussian_kl(mean: Latent, logvar: Latent) -> Latent:
+def kl_reducer(reduction: str, kl_reduction: str) -> Callable[[Elements], Elements]:
+    """Returns how the KL term is reduced: "same" is as the reconstruction."""
+    return REDUCTION[reduction if kl_reduction == "same" else kl_reduction]
+
+
+def gaussian_kl(mean: Elements, logvar: Elements) -> Elements:
     """Returns KL(N(mean, exp(logvar)) || N(0, 1)) in nats, of every latent entry.
 
     0 for a deterministic one (logvar -inf), as `DiagonalGaussian.kl` has it.
@@ -178,7 +184,9 @@ def gaussian_kl(mean: Latent, logvar: Latent) -> Latent:
     return jnp.where(random, kl, 0.0)
 
 
-def free_bits(kl: Latent, *, minimum: float) -> Float[Array, "1 p q z"]:
+def free_bits(
+    kl: Latent, *, minimum: float, per: str = "dimension"
+) -> Float[Array, "_ p q z"]:
     """Returns max(minimum, mean over the batch of kl), of every latent entry.
 
     The mean is taken first: an entry may carry nothing about one image if it carries
@@ -188,13 +196,45 @@ def free_bits(kl: Latent, *, minimum: float) -> Float[Array, "1 p q z"]:
     Args:
       kl: `gaussian_kl`.
       minimum: nats that each entry may hold for free; 0 changes nothing.
+      per: "dimension", or "entry": without the mean, every image by itself.
 
     Returns:
-      one image's worth of entries, for `REDUCTION`.
+      one image's worth of entries, or every image's, for `REDUCTION`.
 
     Source: Kingma et al. 2016 (arXiv:1606.04934), the free-bits objective.
     """
-    return jnp.maximum(kl.mean(axis=0, keepdims=True), minimum)
+    if per == "dimension":
+        kl = kl.mean(axis=0, keepdims=True)
+    return jnp.maximum(kl, minimum)
+
+
+def vae_loss(
+    recon: Float[Array, "b *pixels"],
+    x: Float[Array, "b *pixels"],
+    mean: Float[Array, "b *entries"],
+    logvar: Float[Array, "b *entries"],
+    reduction: str = "sum",
+    *,
+    beta: float = 1.0,
+    kind: str = "mse",
+    kl_reduction: str = "same",
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Returns (rec + beta * kl, rec, kl): the loss of a plain VAE, from its outputs.
+
+    Args:
+      recon: the reconstruction; with `kind="bce"` logits of it.
+      x: the images, in [-1, 1].
+      mean: of the posterior, with `logvar`.
+      reduction: of `REDUCTION`.
+      kind: of `RECONSTRUCTION`.
+      kl_reduction: of the KL term; "sum" beside `reduction="mean"` weighs the mean over
+        pixels against whole images' KL, as tutorials do.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); beta of Higgins et al. 2017.
+    """
+    rec = REDUCTION[reduction](RECONSTRUCTION[kind](x, recon))
+    kl = kl_reducer(reduction, kl_reduction)(gaussian_kl(mean, logvar))
+    return rec + beta * kl, rec, kl
 
 
 def ssim(x: Image, recon: Image) -> PerImage:

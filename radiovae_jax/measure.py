@@ -23,6 +23,7 @@ from radiovae_jax.progress import Bar
 
 Numbers = dict[str, float]
 Table = dict[str, dict[str, dict[str, Numbers]]]  # row -> scale -> region -> numbers
+PRIOR = "prior_samples"  # maps that are decoded from N(0, 1): no row, no errors
 
 
 class Lines(NamedTuple):
@@ -61,7 +62,7 @@ class Measured(NamedTuple):
     maps: Lines
     powered: dict[str, dict[str, Powered]]  # scale -> region: which have an NMSE
     perceptual: Numbers  # row -> LPIPS, mean over maps
-    frechet: Numbers  # row -> distance of its features to the maps'
+    frechet: Numbers  # row (or PRIOR) -> distance of its features to the maps'
     feature_count: int
     latent: Moments | None
     latent_shape: tuple[int, ...]
@@ -153,8 +154,11 @@ class Seen:
             nmse = float(columns[f"{rows[0]}/raw/all/nmse"][i])
             images = (array[i] for array in made.shown)
             self._rank(Shown(nmse, str(names[i]), *images))
-        pairs = zip(rows, made.features, strict=True)
-        for row, features in [*pairs, ("", made.target_features)]:
+        features_of = dict(zip(rows, made.features, strict=True))
+        features_of[""] = made.target_features
+        if made.prior_features is not None:
+            features_of[PRIOR] = made.prior_features
+        for row, features in features_of.items():
             one = moments.of(features[real], pairs=True)
             old = self._features.get(row)
             self._features[row] = one if old is None else moments.merge(old, one)
@@ -208,12 +212,10 @@ class Seen:
             },
             frechet={
                 row: metrics.frechet(
-                    target.mean,
-                    target.covariance,
-                    self._features[row].mean,
-                    self._features[row].covariance,
+                    target.mean, target.covariance, one.mean, one.covariance
                 )
-                for row in rows
+                for row, one in self._features.items()
+                if row
             },
             feature_count=len(target.mean),
             latent=self._latent,

@@ -83,6 +83,8 @@ class LossSettings(NamedTuple):
     loss_scale: float  # multiplies both gradients; the released trainer has 1/2
     fresh_reconstruction: bool  # the discriminator sees a second forward pass
     reduction: str = "sum"  # of losses.REDUCTION
+    kl_reduction: str = "same"  # as `reduction`; or of losses.REDUCTION
+    free_bits_per: str = "dimension"  # or "entry"
     free_bits: float = 0.0  # nats; 0 is off, as for all that follow
     ssim_weight: float = 0.0
     ssim_balance: float = 0.0
@@ -212,9 +214,10 @@ def kl_terms(
     posterior: DiagonalGaussian, settings: LossSettings
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the reduced KL divergence with free bits, and without."""
-    reduce = losses.REDUCTION[settings.reduction]
+    reduce = losses.kl_reducer(settings.reduction, settings.kl_reduction)
     kl = losses.gaussian_kl(posterior.mean, posterior.logvar)
     plain = reduce(kl)
     if not settings.free_bits:
         return plain, plain
-    return reduce(losses.free_bits(kl, minimum=settings.free_bits)), plain
+    held = losses.free_bits(kl, minimum=settings.free_bits, per=settings.free_bits_per)
+    return reduce(held), plain

@@ -8,7 +8,7 @@ from typing import Any
 
 from radiovae_jax import comparison, inputs, latents, whole_files
 from radiovae_jax.comparison import COLUMNS, COLUMNS_F, FEATURES, POOLED, POOLED_F
-from radiovae_jax.measure import Lines, Measured
+from radiovae_jax.measure import PRIOR, Lines, Measured
 
 NAMED = 5  # maps, for each scale and region; the record has all
 
@@ -124,11 +124,12 @@ def summary(record: dict[str, Any]) -> list[str]:
         lines.append(f"LPIPS{label}: {of_rows(record['lpips']['rows'])}")
     frechet = record["frechet"]
     few = ", fewer maps than numbers: compare on this very set alone"
+    prior = f" ({PRIOR}: decoded from N(0, 1))" if PRIOR in frechet["rows"] else ""
     lines.append(
         f"Fréchet distance of {frechet['features']} ({frechet['dimensions']} numbers "
         f"of {frechet['images']} maps"
         f"{few if frechet['covariance_is_singular'] else ''}): "
-        f"{of_rows(frechet['rows'])}"
+        f"{of_rows(frechet['rows'])}{prior}"
     )
     latent = record["latent"]
     channels = latent["of_each_channel"]

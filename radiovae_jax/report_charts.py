@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from radiovae_jax import curves
+from radiovae_jax import curves, panels
 from radiovae_jax.curves import Curve, Run
-from radiovae_jax.panels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 
 MOST_POINTS = 1200  # of a raw curve: more than a screen has pixels for
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
-DASHES = ("", "7 3", "2 3", "8 3 2 3")
+DASHES = {"-": "", "--": "7 3", ":": "2 3", "-.": "8 3 2 3"}  # of panels.QUANTITIES
 
 
 class Chart(NamedTuple):
@@ -40,6 +38,13 @@ CHARTS = (
     Chart(
         "Further pixelwise terms",
         _pairs("train", edge_loss="edge", pinn_loss="pinn", ssim_loss="1 − SSIM"),
+    ),
+    Chart(
+        "LPIPS (unweighted)",
+        (
+            *_pairs("train", perceptual_loss="training"),
+            *_pairs("val", perceptual_loss="validation"),
+        ),
     ),
     Chart(
         "Total and likelihood (per image)",
@@ -126,36 +131,53 @@ def data(run: Run) -> dict[str, Any]:
     """Returns what the page's script draws; only finite numbers, so it is plain JSON.
 
     A chart that nothing was logged for is left out. Training columns that no chart
-    names get one each.
+    names get one each. A chart in which nothing changes is a word of "constants".
     """
     named = {name for chart in CHARTS for name, _ in chart.columns} | {
         "train/disc_factor"
     }
     others = {name for line in run.lines for name in line} - named
     more = [Chart(name, ((name, name),)) for name in sorted(others) if "train/" in name]
-    charts = [_chart(run, chart) for chart in (*CHARTS, *more)]
+    constant = [chart for chart in CHARTS if _constant(run, chart)]
+    charts = [_chart(run, one) for one in (*CHARTS, *more) if one not in constant]
     return {
         "range": [run.lines[0]["step"], run.lines[-1]["step"]],
         "switch": None if math.isinf(run.switch) else run.switch,
         "charts": [chart for chart in charts if chart["curves"]],
+        "constants": [words for chart in constant for words in _values(run, chart)],
     }
+
+
+def _constant(run: Run, chart: Chart) -> bool:
+    """Whether no curve of a chart ever changes; one beside others tells something."""
+    found = [curves.curve(run, name) for name, _ in chart.columns]
+    return all(curves.constant(points) or not len(points.values) for points in found)
+
+
+def _values(run: Run, chart: Chart) -> list[str]:
+    """Returns the columns that were logged, each with its first value."""
+    found = ((name, curves.curve(run, name).values) for name, _ in chart.columns)
+    return [f"{name} {values[0]:.6g}" for name, values in found if len(values)]
 
 
 def _chart(run: Run, chart: Chart) -> dict[str, Any]:
     drawn, shown, title = [], [np.zeros(0)], chart.title
     if chart.of_errors:
         title = title.replace("dB", run.db.unit)
-    for number, (name, label) in enumerate(chart.columns):
+    for name, label in chart.columns:
         name = name.replace("_db", run.db.suffix) if chart.of_errors else name
         points = curves.curve(run, name)
         if not len(points.values):
             continue
-        style = {"label": label, "colour": COLOURS[number], "dash": DASHES[number]}
+        _, colour, dash, _ = panels.look(name)
+        style = {"label": label, "colour": colour, "dash": DASHES[dash]}
         mean = curves.smooth(points, run.switch)
         dots = name.startswith("val/")
         if mean is not points and not dots:
             raw = curves.thin(points, MOST_POINTS)
-            drawn.append({**style, **_points(raw), "raw": True, "dots": False})
+            drawn.append(
+                {**style, "dash": "", **_points(raw), "raw": True, "dots": False}
+            )
             points = mean
         drawn.append({**style, **_points(points), "raw": False, "dots": dots})
         shown.append(points.values)

@@ -3,7 +3,7 @@
 // pointing shows values, a double click shows everything again.
 (() => {
   const data = JSON.parse(document.getElementById("run-data").textContent);
-  const HEIGHT = 250, LEFT = 58, RIGHT = 20, TOP = 8, BOTTOM = 24;
+  const HEIGHT = 262, LEFT = 58, RIGHT = 20, TOP = 8, BOTTOM = 36;
   const SVG = "http://www.w3.org/2000/svg";
   // Room at both ends, so that the first and the last points are whole.
   const room = 0.02 * (data.range[1] - data.range[0]) || 1;
@@ -136,6 +136,7 @@
       element(svg, "line", { x1: x, x2: x, y1: TOP, y2: bottom, stroke: "#e3e6ec" });
       element(svg, "text", { x, y: bottom + 15, "text-anchor": "middle" }, shortTick(value, steps[1] - steps[0]));
     }
+    element(svg, "text", { x: (LEFT + right) / 2, y: bottom + 30, "text-anchor": "middle" }, "step");
     element(svg, "rect", { x: LEFT, y: TOP, width: right - LEFT, height: bottom - TOP, fill: "none", stroke: "#9aa1ad" });
     const inside = element(svg, "g", { "clip-path": `url(#${chart.id})` });
     for (const curve of chart.curves) if (!curve.hidden) drawCurve(inside, chart, curve);
@@ -147,19 +148,23 @@
     // One point beyond each edge, so that lines run out of the picture.
     const from = Math.max(search(curve.steps, view[0]) - 1, 0);
     const to = Math.min(search(curve.steps, view[1]) + 1, curve.steps.length);
-    let path = "", pen = "M", points = 0;
+    let path = "", pen = "M";
+    const points = [];
     for (let i = from; i < to; i++) {
       const v = curve.values[i];
       if (chart.log && v <= 0) { pen = "M"; continue; }
-      path += `${pen}${chart.x(curve.steps[i]).toFixed(1)} ${chart.y(v).toFixed(1)}`;
+      points.push([chart.x(curve.steps[i]), chart.y(v)]);
+      path += pen + points.at(-1).map((place) => place.toFixed(1)).join(" ");
       pen = "L";
-      points++;
-      if (curve.dots || curve.steps.length === 1)
-        element(parent, "circle", { cx: chart.x(curve.steps[i]), cy: chart.y(v), r: 3, fill: curve.colour });
     }
-    if (points > 1) element(parent, "path", { d: path, fill: "none", stroke: curve.colour,
+    if (points.length > 1) element(parent, "path", { d: path, fill: "none", stroke: curve.colour,
       "stroke-width": curve.raw ? 0.8 : 1.8, "stroke-opacity": curve.raw ? 0.3 : 1, "stroke-dasharray": curve.dash,
       "stroke-linejoin": "round" });
+    if (curve.dots || curve.steps.length === 1) for (const [cx, cy] of points) circle(parent, curve, cx, cy);
+  }
+
+  function circle(parent, curve, cx, cy) {
+    element(parent, "circle", { cx, cy, r: 3, fill: curve.dots ? "#fff" : curve.colour, stroke: curve.colour });
   }
 
   function zoom(low, high) {
@@ -282,7 +287,7 @@
       const button = element(legend, "button", { type: "button", "aria-pressed": "true", title: "Show or hide" });
       const sample = element(button, "svg", { width: 22, height: 8, viewBox: "0 0 22 8", style: "width:22px;height:8px;cursor:inherit" });
       element(sample, "line", { x1: 0, x2: 22, y1: 4, y2: 4, stroke: curve.colour, "stroke-width": 2, "stroke-dasharray": curve.dash });
-      if (curve.dots) element(sample, "circle", { cx: 11, cy: 4, r: 3, fill: curve.colour });
+      if (curve.dots) circle(sample, curve, 11, 4);
       element(button, "span", {}, curve.label);
       button.addEventListener("click", () => {
         for (const c of spec.curves) if (c.label === curve.label) c.hidden = !c.hidden;

@@ -34,6 +34,7 @@ TILES = (
     ("train/kl_loss", "KL, nats per image"),
     ("time/images_per_second", "images a second"),
 )
+FOLDED = 4  # columns that a telephone shows beside each other
 # What a torn file raises, or one of another form, a list for an object.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError)
 # No script, style or picture but those in the file; nothing is sent anywhere.
@@ -63,12 +64,13 @@ def page(workdir: pathlib.Path) -> str:
     """Returns the report of a run as HTML."""
     run = curves.read(workdir)
     config = curves.read_config(workdir)
+    drawn = report_charts.data(run)
     name = escape(workdir.resolve().name)
     step, steps = run.lines[-1]["step"], config["train"]["steps"]
     sections = {
         "Warnings": warnings(run),
         "Pictures": pictures(workdir),
-        "Curves": charts(),
+        "Curves": charts(drawn["constants"]),
         "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
         "Latents": latents(workdir),
@@ -91,7 +93,7 @@ def page(workdir: pathlib.Path) -> str:
         f"<title>{name}</title>\n<style>\n{asset('report_page.css')}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="run-data">'
-        f"{script_json(report_charts.data(run))}</script>\n"
+        f"{script_json(drawn)}</script>\n"
         f"<script>\n{asset('report_page.js')}</script>\n</body>\n</html>\n"
     )
 
@@ -130,11 +132,14 @@ def warnings(run: Run) -> str:
     return f'<div class="warnings">{"".join(cards)}</div>'
 
 
-def charts() -> str:
+def charts(constants: Sequence[str]) -> str:
+    listed = f"Constant, not drawn: {', '.join(constants)}." if constants else ""
     return (
         '<p class="soft hint">The wheel or a drag zooms all of them along the steps, a '
         "double click shows everything; names in a legend switch curves. Faint: as "
-        "logged; bold: running median. Shaded: with the discriminator.</p>\n"
+        f"logged; bold: running median over 1/{curves.WINDOWS} of the lines; circles: "
+        "validation. Shaded: with the discriminator.</p>\n"
+        f"{hint(listed)}\n"
         '<noscript><p class="card">The curves need JavaScript; as pictures they are in '
         'the folder figures/.</p></noscript>\n<div class="charts" id="charts"></div>'
     )
@@ -308,22 +313,28 @@ def hint(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a table that scrolls sideways where it is too wide; all cells escaped."""
+    """Returns a table, all cells escaped.
+
+    One of many columns is folded on a narrow screen: a block for each row, in which
+    every number has its column's name.
+    """
     rows = list(rows)
     left = [isinstance(value, str) for value in rows[0]] if rows else [True] * len(head)
     top = "".join(
         f'<th class="text">{escape(name)}</th>' if text else f"<th>{escape(name)}</th>"
         for name, text in zip(head, left, strict=False)  # no head: nothing
     )
-    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
+    names = [f' data-name="{escape(name)}"' for name in head] or [""] * len(left)
+    body = "".join("<tr>" + "".join(map(cell, row, names)) + "</tr>" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if top else ""
-    return f'<div class="wide"><table>{thead}<tbody>{body}</tbody></table></div>'
+    kind = "wide folded" if len(head) > FOLDED else "wide"
+    return f'<div class="{kind}"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
-def cell(value: Any) -> str:
+def cell(value: Any, name: str) -> str:
     if isinstance(value, str):
-        return f'<td class="text">{escape(value)}</td>'
-    return f"<td>{number(value)}</td>"
+        return f'<td class="text"{name}>{escape(value)}</td>'
+    return f"<td{name}>{number(value)}</td>"
 
 
 def number(value: Any) -> str:

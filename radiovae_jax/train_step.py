@@ -165,6 +165,8 @@ def forward(
     terms, means = objectives.loss_terms(
         batch, made, distance, params["logvar"], settings
     )
+    if settings.perceptual_weight:
+        means |= {"perceptual_loss": distance.mean()}
     moved = disc.stats
     if adversarial:
         judge = functools.partial(

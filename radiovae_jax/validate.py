@@ -74,6 +74,8 @@ def validate_batch(
                 for shown in (batch.target, made.image)
             )
         terms, means = objectives.loss_terms(batch, made, distance, logvar, settings)
+        if settings.perceptual_weight:
+            means["perceptual_loss"] = distance.mean()
         disc_loss = losses.DISCRIMINATOR[settings.disc_loss](real, fake)
         # With beta itself, whatever its schedule: totals then compare between steps.
         weights = objectives.total_weights(

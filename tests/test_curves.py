@@ -68,6 +68,17 @@ def test_smoothing_is_the_median_of_a_centred_window():
     assert curves.smooth(short, np.inf) is short
 
 
+def test_the_band_is_of_the_medians_windows():
+    values = np.random.default_rng(0).random(200)
+    points = Curve(np.arange(200.0), values)
+    low, high = curves.band(points, np.inf)
+    np.testing.assert_array_equal(low.steps, curves.smooth(points, np.inf).steps)
+    # Of five sorted values the 10th percentile lies 0.4 from the lowest to the next.
+    one, two, _, four, five = np.sort(values[8:13])
+    np.testing.assert_allclose(low.values[10], one + 0.4 * (two - one))
+    np.testing.assert_allclose(high.values[10], four + 0.6 * (five - four))
+
+
 def test_thinning_keeps_spikes_and_ends():
     values = np.zeros(100_000)
     values[[31_415, 92_653]] = [7, -7]

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import command
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -114,6 +115,35 @@ def test_the_latent_is_described_as_its_encoder_makes_it(run):
     np.testing.assert_allclose(channels["mean"], mean, rtol=1e-4, atol=1e-6)
     # KL of the channels and of the images are two roads to one number.
     np.testing.assert_allclose(np.mean(channels["kl_nats"]), per_entry, rtol=1e-4)
+
+
+def test_the_frechet_distance_of_prior_samples_is_that_of_latents_of_normal_noise(run):
+    folder, _, found = run
+    assert list(found["frechet"]["rows"]) == [*found["rows"], "prior_samples"]
+    assert "prior_samples" not in found["rows"]
+    model, params = radiovae_jax.load(folder / "run")
+    noise = [
+        jax.random.normal(
+            jax.random.fold_in(jax.random.key(evaluate.PRIOR_SEED), i), (16, 16, 3)
+        )
+        for i in range(2)
+    ]
+    x = model.apply(params, jnp.stack(noise), method="decode")
+    samples = np.clip(radiomap.model_to_f(x), 0, 1)
+    source = datasets.open_data(tiny.config(folder / "city"), "val")
+    maps = np.stack([source[i]["gray"] for i in range(2)]) / 255
+    # Of two maps each, so that a covariance is one direction c, or d, the difference
+    # over 2^(1/2): tr(C + D - 2 (C D)^(1/2)) = |c|^2 + |d|^2 - 2 |c d|.
+    one, other = (
+        np.float64(comparison.features_of("pixels_8x8", (), jnp.float32(f)))
+        for f in (maps, samples)
+    )
+    c, d = ((v[1] - v[0]) / 2**0.5 for v in (one, other))
+    expected = np.sum((one.mean(0) - other.mean(0)) ** 2)
+    expected += c @ c + d @ d - 2 * abs(c @ d)
+    rows = found["frechet"]["rows"]
+    assert rows["prior_samples"] == pytest.approx(expected, rel=1e-3)
+    assert any("prior_samples: decoded from N(0, 1)" in s for s in found["summary"])
 
 
 def test_a_sample_is_worse_than_the_mode_by_the_posteriors_noise_alone(run):

@@ -1,6 +1,7 @@
 """The five figures: what they show, and that no log is too odd for them."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 import showcase
 import tool
 
-from radiovae_jax import curves, dashboard, figures, panels, plots, showing
+from radiovae_jax import (
+    curves,
+    dashboard,
+    figures,
+    panels,
+    plots,
+    report_charts,
+    showing,
+)
 
 NAMES = (
     "figure_1_training_phases",
@@ -74,14 +83,127 @@ def test_normalized_curves_span_one_scale():
 
 
 def test_what_spans_decades_is_normalized_as_a_logarithm(run):
-    above, below = figures.normalized(run).axes
+    above, below, relative = figures.normalized(run).axes
     curve = labelled(above)["rec_loss (log)"]
     points = curves.curve(run, "train/rec_loss")
     median = curves.smooth(points, run.switch, windows=figures.WINDOWS).values
     expected = np.log(median / median.min()) / np.log(median.max() / median.min())
     np.testing.assert_allclose(curve.get_ydata(), expected, atol=1e-12)
     assert "kl_loss" in labelled(above)
-    assert len(above.lines) == len(below.lines)
+    assert len(above.lines) == len(below.lines) == len(relative.lines)
+    # To the first number as logged, not to the first median.
+    first = run.lines[0]["train/rec_loss"]
+    np.testing.assert_allclose(relative.lines[0].get_ydata(), median / first)
+
+
+def test_what_never_changes_is_named_at_the_foot_and_not_drawn(run):
+    figure = figures.normalized(run)
+    assert "d_weight" not in labelled(figure.axes[0])
+    assert figure.get_supxlabel().endswith("constant, not drawn: d_weight 5000")
+    figure = figures.loss_components(run)
+    assert "logits of maps" not in labelled(figure.axes[3])
+    _, _, listed = figure.get_supxlabel().partition("\nconstant, not drawn: ")
+    assert listed == "rec, validation 0.02 per pixel, logits of maps 0.6"
+    foot = dashboard.training_summary(run, samples=None).get_supxlabel()
+    # Of norms 0.01 and 50.
+    assert foot.endswith("update / weights 0.0002, a step 0.1 seconds")
+
+
+def test_the_foot_says_what_smooths_the_curves(run):
+    assert "bold: running median over 1/40 of the lines" in foot_of(ALL[0], run)
+    assert "10th to 90th percentile" in foot_of(figures.three_axes, run)
+    assert "running median over 1/15 of the lines" in foot_of(figures.normalized, run)
+    short = curves.of(showcase.lines(20, 5000), showcase.CONFIG)
+    for draw in ALL:
+        assert "median" not in foot_of(draw, short)
+    late = curves.of(showcase.lines(2, 60_000), showcase.CONFIG)
+    assert foot_of(ALL[0], late).startswith("with the discriminator from the first")
+
+
+def foot_of(draw, run):
+    return draw(run).get_supxlabel()
+
+
+def test_the_three_axes_shade_the_percentiles_about_the_median(run):
+    left = figures.three_axes(run).axes[0]
+    low, high = curves.band(curves.curve(run, "train/rec_loss"), run.switch)
+    (shade,) = [c for c in left.collections if c.get_alpha() == 0.15]
+    (corners,) = (path.vertices for path in shade.get_paths())
+    for edge in (low, high):
+        points = np.stack([edge.steps, edge.values], axis=1)
+        assert all((np.isclose(corners, point)).all(axis=1).any() for point in points)
+    assert left.get_ylim()[1] > high.values.max()
+
+
+def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
+    lines = [
+        {"step": i, "train/rec_loss": 5 + 1e-7 * i, "train/kl_loss": 150_000 + i / 64}
+        for i in range(5)
+    ]
+    figure = figures.training_phases(curves.of(lines, showcase.CONFIG))
+    figure.draw_without_rendering()
+    for axis in figure.axes[:2]:
+        labels = [tick.get_text() for tick in axis.get_yticklabels()]
+        assert len(set(labels)) == len(labels) > 2
+        assert axis.yaxis.get_offset_text().get_text() == ""
+
+
+def test_a_quantity_has_one_colour_in_every_picture():
+    chosen = {name: q.colour for name, q in panels.QUANTITIES.items()}
+    for chart in report_charts.CHARTS:
+        names = {name.rpartition("/")[2] for name, _ in chart.columns}
+        assert len({chosen.get(name) for name in names}) == len(names), chart.title
+    lines = showcase.lines(90, 2000)
+    for i, line in enumerate(lines):  # nothing constant
+        for name in ("logits_real", "perceptual_loss", "feature_matching_loss"):
+            line[f"train/{name}"] = 0.5 + i / 100
+        line |= {"val/kl_loss": 1e5 + i, "val/rec_loss": 0.1 + i, "val/psnr": 20.0 + i}
+    run = curves.of(lines, showcase.CONFIG)
+    charts = report_charts.data(run)["charts"]
+    page = {c["title"]: {one["colour"] for one in c["curves"]} for c in charts}
+    phases, components = figures.training_phases(run), figures.loss_components(run)
+    for axis, name in zip(phases.axes, ("rec_loss", "kl_loss"), strict=False):
+        train, val = (labelled(axis)[word] for word in ("training", "validation"))
+        assert train.get_color() == val.get_color() == chosen[name]
+        assert val.get_marker() == "o" and not train.get_marker().strip("None")
+    assert page["KL (nats per image)"] == {chosen["kl_loss"]}
+    terms, adversarial = (labelled(components.axes[i]) for i in (1, 3))
+    assert terms["LPIPS"].get_color() == chosen["perceptual_loss"]
+    matching = adversarial["feature matching"].get_color()
+    assert {matching} == page["Further adversarial terms"]
+    summary = dashboard.training_summary(run, samples=None)
+    losses = [label for axis in summary.axes for label in labelled(axis).items()]
+    generator = {line.get_color() for name, line in losses if name == "generator"}
+    assert generator == {adversarial["generator"].get_color()} == {chosen["g_loss"]}
+
+
+def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
+    folder = showcase.write(tmp_path, showcase.lines(20, 5000))
+    assert curves.read(folder).frechet == ""
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "torn.json").write_text('{"frechet": ')
+    (folder / "evaluation" / "odd.json").write_text('{"frechet": {"rows": [1]}}')
+    (folder / "evaluation" / "gone.json").symlink_to(folder / "nothing")
+    rows = {"autoencoder": 0.1234, "pca": None, "prior_samples": 45.6}
+    frechet = {"features": "pixels_8x8", "rows": rows}
+    record = {"step": 90_000, "frechet": frechet}
+    (folder / "evaluation" / "val.json").write_text(json.dumps(record))
+    run = curves.read(folder)
+    title = dashboard.training_summary(run, samples=None).axes[0].get_title(loc="left")
+    assert title.startswith("validation quality: PSNR ")
+    assert " ".join(title.split()).endswith(
+        "Fréchet distance of pixels_8x8 (val, step 90,000): autoencoder 0.123, "
+        "prior_samples 45.6"
+    )
+
+
+def test_the_diversity_stands_beside_the_samples():
+    line = showcase.line(500) | {"val/sample_diversity": 24.53}
+    run = curves.of([line], showcase.CONFIG)
+    figure = dashboard.training_summary(run, samples=np.zeros((1, 8, 8, 1)))
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    (title,) = [title for title in titles if "samples" in title]
+    assert "diversity 24.5 dB" in title
 
 
 def test_the_dashboard_shows_the_samples_and_the_clamp(run):

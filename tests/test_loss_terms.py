@@ -154,6 +154,76 @@ def test_free_bits_hold_each_entry_at_the_floor_after_averaging_the_batch():
     np.testing.assert_allclose(grad[:, 0, 0, 2], 0.5)  # above: the mean's
     free = losses.free_bits(kl, minimum=0.0)
     assert losses.REDUCTION["sum"](free) == losses.REDUCTION["sum"](kl)
+    # Every image by itself: 1, 2, 5 and 1, 1, 1.
+    held, pullback = jax.vjp(
+        lambda kl: losses.free_bits(kl, minimum=1.0, per="entry"), kl
+    )
+    np.testing.assert_allclose(held.ravel(), [1, 2, 5, 1, 1, 1])
+    (grad,) = pullback(jnp.ones_like(held))
+    np.testing.assert_allclose(grad[:, 0, 0, 1], [1, 0])
+
+
+# Two images of three latent entries, N(mean, 1): kl is mean^2 / 2, that is
+# (0, 2, 4.5) and (0.5, 0, 0.5).
+POSTERIOR = DiagonalGaussian(
+    jnp.asarray([[0.0, 2.0, 3.0], [1.0, 0.0, 1.0]]).reshape(2, 1, 1, 3),
+    jnp.zeros((2, 1, 1, 3)),
+)
+
+
+@pytest.mark.parametrize(
+    "fields, plain, held",
+    [
+        # Free bits of 1: the batch means 0.25, 1, 2.5 become 1, 1, 2.5; by entry the
+        # six become (1, 2, 4.5) and (1, 1, 1).
+        (dict(reduction="sum"), 3.75, 4.5),
+        (dict(reduction="sum", free_bits_per="entry"), 3.75, 5.25),
+        (dict(reduction="mean"), 1.25, 1.5),
+        (dict(reduction="mean", free_bits_per="entry"), 1.25, 1.75),
+        (dict(reduction="mean", kl_reduction="sum"), 3.75, 4.5),
+        (
+            dict(reduction="mean", kl_reduction="sum", free_bits_per="entry"),
+            3.75,
+            5.25,
+        ),
+    ],
+)
+def test_the_kl_term_is_held_and_reduced_as_the_fields_say(fields, plain, held):
+    config = tiny.config("unused")
+    config.loss.update(free_bits=1.0, **fields)
+    settings = experiment.build(config, (32, 32, 1)).settings
+    found = objectives.kl_terms(POSTERIOR, settings)
+    np.testing.assert_allclose(found, (held, plain), rtol=1e-6)
+
+
+# f of the images below, and what is taken for logits of it.
+PAIRS = ((1, 0.5), (0, 0), (0.5, 0), (1, 1), (0.5, 0.25), (0.5, 0))
+BCE = sum(np.log1p(np.exp(logit)) - f * logit for f, logit in PAIRS) / 2
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        # Per image 0.5^2 + 1 = 1.25 and 0.25^2 = 0.0625 of squares, 3 pixels each.
+        ({}, (1.3125 / 2 + 3.75, 1.3125 / 2, 3.75)),
+        ({"beta": 4.0}, (1.3125 / 2 + 15, 1.3125 / 2, 3.75)),
+        ({"reduction": "mean"}, (1.3125 / 6 + 1.25, 1.3125 / 6, 1.25)),
+        (
+            {"reduction": "mean", "kl_reduction": "sum"},
+            (1.3125 / 6 + 3.75, 1.3125 / 6, 3.75),
+        ),
+        ({"kind": "l1"}, (1.75 / 2 + 3.75, 1.75 / 2, 3.75)),
+        ({"kind": "bce"}, (BCE + 3.75, BCE, 3.75)),
+    ],
+)
+def test_the_plain_vae_loss_is_its_closed_form(options, expected):
+    x = jnp.asarray([[1.0, -1.0, 0.0], [1.0, 0.0, 0.0]]).reshape(2, 1, 3, 1)
+    recon = jnp.asarray([[0.5, 0.0, 0.0], [1.0, 0.25, 0.0]]).reshape(2, 1, 3, 1)
+    found = losses.vae_loss(recon, x, *POSTERIOR, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # Of any shape: a tutorial's rows of pixels and of latents.
+    flat = (a.reshape(2, 3) for a in (recon, x, *POSTERIOR))
+    np.testing.assert_allclose(losses.vae_loss(*flat, **options), expected, rtol=1e-6)
 
 
 def test_the_ssim_loss_is_0_for_equal_images_and_its_gradient_finite_on_flat_ones():

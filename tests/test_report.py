@@ -202,6 +202,35 @@ def test_curves_are_the_logged_numbers(full):
     assert charts["Reconstruction (rec_loss, per pixel)"]["log"]
     assert not charts["KL (nats per image)"]["log"]
     assert "Memory (bytes)" not in charts  # not logged
+    assert "d_weight" not in charts  # 5000 wherever it is logged
+    # Those of maps are 0.6 throughout: beside others that tells something.
+    logits = {
+        curve["label"] for curve in charts["Logits of the discriminator"]["curves"]
+    }
+    assert logits == {"maps", "reconstructions"}
+
+
+def test_constants_are_named_and_steps_are_called_steps(full):
+    (named,) = re.findall(r"Constant, not drawn: (.*?)\.</p>", full[1])
+    assert set(named.split(", ")) == {
+        "train/d_weight 5000",
+        "train/ae_update_norm 0.01",
+        "train/ae_param_norm 50",
+        "time/step_seconds 0.1",
+        "time/images_per_second 80",
+    }
+    assert '"text-anchor": "middle" }, "step");' in full[1]
+
+
+def test_a_wide_table_names_every_number_for_a_narrow_screen(full):
+    tables = re.findall(r'<div class="(wide[ a-z]*)"><table>(.*?)</table>', full[1])
+    folded = [content for kind, content in tables if kind == "wide folded"]
+    (evaluation,) = [content for content in folded if ">nmse<" in content]
+    names = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", evaluation)
+    first = evaluation.partition("<tbody><tr>")[2].partition("</tr>")[0]
+    assert re.findall(r'data-name="(.*?)"', first) == names
+    (validation,) = [kind for kind, content in tables if "last, step" in content]
+    assert validation == "wide"
 
 
 def test_long_runs_make_no_long_page():

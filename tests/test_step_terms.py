@@ -1,5 +1,7 @@
 """A step with every optional term, and what it leaves out when numbers are bad."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import small_step
 from small_step import KEY, build, length, random_batch
 
-from radiovae_jax import adversary, losses, train_step
+from radiovae_jax import adversary, losses, train_step, validate
 from radiovae_jax.checkpoint import Checkpoints
 
 LOSS = dict(
@@ -68,10 +70,10 @@ def literal(all_on):
         ssim = losses.ssim(batch.target, recon).mean()
         logits, _, fake = judge(recon)
         matching = losses.feature_matching(judge(batch.target)[2], fake)
-        return nll, kl, ssim, -logits.mean(), matching
+        return nll, kl, ssim, -logits.mean(), matching, distance.mean()
 
     def total(params):
-        nll, kl, ssim, g, matching = parts(params)
+        nll, kl, ssim, g, matching, _ = parts(params)
         adversarial = logs["d_weight"] * (g + 10 * matching)
         return nll + 0.3 * ssim + 0.25 * kl + adversarial
 
@@ -97,19 +99,47 @@ def literal(all_on):
             jnp.linalg.norm(train_step.last_kernel(jax.grad(term)(params)).ravel())
             for term in (balance, lambda params: parts(params)[3])
         ]
-        return value, gradient["autoencoder"], last, jax.grad(disc_loss)(disc_params)
+        distance = parts(params)[5]
+        gradients = gradient["autoencoder"], last, jax.grad(disc_loss)(disc_params)
+        return value, distance, *gradients
 
     return everything(state.params, state.disc_params)
 
 
 def test_all_terms_together_are_their_literal_sum_and_gradient(all_on, literal):
-    logs, (total, gradient, last, _) = all_on[-1], literal
+    logs, (total, distance, gradient, last, _) = all_on[-1], literal
+    np.testing.assert_allclose(logs["perceptual_loss"], distance, rtol=1e-4)
     np.testing.assert_allclose(logs["kl_weight"], 0.25)  # half-way up a line to 0.5
     np.testing.assert_allclose(logs["total_loss"], total, rtol=1e-4)
     np.testing.assert_allclose(logs["ae_grad_norm"], length(gradient), rtol=1e-3)
     np.testing.assert_allclose(
         logs["d_weight"], 0.5 * last[0] / (last[1] + 1e-4), rtol=1e-3
     )
+
+
+def test_validation_logs_the_perceptual_distance_of_its_images(all_on):
+    built, _, state, *_ = all_on
+    batch, mask = random_batch(), jnp.asarray([1.0, 0.0])
+    totals, recon_f = jax.jit(
+        functools.partial(
+            validate.validate_batch,
+            built.networks,
+            built.settings,
+            (),
+            adversarial=False,
+        )
+    )(
+        state,
+        state.params["autoencoder"],
+        batch,
+        (batch.target + 1) / 2,
+        mask,
+        jnp.zeros(()),
+    )
+    # Only the first image is real; logits' images need no clipping.
+    expected = np.mean((batch.target[0] - (2 * recon_f[0] - 1)) ** 2)
+    found = validate.result(totals)["perceptual_loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_the_discriminator_learns_from_its_terms_together(all_on, literal):
@@ -205,8 +235,12 @@ def test_a_checkpoint_holds_the_logits_averages_and_the_counts(all_on, tmp_path)
 
 def test_terms_that_are_off_are_not_logged_and_idle_ones_are_0():
     optional = {"ssim_loss", "feature_matching_loss", "r1_loss", "lecam_loss"}
-    for loss, adversarial, expected in (({}, True, set()), (LOSS, False, optional)):
-        built, state = build(**loss)
+    optional |= {"perceptual_loss"}
+    for weight, loss, adversarial, expected in (
+        (0.0, {}, True, set()),
+        (0.7, LOSS, False, optional),
+    ):
+        built, state = build(weight, **loss)
         step = small_step.compiled(built, adversarial=adversarial)
         _, logs = jax.eval_shape(step, state, random_batch())
         assert optional & logs.keys() == expected
