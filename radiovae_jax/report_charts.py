@@ -138,14 +138,23 @@ def data(run: Run) -> dict[str, Any]:
     }
     others = {name for line in run.lines for name in line} - named
     more = [Chart(name, ((name, name),)) for name in sorted(others) if "train/" in name]
-    constant = [chart for chart in CHARTS if _constant(run, chart)]
-    charts = [_chart(run, one) for one in (*CHARTS, *more) if one not in constant]
+    known = [_in_unit(chart, run) for chart in CHARTS]
+    constant = [chart for chart in known if _constant(run, chart)]
+    charts = [_chart(run, one) for one in (*known, *more) if one not in constant]
     return {
         "range": [run.lines[0]["step"], run.lines[-1]["step"]],
         "switch": None if math.isinf(run.switch) else run.switch,
         "charts": [chart for chart in charts if chart["curves"]],
         "constants": [words for chart in constant for words in _values(run, chart)],
     }
+
+
+def _in_unit(chart: Chart, run: Run) -> Chart:
+    """Returns a chart of errors in dB as one in f where maps have no unit."""
+    if not chart.of_errors:
+        return chart
+    columns = [(n.replace("_db", run.db.suffix), label) for n, label in chart.columns]
+    return Chart(chart.title.replace("dB", run.db.unit), tuple(columns))
 
 
 def _constant(run: Run, chart: Chart) -> bool:
@@ -161,11 +170,8 @@ def _values(run: Run, chart: Chart) -> list[str]:
 
 
 def _chart(run: Run, chart: Chart) -> dict[str, Any]:
-    drawn, shown, title = [], [np.zeros(0)], chart.title
-    if chart.of_errors:
-        title = title.replace("dB", run.db.unit)
+    drawn, shown = [], [np.zeros(0)]
     for name, label in chart.columns:
-        name = name.replace("_db", run.db.suffix) if chart.of_errors else name
         points = curves.curve(run, name)
         if not len(points.values):
             continue
@@ -182,7 +188,7 @@ def _chart(run: Run, chart: Chart) -> dict[str, Any]:
         drawn.append({**style, **_points(points), "raw": False, "dots": dots})
         shown.append(points.values)
     log = curves.spans_decades(np.concatenate(shown))
-    return {"title": title, "log": log, "curves": drawn}
+    return {"title": chart.title, "log": log, "curves": drawn}
 
 
 def _points(points: Curve) -> dict[str, list]:
