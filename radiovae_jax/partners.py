@@ -89,7 +89,8 @@ class Watch(threading.Thread):
         """Lets all others end for a reason, and gives them the time to say it."""
         with contextlib.suppress(Exception):  # somebody has told another, or none hears
             self._client.key_value_set(ENDED, problem)
-            time.sleep(POLL_S + 2 * GRACE_S)
+        # Process 0 goes last: with it goes the store, and the runtime of the others.
+        time.sleep((POLL_S + GRACE_S) * (1 if self._process else 2))
 
     def hold(self, address: str) -> None:
         """Ends this process when nobody listens at process 0 any more.
