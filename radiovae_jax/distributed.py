@@ -115,7 +115,7 @@ def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) 
             ) from error
     global _watch
     _watch = partners.watch(heartbeat_s)
-    atexit.register(_watch.stop)  # before the runtime's own end, in which all wait
+    atexit.register(_watch.finish)  # before the runtime's own end, in which all wait
 
 
 @contextlib.contextmanager

@@ -85,6 +85,11 @@ class Watch(threading.Thread):
             with contextlib.suppress(Exception):  # nobody is there to hear it
                 self._client.key_value_set(f"{ALIVE}{self._process}", DONE, True)
 
+    def finish(self) -> None:
+        """Stops, and waits for the thread: Python ends none that is in the runtime."""
+        self.stop()
+        self.join(5 * POLL_S)
+
     def tell(self, problem: str) -> None:
         """Lets all others end for a reason, and gives them the time to say it."""
         with contextlib.suppress(Exception):  # somebody has told another, or none hears
