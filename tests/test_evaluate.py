@@ -351,6 +351,7 @@ def test_the_table_says_db_where_there_are_any(unit):
         "metrics_size": "stored",
         "commit": "abc",
         "scales": {"raw": {"threshold": 0.0} | unit},
+        "power": {},
         "rows": {"autoencoder": {"raw": {"all": numbers}}},
         "lpips": {"rows": {}},
         "frechet": dict.fromkeys(("features", "dimensions", "images"), 1)

@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made_ends_in_one_message(tmp_path):
 
 
 def test_training_begins_in_no_folder_that_is_in_use(other, tmp_path, monkeypatch):
-    def train_in(workdir, config, setup):
+    def train_in(workdir, config, setup, start_from):
         assert json.loads((workdir / "run.lock").read_text())["pid"] == os.getpid()
         assert (workdir / "config.json").exists()
         return {"nmse": 1.0}

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import shlex
+import sys
 
 import pytest
 
@@ -40,7 +42,11 @@ def test_every_start_is_there_with_how_it_ended(tmp_path):
         assert start.utcoffset() == datetime.timedelta(0)
         assert 0 <= (end - start).total_seconds() <= one["seconds"] + 2
         assert one["device"]["platform"] == "cpu"
-        assert "pytest" in one["command"] and one["commit"] and one["versions"]["jax"]
+        assert (
+            one["command"] == shlex.join(sys.orig_argv)
+            and one["commit"]
+            and one["versions"]["jax"]
+        )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"start": 1, "resumes": [3]}'])
