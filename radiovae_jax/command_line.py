@@ -66,7 +66,9 @@ def parse(argv: list[str]) -> list[str]:
     try:
         words, config = config_words(argv)
         rest = flags.FLAGS(words)
-    except (SystemExit, BrokenPipeError):  # absl's --help ends with status 1
+    except (SystemExit, BrokenPipeError) as end:  # absl's --help ends with status 1
+        if isinstance(getattr(end, "code", 0), str):  # a config's own sys.exit("...")
+            fail(end.code)
         with contextlib.suppress(BrokenPipeError):  # of `--help | head`
             print(f"\n{configs()}" if "config" in flags.FLAGS else "", flush=True)
         os._exit(0)

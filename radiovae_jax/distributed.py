@@ -132,7 +132,7 @@ def _at_most(seconds: int, who: str) -> Iterator[None]:
             "process 0 as the others reach it, and a port that is free there and open "
             "to them. --connect_s waits longer\n"
         )
-        os.write(2, message.encode())
+        os.write(2, message.encode(errors="backslashreplace"))
         os._exit(1)
 
     timer = threading.Timer(seconds, give_up)
@@ -164,7 +164,7 @@ def gathered(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     wait_for_all("a text")
-    cut = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
+    cut = np.frombuffer(text.encode(errors="backslashreplace")[:TEXT_BYTES], np.uint8)
     rows = multihost_utils.process_allgather(np.pad(cut, (0, TEXT_BYTES - cut.size)))
     return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 

@@ -131,5 +131,5 @@ def watch(silent_s: float) -> Watch:
 
 def end(problem: str) -> None:
     """Ends this process at once: the main thread may stand in a collective."""
-    os.write(2, f"\nerror: {problem}\n".encode())
+    os.write(2, f"\nerror: {problem}\n".encode(errors="backslashreplace"))
     os._exit(1)

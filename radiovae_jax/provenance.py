@@ -42,13 +42,23 @@ def _git(folder: pathlib.Path, *words: str) -> str:
 
 
 def _installed_commit() -> str:
-    """Returns what pip noted of an installation from a repository; "" elsewhere."""
+    """Returns what the wheel has, or pip noted of a repository; "" elsewhere."""
+    built = pathlib.Path(__file__).with_name("commit.txt")  # by hatch_build.py
     try:
+        if built.exists():
+            return built.read_text().strip()
         noted = importlib.metadata.distribution("radiovae-jax").read_text(
             "direct_url.json"
         )
         return json.loads(noted or "{}")["vcs_info"]["commit_id"][:12]
-    except (importlib.metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
+    except (
+        importlib.metadata.PackageNotFoundError,
+        KeyError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         return ""
 
 

@@ -104,17 +104,20 @@ def continued(
 
     The run was dealt its maps before `CHANGED` fields were there, so it keeps theirs.
     """
+    config = config.copy_and_resolve_references()
+    for name in _lacking(workdir):
+        section, field = name.split(".")
+        config[section][field] = ADDED[name]
+    return config
+
+
+def _lacking(workdir: pathlib.Path) -> list[str]:
+    """Returns the `CHANGED` fields that the config of an older run does not have."""
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
-        return config
-    old = read_config(workdir)
+        return []
     there = flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
-    config = config.copy_and_resolve_references()
-    for name in CHANGED:
-        if name not in there:
-            section, field = name.split(".")
-            config[section][field] = old[section][field]
-    return config
+    return [name for name in CHANGED if name not in there]
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -128,6 +131,10 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """
     workdir = pathlib.Path(workdir)
     path, changes = workdir / "config.json", {}
+    config, values = continued(workdir, config), jsonable(config)
+    for name in _lacking(workdir):  # what it lacks says of what version it is
+        section, field = name.split(".")
+        del values[section][field]
     if path.exists():
         changes = _changes(workdir, config)
     elif (workdir / "checkpoints").exists():
@@ -143,7 +150,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
                 file.write(json.dumps(changes) + "\n")
             logging.warning("going on from step %(step)d with %(to)s", changes)
         with whole_files.written(path) as partial:
-            partial.write_text(json.dumps(jsonable(config), indent=2) + "\n")
+            partial.write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise OSError(
             f"{workdir} cannot be made or written as the folder of the run ({error}); "

@@ -116,7 +116,7 @@ def _owner(file: TextIO) -> dict[str, Any]:
     file.seek(0)
     try:
         owner = json.loads(file.read())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 
@@ -154,6 +154,6 @@ def _beat(path: pathlib.Path, ours: str, over: threading.Event) -> None:
         with contextlib.suppress(OSError):
             if path.read_text().strip() != ours and not over.is_set():
                 message = f"\nerror: another run has taken {path.parent}: see {path}\n"
-                os.write(2, message.encode())
+                os.write(2, message.encode(errors="backslashreplace"))
                 os._exit(1)
             os.utime(path)

@@ -123,8 +123,8 @@ def unfinished(folder: pathlib.Path) -> Mapping[str, Any]:
     What is damaged is refused by `claim`.
     """
     try:
-        identity = json.loads((folder / PROGRESS).read_text())["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
+        identity = inputs.read_json(folder / PROGRESS, remedy="")["identity"]
+    except (OSError, ValueError, KeyError):
         return {}
     finished = (folder / MANIFEST).exists()
     return identity if isinstance(identity, Mapping) and not finished else {}

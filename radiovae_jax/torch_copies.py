@@ -120,7 +120,7 @@ def find(content: Mapping[Any, Any], ignore: Sequence[str] = ()) -> list[Copy]:
             }
             found += of_one(".".join([*keys, prefix]).strip("."), own)
     for start in sorted(unused):
-        print(f"--ignore={start}: no tensor is named {start}*")
+        print(inputs.printable(f"--ignore={start}: no tensor is named {start}*"))
     return found
 
 

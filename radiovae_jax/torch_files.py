@@ -5,16 +5,23 @@ torch and safetensors (the extra `torch`) are imported where a file needs them.
 
 import contextlib
 import hashlib
+import io
 import json
 import pathlib
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from radiovae_jax import diffusers_weights, inputs, torch_copies, torch_pickle
+from radiovae_jax import (
+    diffusers_weights,
+    inputs,
+    torch_copies,
+    torch_pickle,
+    whole_files,
+)
 from radiovae_jax.torch_pickle import REMEDY, wanted
 
 StateDict = dict[str, np.ndarray]
@@ -211,21 +218,30 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = pathlib.Path(folder) / path.name
-        yield temporary
-        temporary.replace(path)
+    whole_files.sweep(path.parent, path.name)  # what a killed process left
+    temporary = whole_files.partial(path)
+    try:
+        with whole_files.room_for(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write(path: pathlib.Path, state: StateDict) -> None:
     """Writes a state dict under one of SUFFIXES; a pickle holds it as state_dict."""
-    with replacing(path) as temporary:
-        if path.suffix == ".safetensors":
-            wanted("safetensors.numpy").save_file(state, temporary)
-            return
-        torch = wanted("torch")
+    if path.suffix == ".safetensors":
+        content = wanted("safetensors.numpy").save(state)
+    else:
+        torch, buffer = wanted("torch"), io.BytesIO()
         tensors = {name: torch.tensor(array) for name, array in state.items()}
-        torch.save({"state_dict": tensors}, temporary)
+        torch.save({"state_dict": tensors}, buffer)
+        content = buffer.getvalue()
+    # By ourselves: what the libraries raise on a full disk is no OSError.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole_files.sweep(path.parent, path.name)
+    with whole_files.written(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_diffusers(
@@ -235,7 +251,7 @@ def write_diffusers(
     safetensors = wanted("safetensors.numpy")
     with replacing(folder) as temporary:
         temporary.mkdir()
-        path = temporary / DIFFUSERS_FILE
-        safetensors.save_file(state, path, metadata={"format": "pt"})
+        content = safetensors.save(state, metadata={"format": "pt"})
+        (temporary / DIFFUSERS_FILE).write_bytes(content)
         text = json.dumps(config, indent=2) + "\n"
         (temporary / "config.json").write_text(text)

@@ -126,7 +126,8 @@ def _load_with_stand_ins(torch: Any, path: pathlib.Path) -> Any:
     names = sorted(inputs.printable(name) for name in left_out)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     print(
-        f"{path}: left out what is no tensor and could run code when it is loaded "
+        f"{inputs.printable(path)}: left out what is no tensor and could run code when "
+        "it is loaded "
         f"({', '.join(names[:5])}{more})"
     )
     return content

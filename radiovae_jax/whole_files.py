@@ -49,12 +49,27 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"{path} is a folder, and a file of that name is to be written: move it "
             "away, or write elsewhere"
         )
-    ending = f".{os.getpid()}.partial"
-    partial = path.with_name(fitting(f".{path.name}", bytes_left=LONGEST - len(ending)))
-    partial = partial.with_name(partial.name + ending)
+    temporary = partial(path)
     try:
-        yield partial
-        partial.replace(path)
+        with room_for(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def partial(path: pathlib.Path) -> pathlib.Path:
+    """Returns the name beside it that this process writes a path under; see `sweep`."""
+    ending = f".{os.getpid()}.partial"
+    start = fitting(f".{path.name}", bytes_left=LONGEST - len(ending))
+    return path.with_name(start + ending)
+
+
+@contextlib.contextmanager
+def room_for(path: pathlib.Path) -> Iterator[None]:
+    """Names the file, and what helps, where the inside finds no room to write it."""
+    try:
+        yield
     except OSError as error:
         if not no_room(error):
             raise
@@ -62,8 +77,6 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"{path} cannot be written ({error.strerror or error}); make room, or "
             "write elsewhere, and give the command again"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def no_room(error: OSError) -> bool:

@@ -58,7 +58,8 @@ def test_no_city_of_a_plain_folder_is_in_two_splits(tmp_path):
     # RandomState(42).permutation(10) starts 8, 1: the fractions are of cities.
     assert cities == {"train": list("02345679"), "val": ["8"], "test": ["1"]}
     assert [len(found.files) for found in parts.values()] == [64, 8, 8]
-    said = "dealt by group: 10 groups, 0_0 and 0_1 in one"
+    said = "dealt by group: 10 groups, 0_0 and 0_1 in one; "
+    said += "64 in train, 8 in val, 8 in test"
     assert parts["val"].where == f"{tmp_path}, {said}"
 
 

@@ -47,6 +47,13 @@ def test_a_commit_is_that_of_this_code(checkout, noted, commit, monkeypatch):
     assert provenance.commit() == commit
 
 
+def test_a_wheel_has_the_commit_that_it_was_built_from(monkeypatch, tmp_path):
+    (tmp_path / "commit.txt").write_text("fedcba987654\n")
+    monkeypatch.setattr(provenance, "_git", lambda folder, *words: "")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.commit() == "fedcba987654"
+
+
 def test_versions_are_of_all_that_computes():
     found = provenance.versions()
     assert found["jax"] == importlib.metadata.version("jax")

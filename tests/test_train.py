@@ -204,7 +204,10 @@ def test_a_config_of_version_0_1_gets_the_fields_that_came_later(tmp_path):
     begun = run_folder.continued(tmp_path, radio)
     assert run_folder.jsonable(begun) == run_folder.read_config(tmp_path).to_dict()
     assert begun.data.split_by == "file" and radio.data.split_by == "group"
-    run_folder.claim(tmp_path, begun)
+    for _ in range(2):  # each time that it goes on
+        run_folder.claim(tmp_path, radio)
+        assert run_folder.continued(tmp_path, radio).data.split_by == "file"
+        assert run_folder.read_config(tmp_path).data.split_by == "file"
 
 
 def test_a_torn_line_of_the_log_is_dropped(tmp_path):

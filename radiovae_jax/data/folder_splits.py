@@ -76,7 +76,7 @@ def split_files(
             groups(names) if split_by == "group" else [[i] for i in range(len(names))]
         )
         files = _deal(found, dealt, seed, val_fraction, test_fraction)
-        how = "" if split == "all" else _said(names, dealt)
+        how = "" if split == "all" else _said(names, dealt, files)
         files["all"] = found
     if not files.get(split):
         counts = ", ".join(f"{len(part)} in {name}" for name, part in files.items())
@@ -199,12 +199,14 @@ def groups(names: Sequence[str]) -> list[list[int]]:
     return [[i] for i in range(len(names))]
 
 
-def _said(names: list[str], dealt: list[list[int]]) -> str:
+def _said(names: list[str], dealt: list[list[int]], files: Files) -> str:
     first, *more = max(dealt, key=len, default=[0])
     if not more:
         return "dealt by file"
     alike = f"{names[first]} and {names[more[0]]}"
-    return f"dealt by group: {len(dealt)} groups, {alike} in one"
+    # Of few groups the shares are far from the fractions asked for.
+    shares = ", ".join(f"{len(part)} in {name}" for name, part in files.items())
+    return f"dealt by group: {len(dealt)} groups, {alike} in one; {shares}"
 
 
 def _shared(files: Files) -> str:
