@@ -1,6 +1,7 @@
 """tools/export_torch.py: what it writes, PyTorch loads, and computes the same with."""
 
 import json
+import pathlib
 
 import command
 import jax
@@ -183,11 +184,11 @@ def test_what_cannot_be_exported_ends_in_one_message(workdir, tmp_path, capsys):
 
 
 def test_an_export_that_fails_leaves_nothing(workdir, tmp_path, monkeypatch, capsys):
-    def fail(state, path, **options):
+    def fail(path, content):
         path.write_text("half")
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", fail)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
     for out in ("a.safetensors", "vae"):
         assert export_torch.main([str(workdir), str(tmp_path / out)]) == 1
         assert "disk on fire" in capsys.readouterr().err
