@@ -238,14 +238,16 @@ def npz_shapes(
 def read_npz(
     path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz; sizes and checksums are checked before.
+    """Reads the arrays of an npz; sizes are checked before, checksums on the way.
 
     Args, Raises: as `npz_shapes`; and a ValueError for one that is damaged.
     """
-    check_zip(path, what="npz archive", remedy=remedy)
     found = npz_shapes(path, names, remedy=remedy)
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in found}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in found}  # zipfile checks their CRCs
+    except _NO_ZIP as error:
+        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
 
 
 def _as_one(path: pathlib.Path, what: str, error: Exception, remedy: str) -> str:

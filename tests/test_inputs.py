@@ -57,7 +57,7 @@ REFUSED = {
     "objects.npy": (npy(np.array([{}], object)), "Python objects"),
     "long.npy": (npy(np.ones(4, np.longdouble)), "long double"),
     "text.npy": (b"1 2 3", "no NPY file"),
-    "flipped.npz": (FLIPPED, "checksum"),
+    "flipped.npz": (FLIPPED, "Bad CRC-32"),
     "encrypted.npz": (ENCRYPTED, "encrypted"),
     "method.npz": (
         patched(

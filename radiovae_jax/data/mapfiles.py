@@ -156,7 +156,7 @@ def write_scene(
 ) -> None:
     """Writes path gains with the cells and the transmitters of another scene.
 
-    f = 0 becomes a gain of 0, "no path", as `sionna.path_gain_to_f` reads it.
+    f = 0 becomes a gain of 0, "no path", as `sionna.read_scene` reads it.
 
     Args:
       db: what f is in dB.

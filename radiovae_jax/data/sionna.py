@@ -41,19 +41,10 @@ class Scene(NamedTuple):
     clipped: list[gains.Clipped]  # of each map
 
 
-def path_gain_to_f(
-    path_gain: Float[np.ndarray, "tx ny nx"], db: DbRange = radiomap.RADIOMAPSEER_DB
-) -> Float32[np.ndarray, "tx ny nx 1"]:
-    """Returns f = clip((10 log10 gain - floor) / span, 0, 1), rows flipped.
-
-    No gain at all (0) is f = 0.
-    """
-    return _to_f(path_gain, db)[0]
-
-
 def _to_f(
     path_gain: Float[np.ndarray, "tx ny nx"], db: DbRange
 ) -> tuple[Float32[np.ndarray, "tx ny nx 1"], list[gains.Clipped]]:
+    """Returns f = clip((10 log10 gain - floor) / span, 0, 1), rows flipped."""
     with np.errstate(divide="ignore"):  # no gain is -inf dB
         gain_db = 10 * np.log10(path_gain.astype(np.float64))
     f, clipped = gains.to_f(gain_db[:, ::-1, :, None], db)
