@@ -378,16 +378,6 @@ def test_a_map_that_would_be_squashed_is_named_before_the_work(
     assert "--size stored" in error and not list(out.glob("**/*.np*"))
 
 
-def test_a_run_without_a_unit_reads_and_writes_no_db(run, call, monkeypatch):
-    plain = load_once(run / "run")._replace(db=radiomap.NO_DB)
-    monkeypatch.setattr(coder, "load", lambda *a, **options: plain)
-    _, error = call("sample", "--count=1", "--unit=db", status=1)
-    assert "what f is in dB is not known" in error and "take --unit=f" in error
-    np.savez(run / "dump.npz", path_gain=np.full((1, 32, 32), 1e-9))
-    _, error = call("encode", run / "dump.npz", status=1)
-    assert "dump.npz holds path gains; what f is in dB is not known" in error
-
-
 def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
     run, call, monkeypatch, tmp_path
 ):
