@@ -185,11 +185,12 @@ def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     """Root may write everywhere: a folder in the file's place holds root off too."""
     config = few_steps(folder / "city", stop_at=2)
     stubbed(config, folder / "run")
-    (folder / "run" / "config.tmp").mkdir()
+    blocking = folder / "run" / f".config.json.{os.getpid()}.partial"
+    blocking.mkdir()
     config.train.stop_at = 0
     with pytest.raises(OSError, match=r"/run cannot be made or written as the folder"):
         stubbed(config, folder / "run")
-    (folder / "run" / "config.tmp").rmdir()
+    blocking.rmdir()
     stubbed(config, folder / "run")
     assert int(saved(folder / "run", config)[0].step) == 8
 
