@@ -40,6 +40,23 @@ def part(root, split="all", split_by="group", **options):
         ("img_1 img_2 img_3 mean std", "img_1 | img_2 | img_3 | mean | std"),
         ("7_0 7_1 8_0 8_1", "7_0 | 7_1 | 8_0 | 8_1"),
         ("5 6 7", "5 | 6 | 7"),
+        ("7.3 7x4 m8t3 [9][1] 9+2", "7.3 7x4 | m8t3 | [9][1] 9+2"),
+        ("tx0_m7 tx1_m7 tx0_m8 tx0_m9", "tx0_m7 tx1_m7 | tx0_m8 | tx0_m9"),
+        (
+            "irt2_7_0 irt4_7_0 irt2_8_0 dpm_9_0",
+            "irt2_7_0 irt4_7_0 | irt2_8_0 | dpm_9_0",
+        ),
+        # Three classes are no cities; ten words may be.
+        ("cat_1 dog_1 elk_1 cat_2", "cat_1 | dog_1 | elk_1 | cat_2"),
+        (
+            "a_1 a_2 b_1 c_1 d_1 e_1 f_1 g_1 h_1 i_1 j_1",
+            "a_1 a_2 | b_1 | c_1 | d_1 | e_1 | f_1 | g_1 | h_1 | i_1 | j_1",
+        ),
+        # One city of most of the files: dealt alone, the others would be all there is.
+        (
+            "7_0 7_1 7_2 7_3 7_4 7_5 7_6 8_0 9_0",
+            "7_0 | 7_1 | 7_2 | 7_3 | 7_4 | 7_5 | 7_6 | 8_0 | 9_0",
+        ),
     ],
 )
 def test_names_that_begin_alike_are_a_group(names, expected):

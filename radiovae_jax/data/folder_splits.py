@@ -22,7 +22,11 @@ FOLDERS = {
     "test": ("test", "testing"),
 }
 MIN_GROUPS = 3  # that files can be dealt by: one for each split
-MAX_SHARE = 0.5  # of the files in one group; what more have in common says nothing
+MIN_WORDS = 10  # a city each; fewer are classes, or kinds of maps
+MAX_SHARE = 0.75  # of the files in one group; what more have in common says nothing
+COPY = re.compile(r"^copy of |(?:[\s_-]+(?:copy|kopie)|\s*\(\d+\)|~\d+)+$")
+SIMULATION = re.compile(r"irt\d")
+TRANSMITTER = re.compile(r"tx\D?\d+")
 
 Files = dict[str, list[pathlib.Path]]
 
@@ -176,27 +180,40 @@ def _name(path: pathlib.Path, root: pathlib.Path, bases=frozenset()) -> str:
 
 
 def groups(names: Sequence[str]) -> list[list[int]]:
-    """Returns which names belong together, because they begin with the same words.
+    """Returns which names are of one map, by the numbers in them.
 
-    As few words as make three groups of all names: 7_3, 007_04 and "7_3 - Copy" belong
-    together, so do map_7_tx_3 and map_7_tx_4, and the files of a folder where there
-    are three folders. Without such groups (img_001, img_002) each name is its own.
+    The last number is the transmitter's (or the one behind "tx"), those before it are
+    the map's, whatever words stand around: 7_3, 007.04, map7_tx3, 7/3 and IRT2_7_3
+    belong together, and copies ("7_3 (1)", "7_3 - Copy") to what they are of. A name
+    with one number, img_001, is its own, unless at least ten words stand before
+    numbers (cities, not classes). Where fewer than three groups come out, or one holds
+    most of the names, each name is its own.
     """
-    folders = {name.rpartition("/")[0] for name in names}
-    words = []
-    for name in names:
-        *above, stem = name.split("/")
-        found = filter(None, re.split(r"[\s_()-]+", stem.casefold()))
-        found = [str(int(word)) if word.isdecimal() else word for word in found]
-        words.append(tuple(found if len(folders) < MIN_GROUPS else above + found))
-    for count in range(1, max(map(len, words), default=0) + 1):
-        together: dict[tuple[str, ...], list[int]] = {}
-        for i, of_name in enumerate(words):
-            together.setdefault(of_name[:count], []).append(i)
-        largest = max(map(len, together.values()))
-        if len(together) >= MIN_GROUPS and largest <= MAX_SHARE * len(names):
+    for key in (_map_of, _word_of):
+        together: dict[object, list[int]] = {}
+        for i, name in enumerate(names):
+            together.setdefault(key(COPY.sub("", name.casefold())), []).append(i)
+        largest = max(map(len, together.values()), default=0)
+        least = MIN_GROUPS if key is _map_of else MIN_WORDS
+        several = least <= len(together) < len(names)
+        if several and largest <= MAX_SHARE * len(names):
             return list(together.values())
     return [[i] for i in range(len(names))]
+
+
+def _map_of(name: str) -> object:
+    plain = SIMULATION.sub("", name)
+    bare = TRANSMITTER.sub(" ", plain)
+    numbers = [int(number) for number in re.findall(r"\d+", bare)]
+    if bare == plain and len(numbers) > 1:
+        numbers.pop()
+    elif bare == plain:  # 007 is 7
+        return re.sub(r"\d+", lambda number: str(int(number[0])), name)
+    return tuple(numbers) or name
+
+
+def _word_of(name: str) -> str:
+    return re.sub(r"\d+", "", name)
 
 
 def _said(names: list[str], dealt: list[list[int]], files: Files) -> str:
