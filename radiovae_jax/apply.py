@@ -37,6 +37,7 @@ VERBS = {
     "sample": (verbs.sample, "maps from standard normal latents"),
     "interpolate": (verbs.interpolate, "two maps -> maps between them in latent space"),
 }
+MOST_MAPS = 10_000  # that one command draws: they are kept in memory
 STOPPED = (
     "stopped; what is written is whole. The same command with --overwrite, or another "
     "--out, begins again"
@@ -74,7 +75,7 @@ def parser() -> command_line.Parser:
         elif maps:
             _unit_flag(verb, "unit of NPY files of floats")
         if name == "sample":
-            _at_least(verb, "--count", 1, 4, "number of maps, default 4")
+            _at_least(verb, "--count", 1, 4, "number of maps, default 4", MOST_MAPS)
             _at_least(
                 verb, "--seed", 0, 0, "of the noise, default 0", command_line.MAX_SEED
             )
@@ -82,7 +83,12 @@ def parser() -> command_line.Parser:
             _at_least(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
         if name == "interpolate":
             _at_least(
-                verb, "--steps", 2, 8, "number of maps, default 8, both ends included"
+                verb,
+                "--steps",
+                2,
+                8,
+                "number of maps, default 8, both ends included",
+                MOST_MAPS,
             )
     return parser
 

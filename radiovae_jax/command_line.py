@@ -9,6 +9,7 @@ import argparse
 import ast
 import collections
 import contextlib
+import errno
 import logging as stdlib_logging
 import os
 import pathlib
@@ -17,7 +18,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -221,8 +222,9 @@ def keep_compiled() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # Without a home folder nothing is kept.
+    if jax.config.jax_compilation_cache_dir is None and caches[0] != "~":
         kept = pathlib.Path(caches) / "radiovae_jax" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(kept))
 
@@ -319,6 +321,8 @@ def one_message(*, debug: bool, stopped: str = "stopped"):
     before = signal.getsignal(signal.SIGINT)
     if before is ctrl_c.end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Outliving, streams)
     try:
         yield
     except KeyboardInterrupt:
@@ -334,8 +338,39 @@ def one_message(*, debug: bool, stopped: str = "stopped"):
         kind = "" if expected else f"internal error: {type(error).__name__}: "
         fail(f"{kind}{error}\n(--debug shows the traceback)")
     finally:
+        sys.stdout, sys.stderr = streams
         if before is ctrl_c.end:
             signal.signal(signal.SIGINT, before)
+
+
+class _Outliving:
+    """A stream whose reader may go away (`| head`, a closed terminal): work goes on."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._to_nowhere_if_broken():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._to_nowhere_if_broken():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _to_nowhere_if_broken(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def not_chatter(record: stdlib_logging.LogRecord) -> bool:

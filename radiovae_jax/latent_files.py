@@ -22,6 +22,8 @@ from jaxtyping import Float
 from radiovae_jax import inputs, latents, whole_files
 from radiovae_jax.data import radiomap
 
+LARGEST = 1e6  # of a latent; far beyond it float32 overflows inside GroupNorm
+
 
 class LatentFile(NamedTuple):
     """What `decode` needs of a file."""
@@ -73,6 +75,11 @@ def read(path: pathlib.Path) -> LatentFile:
         )
     if not np.isfinite(z).all():
         raise ValueError(f"{path} holds latents that are not finite")
+    if np.abs(z).max() > LARGEST:
+        raise ValueError(
+            f"{path} holds latents of up to {np.abs(z).max():.3g}, and no map's are "
+            f"beyond {LARGEST:g}: the decoder makes nothing of them; encode a map again"
+        )
     unnamed = [f"{path.stem}_{i}" for i in range(len(z))]
     names = list(map(str, np.ravel(arrays.get("names", arrays.get("name", unnamed)))))
     if len(names) != len(z):

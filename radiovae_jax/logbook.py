@@ -150,6 +150,8 @@ def read(path: pathlib.Path) -> list[dict]:
     lines: list[dict] = []
     if not pathlib.Path(path).exists():
         return lines
+    if not pathlib.Path(path).is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no file; move it away")
     text = pathlib.Path(path).read_text(errors="replace")
     for number, row in enumerate(text.splitlines(), 1):
         try:

@@ -100,11 +100,15 @@ HISTORY = "config_history.jsonl"  # what `claim` let a run change, a line each t
 def continued(
     workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-    """Returns the config as a run of an older version goes on with it.
+    """Returns the config as the run that is in a folder goes on with it.
 
-    The run was dealt its maps before `CHANGED` fields were there, so it keeps theirs.
+    One of an older version was dealt its maps before `CHANGED` fields were there, and
+    keeps them. What f is in dB stays as the folder has it where the config is silent.
     """
     config = config.copy_and_resolve_references()
+    if (pathlib.Path(workdir) / "config.json").exists() and config.data.db_span is None:
+        there = read_config(workdir).data
+        config.data.update(db_floor=there.db_floor, db_span=there.db_span)
     for name in _lacking(workdir):
         section, field = name.split(".")
         config[section][field] = ADDED[name]
@@ -131,7 +135,8 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """
     workdir = pathlib.Path(workdir)
     path, changes = workdir / "config.json", {}
-    config, values = continued(workdir, config), jsonable(config)
+    config = continued(workdir, config)
+    values = jsonable(config)
     for name in _lacking(workdir):  # what it lacks says of what version it is
         section, field = name.split(".")
         del values[section][field]
@@ -165,26 +170,32 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
       ValueError: it is another run's.
     """
     saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
-    free = set(FREE)
+    free, units = set(FREE), {"data.db_floor", "data.db_span"}
     if config.loss.objective != "base" or config.data.source == "sionna":
-        free -= {"data.db_floor", "data.db_span"}  # what is trained on them
-    differing = [
-        name
-        for name in sorted(saved.keys() | new.keys())
-        if saved.get(name) != new.get(name) and name not in free
-    ]
-    if not differing:
+        free -= units  # what is trained on them
+    changed = {n for n in saved.keys() | new.keys() if saved.get(n) != new.get(n)}
+    differing = sorted(changed - free)
+    noted = [*differing, *sorted(changed & free & units)]  # other dB from here on
+    if not noted:
         return {}
+    step = max(checkpoint.whole_steps(workdir), default=0)
     extendable = set(differing) <= set(EXTENDED)
     # Where no schedule is laid out over the steps, more of them change none before.
     longer = differing == ["train.steps"] and new["train.steps"] > saved["train.steps"]
     constant = new["optimizer.schedule"] == "constant"
     unscheduled = constant and new["loss.kl_schedule"] != "cyclical"
     if extendable and (config.train.extend or (longer and unscheduled)):
+        differing = []
+    if not differing and "train.steps" in noted and new["train.steps"] < step:
+        raise ValueError(
+            f"{workdir} has done {step} steps already, more than "
+            f"train.steps={new['train.steps']}; give more, or another --workdir"
+        )
+    if not differing:
         return {
-            "step": max(checkpoint.whole_steps(workdir), default=0),
-            "from": {name: saved.get(name) for name in differing},
-            "to": {name: new.get(name) for name in differing},
+            "step": step,
+            "from": {name: saved.get(name) for name in noted},
+            "to": {name: new.get(name) for name in noted},
         }
     lines = [f"{n}: {saved.get(n)} there, {new.get(n)} here" for n in differing]
     going_on = (

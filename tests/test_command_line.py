@@ -212,3 +212,14 @@ def test_64_bits_are_switched_off_and_processes_joined_before_the_devices(caplog
         assert joined == [False]
     finally:
         jax.config.update("jax_enable_x64", False)
+
+
+def test_work_goes_on_where_nobody_reads_what_it_says(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with command_line.one_message(debug=True):
+            for _ in range(2):
+                print("to nobody", flush=True)
+        assert sys.stdout is nobody

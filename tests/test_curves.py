@@ -1,6 +1,7 @@
 """The numbers of a run as curves."""
 
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +101,14 @@ def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json .*put the run's config ba"):
             curves.read(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_the_numbers_is_not_waited_for(tmp_path):
+    showcase.write(tmp_path, [])
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is no file"):
+        curves.read(tmp_path)
 
 
 def test_a_run_of_maps_without_a_unit_has_no_db_whatever_it_logged():

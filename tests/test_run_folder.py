@@ -68,6 +68,31 @@ def test_more_steps_and_other_rates_are_for_runs_that_say_so(
     assert run_folder.read_config(tmp_path)[section][field] == here[name]
 
 
+def test_a_run_is_not_shortened_below_what_it_has_done(tmp_path):
+    config = changed(tiny.read("quickstart"), train__steps=100)
+    run_folder.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "64" / "state").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has done 64 steps already, more than"):
+        run_folder.claim(tmp_path, changed(config, train__steps=50, train__extend=True))
+    assert run_folder.read_config(tmp_path).train.steps == 100
+
+
+def test_what_f_is_in_db_stays_and_is_noted_where_it_changes(tmp_path):
+    silent = changed(tiny.read("quickstart"), data__source="folder")
+    given = changed(silent, data__db_floor=-250.0, data__db_span=250.0)
+    run_folder.claim(tmp_path, given)
+    run_folder.claim(tmp_path, silent)
+    assert run_folder.continued(tmp_path, silent).data.db_span == 250
+    assert run_folder.read_config(tmp_path).data.db_floor == -250
+    assert not (tmp_path / run_folder.HISTORY).exists()
+    run_folder.claim(tmp_path, changed(given, data__db_span=200.0))
+    noted = json.loads((tmp_path / run_folder.HISTORY).read_text())
+    assert (noted["from"], noted["to"]) == (
+        {"data.db_span": 250.0},
+        {"data.db_span": 200.0},
+    )
+
+
 def test_what_killed_processes_left_is_removed_where_a_run_goes_on(tmp_path):
     (tmp_path / "images").mkdir()
     for folder in (tmp_path, tmp_path / "images"):
