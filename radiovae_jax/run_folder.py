@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from radiovae_jax import checkpoint, experiment, inputs, whole_files
+from radiovae_jax import (
+    checkpoint,
+    config_check,
+    experiment,
+    inputs,
+    whole_files,
+)
 from radiovae_jax.models.autoencoder import AutoencoderKL
 
 # Changing these does not change what a step computes: a resumed run may.
@@ -285,7 +291,7 @@ def load(
 
     Raises:
       FileNotFoundError: no run, or no checkpoint in it.
-      ValueError: unknown `weights`.
+      ValueError: unknown `weights`, or a config that does not fit this version.
     """
     if weights not in ("ema", "live"):
         raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
@@ -325,6 +331,7 @@ def _load(
     workdir: pathlib.Path | str, weights: str, step: int
 ) -> tuple[AutoencoderKL, Any]:
     config = read_config(workdir)
+    config_check.check(config)
     model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
     side = model.downsampling
     x = jnp.zeros((1, side, side, model.in_channels))
