@@ -305,7 +305,7 @@ def test_a_damaged_file_is_named(name, tmp_path, capsys):
         assert "internal error" not in message
 
 
-def test_the_average_of_latent_diffusion_is_to_be_ignored(tmp_path, capsys):
+def test_an_average_that_does_not_fit_the_model_is_to_be_ignored(tmp_path, capsys):
     model, state = published(seed=5)
     state["model_ema.encoderconv_inweight"] = torch.zeros(2)
     torch.save({"state_dict": state}, tmp_path / "ldm.ckpt")

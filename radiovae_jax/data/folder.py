@@ -36,7 +36,7 @@ class MapFolder:
             the splits. Where it holds no maps itself, those of its subfolders count.
           split: "train", "val", "test", or "all" for every map found.
           split_by: how the random split deals where there are no such subfolders:
-            "group", maps whose names begin alike (7_0, 7_1) together; or "file".
+            "group", those of one map (7_0, 7_1) together; or "file".
           seed: of the random split.
           val_fraction: of the groups or files, for that split.
           test_fraction: of the groups or files, for that split.

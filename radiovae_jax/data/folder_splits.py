@@ -1,7 +1,7 @@
 """The files of a plain folder, and which split each belongs to.
 
-Subfolders are the splits where there are any; otherwise the files are dealt out, maps
-whose names begin alike together, so that no city is in two splits.
+Subfolders are the splits where there are any; otherwise the files are dealt out, those
+of one map together, so that no city is in two splits.
 """
 
 import itertools
