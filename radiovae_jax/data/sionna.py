@@ -126,7 +126,7 @@ class SionnaFolder:
         Args:
           root: the folder; its splits are those of folder.MapFolder.
           split: "train", "val", "test", or "all" for every scene found.
-          split_by: "group", scenes of one map together (folder_splits.groups), or "file".
+          split_by: "group", scenes of one map together, or "file".
           seed: of the random split, where there are no subfolders.
           val_fraction: of the groups or scenes, for that split.
           test_fraction: of the groups or scenes, for that split.
