@@ -80,12 +80,25 @@ def take(
             f"more than one encoder: give --prefix, one of {ways}{top}; found "
             f"{listed(copies)}"
         )
-    for key, value in content.items():
-        reached = any(f"{copy.address}.".startswith(f"{key}.") for copy in copies)
-        if EMA.search(str(key)) and isinstance(value, dict | list) and not reached:
-            print(f"{inputs.printable(key)} has no {FIRST} and cannot be used")
+    for way in ways_of_averages(content):
+        if not any(f"{copy.address}.".startswith(f"{way}.") for copy in copies):
+            why = f"has no {FIRST} and cannot be used"
+            if way not in content:
+                why = "is not read: give it, or its state dict, in a file of its own"
+            print(f"{inputs.printable(way)} {why}")
     print(f"found {listed(copies)}; taking {kind[0]}")
     return kind[0]
+
+
+def ways_of_averages(content: Mapping[Any, Any], depth: int = 4) -> Iterator[str]:
+    """Yields the way to every dict or list whose key says that it is an average."""
+    for key, value in content.items():
+        if not isinstance(value, dict | list):
+            continue
+        if EMA.search(str(key)) or "shadow" in str(key):
+            yield str(key)
+        elif isinstance(value, dict) and depth > 1:
+            yield from (f"{key}.{way}" for way in ways_of_averages(value, depth - 1))
 
 
 def is_under(copy: Copy, prefix: str) -> bool:

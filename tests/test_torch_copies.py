@@ -125,3 +125,9 @@ def test_an_average_that_has_no_names_is_said_to_be_unusable(capsys):
     assert "ema has no encoder.conv_in.weight and cannot be used" in (
         capsys.readouterr().out
     )
+
+
+def test_an_average_deeper_than_two_levels_is_said_to_be_there(capsys):
+    content = {"state_dict": RAW, "callbacks": {"EMA": {"ema_state_dict": AVERAGE}}}
+    assert torch_copies.take(content, "auto").state == RAW
+    assert "callbacks.EMA is not read: give it" in capsys.readouterr().out
