@@ -26,8 +26,9 @@ LOST = re.compile(
     "Gloo|NCCL|RCCL|[Cc]oordination|UNAVAILABLE|[Bb]arrier|"
     "[Ss]ocket closed|Connection (closed|reset)"
 )
-# The runtime's own heartbeat is late by so much: its way to end a process is an abort.
-SPARE_S = 15
+# The runtime's way to end a process is an abort, so its own heartbeat shall be later than
+# ours. It may have heard of a process half of its time before that one died.
+SPARE_S = 30
 
 _watch: partners.Watch | None = None  # of this process, once it has joined the others
 
@@ -99,7 +100,7 @@ def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) 
         try:
             jax.distributed.initialize(
                 **coordinates,
-                heartbeat_timeout_seconds=heartbeat_s + SPARE_S,
+                heartbeat_timeout_seconds=2 * heartbeat_s + SPARE_S,
                 initialization_timeout=connect_s + 60,
             )
         except ValueError as error:
