@@ -26,8 +26,8 @@ LOST = re.compile(
     "Gloo|NCCL|RCCL|[Cc]oordination|UNAVAILABLE|[Bb]arrier|"
     "[Ss]ocket closed|Connection (closed|reset)"
 )
-# The runtime's way to end a process is an abort, so its own heartbeat shall be later than
-# ours. It may have heard of a process half of its time before that one died.
+# The runtime's way to end a process is an abort, so its own heartbeat shall be later
+# than ours. It may have heard of a process half of its time before that one died.
 SPARE_S = 30
 
 _watch: partners.Watch | None = None  # of this process, once it has joined the others
