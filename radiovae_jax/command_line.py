@@ -368,9 +368,7 @@ class _Outliving:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            whole_files.to_nowhere(self._stream.fileno())
 
 
 def not_chatter(record: stdlib_logging.LogRecord) -> bool:

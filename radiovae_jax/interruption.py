@@ -15,6 +15,8 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
+from radiovae_jax import whole_files
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Not listened to where whoever started the process had it ignored: `nohup`, `trap ''`.
 SPARED = (signal.SIGUSR1, signal.SIGHUP)
@@ -117,6 +119,4 @@ def _without_terminal() -> None:
         try:
             os.write(printed, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, printed)
-            os.close(nowhere)
+            whole_files.to_nowhere(printed)

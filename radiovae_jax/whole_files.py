@@ -94,6 +94,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         partial.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
+def to_nowhere(descriptor: int) -> None:
+    """Sends what a descriptor is still written to /dev/null: its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def finite(value: Any) -> Any:
     """Returns nested dicts and lists, in their order, without NaN and infinity."""
     if isinstance(value, Mapping):

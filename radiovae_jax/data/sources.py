@@ -93,9 +93,9 @@ def spread(source: Source, count: int) -> list[int]:
 def _map_of(name: Any) -> Any:
     if isinstance(name, tuple):  # (map, transmitter)
         return name[0]
-    return (
-        name.stem.rpartition("_")[0] or name if isinstance(name, pathlib.Path) else name
-    )
+    if isinstance(name, pathlib.Path):
+        return name.stem.rpartition("_")[0] or name
+    return name
 
 
 def _even(total: int, count: int) -> list[int]:
