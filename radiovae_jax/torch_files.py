@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from radiovae_jax import (
     torch_pickle,
     whole_files,
 )
+from radiovae_jax.torch_copies import Copy
 from radiovae_jax.torch_pickle import REMEDY, wanted
 
 StateDict = dict[str, np.ndarray]
@@ -33,19 +34,25 @@ INDEX = re.compile(r".+\.(?:safetensors|bin)\.index.*\.json")
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
-def read(path: pathlib.Path, weights: str) -> tuple[StateDict, dict[str, Any]]:
-    """Returns the tensors of a file, and config.json where it is a diffusers folder.
+def read(
+    path: pathlib.Path, weights: str, *, prefix: str = "", ignore: Sequence[str] = ()
+) -> tuple[Copy, dict[str, Any]]:
+    """Returns the copy to take of a file, and config.json of a diffusers folder.
 
     Args:
       path: a pickle (.pt, .ckpt, .bin), a .safetensors file, one or the index of a
         set of shards, or a diffusers folder.
       weights: "ema", "model", or "auto": the average where there is one.
+      prefix: of the copy to take; see `torch_copies.take`.
+      ignore: starts of names that are left out before.
 
     Raises:
       FileNotFoundError, ValueError: there is nothing that can be read.
     """
     facts = read_diffusers_config(path) if path.is_dir() else {}
-    return numpy_tensors(choose(read_content(path), weights), path), facts
+    content = read_content(path)
+    taken = torch_copies.take(content, weights, prefix=prefix, ignore=ignore)
+    return taken._replace(state=numpy_tensors(taken.state, path)), facts
 
 
 def read_content(path: pathlib.Path) -> dict[Any, Any]:

@@ -92,7 +92,8 @@ def there_and_back(fields: dict, folder, size: int) -> None:
     torch.manual_seed(0)  # now theirs, as diffusers initialises and writes it
     fresh = diffusers.AutoencoderKL.from_config(theirs.config)
     fresh.save_pretrained(folder / "theirs")
-    state, config = torch_files.read(folder / "theirs", "auto")
+    taken, config = torch_files.read(folder / "theirs", "auto")
+    state = taken.state
     names = diffusers_weights.names_of(state)
     assert config["sample_size"] == 16
     params = torch_weights.autoencoder_from_torch(state, names)
@@ -133,7 +134,8 @@ def test_a_model_without_quant_convs_gets_ones_that_do_nothing(tmp_path):
     config = config_of(params) | dict(use_quant_conv=False, use_post_quant_conv=False)
     theirs = diffusers.AutoencoderKL.from_config(config)
     theirs.save_pretrained(tmp_path)
-    state, config = torch_files.read(tmp_path, "auto")
+    taken, config = torch_files.read(tmp_path, "auto")
+    state = taken.state
     assert "quant_conv.weight" not in state
     state = diffusers_weights.with_quant_convs(state, config)
     params = torch_weights.autoencoder_from_torch(state, torch_tables.DIFFUSERS)

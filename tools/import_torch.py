@@ -199,13 +199,8 @@ def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
     Raises:
       ValueError, OSError: there is nothing that can be read.
     """
-    folder = args.file.is_dir()
-    facts = torch_files.read_diffusers_config(args.file) if folder else {}
-    taken = torch_copies.take(
-        torch_files.read_content(args.file),
-        args.weights,
-        prefix=args.prefix,
-        ignore=args.ignore,
+    taken, facts = torch_files.read(
+        args.file, args.weights, prefix=args.prefix, ignore=args.ignore
     )
     sums = torch_files.sha256_of(torch_files.files_of(args.file))
     for name, digest in sums.items():
@@ -216,7 +211,7 @@ def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
         weights=taken.address,
         average=taken.average,
     )
-    return torch_files.numpy_tensors(taken.state, args.file), facts, record
+    return taken.state, facts, record
 
 
 def facts_beside(file: pathlib.Path) -> dict:
