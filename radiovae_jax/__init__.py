@@ -8,11 +8,13 @@ recon = model.apply(params, posterior.mode(), method="decode")
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from radiovae_jax import _moved
+
 if TYPE_CHECKING:  # for editors; see __getattr__
     from radiovae_jax import losses, metrics, physics
-    from radiovae_jax.models.autoencoder import AutoencoderKL
-    from radiovae_jax.models.discriminator import PatchDiscriminator
-    from radiovae_jax.models.posterior import DiagonalGaussian
+    from radiovae_jax.nn.posterior import DiagonalGaussian
+    from radiovae_jax.vae.autoencoder import AutoencoderKL
+    from radiovae_jax.vae.discriminator import PatchDiscriminator
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,10 +27,11 @@ __all__ = [
     "physics",
 ]
 _HOMES = {
-    "AutoencoderKL": "models.autoencoder",
-    "DiagonalGaussian": "models.posterior",
-    "PatchDiscriminator": "models.discriminator",
+    "AutoencoderKL": "vae.autoencoder",
+    "DiagonalGaussian": "nn.posterior",
+    "PatchDiscriminator": "vae.discriminator",
 }
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:
@@ -46,6 +49,6 @@ def __dir__() -> list[str]:
 def load(workdir, weights: str = "ema", *, step: int = 0):
     """Returns (model, params) of a run; see `run_folder.load`."""
     # Not at the top: the core must import without the libraries of the loop.
-    from radiovae_jax import run_folder
+    from radiovae_jax.training import run_folder
 
     return run_folder.load(workdir, weights, step=step)

@@ -27,8 +27,9 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import coder, command_line, verbs
+from radiovae_jax import cli, verbs
 from radiovae_jax.data import mapfiles, radiomap
+from radiovae_jax.vae import coder
 
 VERBS = {
     "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
@@ -44,9 +45,9 @@ STOPPED = (
 )
 
 
-def parser() -> command_line.Parser:
+def parser() -> cli.Parser:
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.Parser(
+    parser = cli.Parser(
         prog="python -m radiovae_jax.apply",
         description=summary,
         epilog=details,
@@ -59,7 +60,7 @@ def parser() -> command_line.Parser:
         if files:
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
-            verb.add_argument("files", nargs=count, type=command_line.path, help=what)
+            verb.add_argument("files", nargs=count, type=cli.path, help=what)
         _run_flags(verb, name)
         if maps:
             verb.add_argument(
@@ -76,9 +77,7 @@ def parser() -> command_line.Parser:
             _unit_flag(verb, "unit of NPY files of floats")
         if name == "sample":
             _at_least(verb, "--count", 1, 4, "number of maps, default 4", MOST_MAPS)
-            _at_least(
-                verb, "--seed", 0, 0, "of the noise, default 0", command_line.MAX_SEED
-            )
+            _at_least(verb, "--seed", 0, 0, "of the noise, default 0", cli.MAX_SEED)
             words = "pixels of a side, default the training's"
             _at_least(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
         if name == "interpolate":
@@ -94,7 +93,7 @@ def parser() -> command_line.Parser:
 
 
 def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
-    required = dict(type=command_line.path, metavar="DIR")
+    required = dict(type=cli.path, metavar="DIR")
     verb.add_argument("--workdir", required=True, help="folder of the run", **required)
     verb.add_argument(
         "--out", help=f"for the results; default WORKDIR/apply/{name}", **required
@@ -147,14 +146,14 @@ def _at_least(
     words: str,
     high: int = sys.maxsize,
 ) -> None:
-    whole = command_line.at_least(low, high)
+    whole = cli.at_least(low, high)
     verb.add_argument(flag, type=whole, default=default, metavar="N", help=words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     flags = parser().parse_args(argv)
-    return command_line.status(lambda: use(flags), debug=flags.debug, stopped=STOPPED)
+    return cli.status(lambda: use(flags), debug=flags.debug, stopped=STOPPED)
 
 
 def use(flags: argparse.Namespace) -> None:
@@ -163,12 +162,12 @@ def use(flags: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.start_jax()
+    cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
     run = coder.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
-    command_line.say(run.description)
+    cli.say(run.description)
     if getattr(flags, "format", None) == "png" and run.channels != 1:
         raise ValueError(
             f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
@@ -178,9 +177,9 @@ def use(flags: argparse.Namespace) -> None:
         raise ValueError(f"--unit=db: {verbs.no_db(run)}; or take --unit=f")
     function, _ = VERBS[flags.verb]
     function(verbs.Job(run, flags, out, set()))
-    command_line.say(f"written to {out}")
+    cli.say(f"written to {out}")
 
 
 if __name__ == "__main__":
-    command_line.log_plainly(logging.WARNING)
+    cli.log_plainly(logging.WARNING)
     sys.exit(main())

@@ -8,7 +8,7 @@ import signal
 
 
 def ends_program() -> None:
-    """Lets Ctrl-C end the program at once, until `command_line.one_message`.
+    """Lets Ctrl-C end the program at once, until `cli.one_message`.
 
     A program that ignores Ctrl-C (nohup, &) goes on ignoring it.
     """

@@ -22,32 +22,21 @@ import ml_collections
 import numpy as np
 from absl import app, flags, logging
 
-from radiovae_jax import (
-    baselines,
-    command_line,
-    comparison,
-    config_check,
-    datasets,
-    inputs,
-    latents,
-    plots,
-    provenance,
-    record,
-    run_folder,
-    showing,
-)
-from radiovae_jax.comparison import SCALES
-from radiovae_jax.data import radiomap, sources
+from radiovae_jax import cli, inputs, provenance
+from radiovae_jax.data import datasets, radiomap, sources
 from radiovae_jax.data.batch import resize, resized
-from radiovae_jax.measure import Measured, measure
-from radiovae_jax.models import lpips
+from radiovae_jax.evaluation import baselines, comparison, record
+from radiovae_jax.evaluation.comparison import SCALES
+from radiovae_jax.evaluation.measure import Measured, measure
+from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
+from radiovae_jax.reporting import plots, showing
+from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.vae import latents
 
-WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
+WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
-DATA_ROOT = command_line.define_path(
-    "data_root", "", "Data, if not where the config says."
-)
+DATA_ROOT = cli.define_path("data_root", "", "Data, if not where the config says.")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
 STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -56,7 +45,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 BASELINE = flags.DEFINE_enum(
     "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
 )
-PERCEPTUAL = command_line.define_path(
+PERCEPTUAL = cli.define_path(
     "perceptual_weights",
     "",
     "LPIPS's: hub, a folder, random, or none; the config's if not given.",
@@ -103,7 +92,7 @@ def evaluate(
     )
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
-    folder = command_line.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
+    folder = cli.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
     # A run without LPIPS was trained without the Hub, and is measured without it.
     ask_hub = bool(perceptual_weights or config.loss.perceptual_weight)
@@ -269,10 +258,10 @@ def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
 
 
 def main(argv: list[str]) -> None:
-    command_line.log_plainly(logging.ERROR)  # what is worth saying is in the notes
-    with command_line.one_message(debug=DEBUG.value):
-        command_line.nothing_more(argv)
-        command_line.start_jax()
+    cli.log_plainly(logging.ERROR)  # what is worth saying is in the notes
+    with cli.one_message(debug=DEBUG.value):
+        cli.nothing_more(argv)
+        cli.start_jax()
         found = evaluate(
             pathlib.Path(WORKDIR.value),
             split=SPLIT.value,
@@ -283,13 +272,13 @@ def main(argv: list[str]) -> None:
             baseline=BASELINE.value,
             perceptual_weights=PERCEPTUAL.value,
         )
-        command_line.say(record.table(found))
+        cli.say(record.table(found))
         place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
-        command_line.say(f"written: {place}.json, .csv and _best_worst.png")
+        cli.say(f"written: {place}.json, .csv and _best_worst.png")
         for path in showing.renew_report(WORKDIR.value):
-            command_line.say(f"renewed: {path}")
+            cli.say(f"renewed: {path}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=command_line.parse)
+    app.run(main, flags_parser=cli.parse)

@@ -19,12 +19,12 @@ if __name__ == "__main__":
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import command_line
+from radiovae_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, configs/radio.py say; :VARIANT may follow."
 )
-WORKDIR = command_line.define_path(
+WORKDIR = cli.define_path(
     "workdir", "", "Folder of the run; runs/NAME_OF_THE_CONFIG by default."
 )
 DISTRIBUTED = flags.DEFINE_bool(
@@ -61,16 +61,16 @@ def main(argv: list[str]) -> None:
             f"unexpected {argv[1:]}; fields are given as --config.SECTION.FIELD=VALUE"
         )
     # After the flags: --help shall not wait for JAX.
-    from radiovae_jax import distributed
+    from radiovae_jax.training import distributed
 
-    command_line.log_plainly(logging.INFO)
+    cli.log_plainly(logging.INFO)
     try:
-        with command_line.one_message(
+        with cli.one_message(
             debug=DEBUG.value, stopped="stopped; a run goes on with the same command"
         ):
             run()
     except SystemExit as end:
-        if end.code != command_line.INTERRUPTED:  # that all processes do together
+        if end.code != cli.INTERRUPTED:  # that all processes do together
             distributed.leave(end.code, str(end.__context__ or ""))
         raise
 
@@ -79,7 +79,9 @@ def run() -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
-    from radiovae_jax import datasets, distributed, dry_run, judging, showing, train
+    from radiovae_jax.data import datasets
+    from radiovae_jax.reporting import showing
+    from radiovae_jax.training import distributed, dry_run, judging, train
 
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
     join = functools.partial(
@@ -91,13 +93,13 @@ def run() -> None:
         heartbeat_s=HEARTBEAT.value,
         connect_s=CONNECT.value,
     )
-    command_line.start_jax(join)
+    cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
     if DRY_RUN.value:
         page = dry_run.run(CONFIG.value)
         if distributed.is_first():
-            command_line.say(page)
+            cli.say(page)
         return
     try:
         metrics = train.run(CONFIG.value, workdir)
@@ -124,17 +126,15 @@ def default_workdir() -> str:
 
 def report(workdir: pathlib.Path, quality: str) -> None:
     if quality:
-        command_line.say(f"validation: {quality}")
+        cli.say(f"validation: {quality}")
     pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
     if pictures:
-        command_line.say(f"picture:    {pictures[-1]}")
+        cli.say(f"picture:    {pictures[-1]}")
     if (workdir / "report.html").exists():
-        command_line.say(f"report:     {workdir / 'report.html'}, and figures/")
-    command_line.say(
-        f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)"
-    )
+        cli.say(f"report:     {workdir / 'report.html'}, and figures/")
+    cli.say(f"run folder: {workdir} (metrics.jsonl, checkpoints/, tensorboard/)")
 
 
 if __name__ == "__main__":
-    command_line.with_huge_pages()
-    app.run(main, flags_parser=command_line.parse)
+    cli.with_huge_pages()
+    app.run(main, flags_parser=cli.parse)

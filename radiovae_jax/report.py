@@ -17,18 +17,19 @@ import pathlib
 
 from absl import app, flags
 
-from radiovae_jax import command_line, report_page
+from radiovae_jax import cli
+from radiovae_jax.reporting import report_page
 
-WORKDIR = command_line.define_path("workdir", None, "Folder of the run.")
+WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def main(argv: list[str]) -> None:
-    with command_line.one_message(debug=DEBUG.value):
-        command_line.nothing_more(argv)
-        command_line.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+    with cli.one_message(debug=DEBUG.value):
+        cli.nothing_more(argv)
+        cli.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=command_line.parse)
+    app.run(main, flags_parser=cli.parse)

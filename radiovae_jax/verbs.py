@@ -12,19 +12,14 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from radiovae_jax import (
-    coder,
-    command_line,
-    inputs,
-    latent_files,
-    plots,
-    whole_files,
-)
-from radiovae_jax.coder import Coder, Frame
+from radiovae_jax import cli, files, inputs
 from radiovae_jax.data import mapfiles
 from radiovae_jax.data.mapfiles import MapFile
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 from radiovae_jax.progress import Bar
+from radiovae_jax.reporting import plots
+from radiovae_jax.vae import coder, latent_files
+from radiovae_jax.vae.coder import Coder, Frame
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -51,7 +46,7 @@ class Job(NamedTuple):
           ValueError: two results have one name, or one is there already.
           OSError: the folder cannot be made or written.
         """
-        paths = [self.out / whole_files.fitting(name) for name in names]
+        paths = [self.out / files.fitting(name) for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
         if twice:
             raise ValueError(
@@ -70,7 +65,7 @@ class Job(NamedTuple):
                 f"{len(there)} of the results are there already, {there[0]} first; "
                 "--overwrite replaces them, --out DIR writes elsewhere"
             )
-        command_line.folder(self.out, flag="--out")
+        cli.folder(self.out, flag="--out")
         return paths
 
     def not_an_input(self, paths: Iterable[pathlib.Path]) -> None:
@@ -83,17 +78,17 @@ class Job(NamedTuple):
 
 def reconstruct(job: Job) -> None:
     """decode(encode(map)) with the posterior's mean, in the format of the input."""
-    files = mapfiles.find(job.flags.files)
-    outs = {path: targets(path, job.flags.format) for path in files}
+    given = mapfiles.find(job.flags.files)
+    outs = {path: targets(path, job.flags.format) for path in given}
     names = [name for names in outs.values() for name in names]
-    pictures = [f"{path.stem}_error.png" for path in files]
+    pictures = [f"{path.stem}_error.png" for path in given]
     paths = job.free([*names, *pictures])
     job.not_an_input(paths)
-    for path in files:  # what is wrong with one is said before hours of work
+    for path in given:  # what is wrong with one is said before hours of work
         frame_of(job, read(job, path))
     errors: list[float] = []
     db = job.coder.db
-    for path, picture in zip(bar(files, "map files"), paths[len(names) :], strict=True):
+    for path, picture in zip(bar(given, "map files"), paths[len(names) :], strict=True):
         held = read(job, path)
         frame = frame_of(job, held)
         recon = np.stack(
@@ -106,7 +101,7 @@ def reconstruct(job: Job) -> None:
         for name, error in zip(held.names, rmse.tolist(), strict=True):
             say(f"{name}: RMSE {db.words(error)}")
             errors.append(error)
-        written = [job.out / whole_files.fitting(name) for name in outs[path]]
+        written = [job.out / files.fitting(name) for name in outs[path]]
         if written[0].suffix == ".npz":
             check_finite(held.names, recon)
             mapfiles.write_scene(written[0], recon, like=path, db=job.coder.db)
@@ -159,18 +154,18 @@ def encode(job: Job) -> None:
 
 def decode(job: Job) -> None:
     """The maps of latents."""
-    files = [(path, latent_files.read(path)) for path in job.flags.files]
-    for _, held in files:  # what is wrong with one is said before hours of work
+    given = [(path, latent_files.read(path)) for path in job.flags.files]
+    for _, held in given:  # what is wrong with one is said before hours of work
         coder.check_latents(job.coder, held.z[0], latent_frame(job, held))
     names = [
         [
             *(f"{name}.{job.flags.format}" for name in held.names),
             f"{path.stem}_decoded.png",
         ]
-        for path, held in files
+        for path, held in given
     ]
     free = iter(job.free(itertools.chain(*names)))
-    for path, held in files:
+    for path, held in given:
         outs = list(itertools.islice(free, len(held.z)))
         frame = latent_frame(job, held)
         maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
@@ -213,12 +208,12 @@ def sample(job: Job) -> None:
 
 def interpolate(job: Job) -> None:
     """Maps on the straight line between the posterior means of two."""
-    files = mapfiles.find(job.flags.files)
-    held = [read(job, path) for path in files]
+    given = mapfiles.find(job.flags.files)
+    held = [read(job, path) for path in given]
     if [len(file.f) for file in held] != [1, 1]:
         raise ValueError(
             f"there are {sum(len(file.f) for file in held)} maps in "
-            f"{', '.join(map(str, files))}; interpolate goes from one map to one other"
+            f"{', '.join(map(str, given))}; interpolate goes from one map to one other"
         )
     a, b = held
     if a.f.shape != b.f.shape:
@@ -364,7 +359,7 @@ def bar(items: Iterable, unit: str) -> Iterable:
 
 def say(text: str) -> None:
     """Prints a line above the progress bar."""
-    Bar.write(command_line.shown(text))
+    Bar.write(cli.shown(text))
 
 
 def by(sides: Iterable[int]) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 import tiny
 from jax.sharding import Mesh
 
-from radiovae_jax import datasets, experiment, sharding, train
-from radiovae_jax.data import pipeline
+from radiovae_jax import sharding
+from radiovae_jax.data import datasets, pipeline
+from radiovae_jax.training import train
+from radiovae_jax.vae import experiment
 
 STEPS = 5
 MESHES = {"one": (1, 1), "data": (4, 1), "fsdp": (1, 4)}

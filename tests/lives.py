@@ -16,7 +16,8 @@ import jax
 import stub
 from absl import app
 
-from radiovae_jax import command_line, train
+from radiovae_jax import cli
+from radiovae_jax.training import train
 
 
 def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int = 0):
@@ -65,7 +66,7 @@ def live(folder, arguments, real: bool, limit: int) -> None:
     ]
     os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
-    app.run(main.main, sys.argv, flags_parser=command_line.parse)
+    app.run(main.main, sys.argv, flags_parser=cli.parse)
 
 
 def ended(process, folder: pathlib.Path) -> tuple[int, str]:

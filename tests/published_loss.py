@@ -4,17 +4,13 @@ import golden
 import jax
 import jax.numpy as jnp
 
-from radiovae_jax import (
-    adversary,
-    losses,
-    microbatches,
-    objectives,
-    torch_weights,
-    train_step,
-)
+from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
-from radiovae_jax.models.discriminator import PatchDiscriminator
-from radiovae_jax.models.posterior import DiagonalGaussian
+from radiovae_jax.interop import torch_weights
+from radiovae_jax.nn.posterior import DiagonalGaussian
+from radiovae_jax.training import microbatches
+from radiovae_jax.vae import adversary, objectives, train_step
+from radiovae_jax.vae.discriminator import PatchDiscriminator
 
 # Fields of our batch and their names in the files; each file has what it uses.
 MASKS = {

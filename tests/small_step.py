@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from radiovae_jax import experiment, train_step
 from radiovae_jax.data.batch import bare
+from radiovae_jax.vae import experiment, train_step
 
 KEY = jax.random.key(7)
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from radiovae_jax import metrics, validate
-from radiovae_jax.judging import Compiled
+from radiovae_jax import metrics
+from radiovae_jax.training.judging import Compiled
+from radiovae_jax.vae import validate
 
 LOGGED = (
     "total_loss logvar kl_loss nll_loss rec_loss d_weight disc_factor g_loss disc_loss "

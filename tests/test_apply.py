@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import radiovae_jax
-from radiovae_jax import DiagonalGaussian, apply, coder, run_folder, train, verbs
+from radiovae_jax import DiagonalGaussian, apply, verbs
 from radiovae_jax.data import mapfiles, radiomap, sionna
+from radiovae_jax.training import run_folder, train
+from radiovae_jax.vae import coder
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

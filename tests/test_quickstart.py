@@ -6,7 +6,7 @@ import command
 import pytest
 
 import radiovae_jax
-from radiovae_jax import logbook
+from radiovae_jax.training import logbook
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax import apply, train
+from radiovae_jax import apply
 from radiovae_jax.data import radiomap
+from radiovae_jax.training import train
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from radiovae_jax import distributed, sharding
+from radiovae_jax import sharding
+from radiovae_jax.training import distributed
 
 SCRIPT = pathlib.Path(__file__).with_name("four_devices.py")
 

@@ -5,7 +5,7 @@ import runpy
 
 import ml_collections
 
-from radiovae_jax import objectives
+from radiovae_jax.vae import objectives
 
 # The base objective, as the configs have it.
 BASE = objectives.Objective(

@@ -2,8 +2,8 @@
 
 import jax
 
-from radiovae_jax import experiment
-from radiovae_jax.checkpoint import Checkpoints
+from radiovae_jax.training.checkpoint import Checkpoints
+from radiovae_jax.vae import experiment
 
 
 def shapes(config):

@@ -40,13 +40,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from step_record import OURS
 
-from radiovae_jax import (
-    command_line,
-    config_check,
-    experiment,
-    sharding,
-    whole_files,
-)
+from radiovae_jax import cli, files, sharding
+from radiovae_jax.training import config_check
+from radiovae_jax.vae import experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
@@ -64,8 +60,8 @@ PHASE = flags.DEFINE_enum(
     "phase", "both", ["both", *timed_step.PHASES], "Which steps to time."
 )
 DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
-OUT = command_line.define_path("out", "benchmark.json", "The record; empty: none.")
-TRACE = command_line.define_path(
+OUT = cli.define_path("out", "benchmark.json", "The record; empty: none.")
+TRACE = cli.define_path(
     "trace", "", "Folder for a profile of our steps, for xprof or ui.perfetto.dev."
 )
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -77,7 +73,7 @@ TRACED = 5
 
 def data_rate(config, batches: int = 200) -> float:
     """Returns images/s of the config's data, to the device, with no step beside it."""
-    from radiovae_jax import datasets  # with Grain, which a bare GPU image lacks
+    from radiovae_jax.data import datasets
 
     source = datasets.open_data(config, "train")
     stream = datasets.train_batches(config, source)
@@ -245,14 +241,14 @@ def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ou
 
 
 def main(argv: list[str]) -> None:
-    command_line.log_plainly(logging.INFO)
-    with command_line.one_message(debug=DEBUG.value):
-        command_line.nothing_more(argv)
+    cli.log_plainly(logging.INFO)
+    with cli.one_message(debug=DEBUG.value):
+        cli.nothing_more(argv)
         if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         # What was compiled before would be read, and its time called compiling.
         jax.config.update("jax_enable_compilation_cache", False)
-        command_line.start_jax()
+        cli.start_jax()
         config = CONFIG.value
         config_check.check(config)
         check(config)
@@ -267,7 +263,7 @@ def main(argv: list[str]) -> None:
         if OUT.value:
             if out.is_dir():
                 raise ValueError(f"{out} is a folder; give another --out, a file")
-            command_line.folder(out.parent, flag="--out")
+            cli.folder(out.parent, flag="--out")
         record = machine.described(torch_mode=MODE.value * (PEER.value != "none"))
         record |= {"phases": {}}
         print(machine.header(record), flush=True)
@@ -293,9 +289,9 @@ def main(argv: list[str]) -> None:
 def keep(record: dict[str, Any], out: pathlib.Path) -> None:
     """Writes what is measured so far, for the next phase may be too large."""
     if OUT.value:
-        whole_files.write_json(out, record)
+        files.write_json(out, record)
 
 
 if __name__ == "__main__":
-    command_line.with_huge_pages()
-    app.run(main, flags_parser=command_line.parse)
+    cli.with_huge_pages()
+    app.run(main, flags_parser=cli.parse)

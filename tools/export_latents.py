@@ -42,41 +42,34 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import (
-    command_line,
-    config_check,
-    datasets,
-    latents,
-    provenance,
-    run_folder,
-    sharding,
-    shards,
-    showing,
-    torch_files,
-)
-from radiovae_jax.data import sources
+from radiovae_jax import cli, provenance, sharding
+from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
+from radiovae_jax.interop import torch_files
+from radiovae_jax.reporting import showing
+from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.vae import latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
     stopped = "stopped; the same command goes on"
-    return command_line.status(lambda: export(args), debug=args.debug, stopped=stopped)
+    return cli.status(lambda: export(args), debug=args.debug, stopped=stopped)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    whole, some = command_line.at_least(0), command_line.at_least(1)
-    seed = command_line.at_least(0, command_line.MAX_SEED)
-    add("workdir", type=command_line.path, help="folder of the run")
+    whole, some = cli.at_least(0), cli.at_least(1)
+    seed = cli.at_least(0, cli.MAX_SEED)
+    add("workdir", type=cli.path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
-    add("--out", type=command_line.path, help="folder (default: WORKDIR/latents/SPLIT)")
+    add("--out", type=cli.path, help="folder (default: WORKDIR/latents/SPLIT)")
     data_words = "data, if not where the config says"
-    add("--data_root", type=command_line.path, help=data_words)
+    add("--data_root", type=cli.path, help=data_words)
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add(
@@ -104,7 +97,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.start_jax()
+    cli.start_jax()
     config = run_folder.read_config(args.workdir)
     config_check.check(config)
     if args.data_root:
@@ -127,7 +120,7 @@ def export(args: argparse.Namespace) -> None:
             f"{folder} holds a part of the latents of step {begun}, and {error}; "
             "remove that folder, or give another --out, to begin with the best step"
         ) from error
-    command_line.folder(folder, flag="--out")
+    cli.folder(folder, flag="--out")
     mesh = sharding.make_mesh(jax.device_count())
     batch_size = sharding.nearest(args.batch_size, mesh.size)
     identity = {
@@ -168,12 +161,10 @@ def export(args: argparse.Namespace) -> None:
         db_range=db._asdict() if db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
-    command_line.say(describe(folder, manifest))
-    command_line.say(
-        f"{copy} now holds these statistics" if copy else "statistics.json: kept"
-    )
+    cli.say(describe(folder, manifest))
+    cli.say(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
     for path in showing.renew_report(args.workdir):
-        command_line.say(f"renewed: {path}")
+        cli.say(f"renewed: {path}")
 
 
 def open_with_condition(
@@ -197,9 +188,9 @@ def open_with_condition(
             folder = plain.path(field, 0).parent
             if folder.is_dir():
                 raise FileNotFoundError(f"{error}: move {folder} away") from error
-            command_line.say(f"records without {field}: {error}")
+            cli.say(f"records without {field}: {error}")
         except ValueError as error:
-            command_line.say(f"records without {field}: {error}")
+            cli.say(f"records without {field}: {error}")
         else:
             fields.append(field)
     return source, fields
@@ -254,5 +245,5 @@ def describe(folder: pathlib.Path, manifest: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
+    cli.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

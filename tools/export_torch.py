@@ -24,14 +24,14 @@ import jax
 import numpy as np
 from absl import logging
 
-from radiovae_jax import (
-    command_line,
+from radiovae_jax import cli
+from radiovae_jax.interop import (
     diffusers_weights,
-    run_folder,
     torch_files,
     torch_structure,
     torch_weights,
 )
+from radiovae_jax.training import run_folder
 
 SUFFIXES = ", ".join(torch_files.SUFFIXES)
 StateDict = dict[str, np.ndarray]
@@ -40,17 +40,17 @@ StateDict = dict[str, np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
-    return command_line.status(lambda: export(args), debug=args.debug)
+    return cli.status(lambda: export(args), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=command_line.path, help="folder of the run")
+    parser.add_argument("workdir", type=cli.path, help="folder of the run")
     parser.add_argument(
         "out",
-        type=command_line.path,
+        type=cli.path,
         help=f"file ({SUFFIXES}), or a folder (no suffix) for diffusers",
     )
     parser.add_argument(
@@ -61,13 +61,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--step",
-        type=command_line.at_least(0),
+        type=cli.at_least(0),
         default=0,
         help="which checkpoint (default: the best)",
     )
     parser.add_argument(
         "--latents",
-        type=command_line.path,
+        type=cli.path,
         help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
         "channel, for diffusers' scaling_factor and shift_factor (default: "
         "WORKDIR/latents/statistics.json where there is one; else the factors that "
@@ -85,7 +85,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.start_jax()
+    cli.start_jax()
     is_file = bool(args.out.suffix)
     if is_file and args.out.suffix not in torch_files.SUFFIXES:
         raise ValueError(
@@ -116,9 +116,7 @@ def export(args: argparse.Namespace) -> None:
     else:
         state = diffusers_weights.autoencoder_to_diffusers(params)
         torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
-    command_line.say(
-        f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}"
-    )
+    cli.say(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
 
 
 def read(args: argparse.Namespace, step: int, *, with_loss: bool) -> tuple[dict, Any]:
@@ -168,5 +166,5 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
+    cli.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

@@ -32,19 +32,18 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import (
-    command_line,
-    config_check,
+from radiovae_jax import cli
+from radiovae_jax.interop import (
     diffusers_weights,
-    experiment,
-    run_folder,
     torch_copies,
     torch_files,
     torch_structure,
     torch_tables,
     torch_weights,
 )
-from radiovae_jax.checkpoint import Checkpoints
+from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training.checkpoint import Checkpoints
+from radiovae_jax.vae import experiment
 
 # Each copy: discriminator, logvar, perceptual_loss (LPIPS, which we have already).
 LOSSES = ("loss", "loss_pinn", "loss_pinn_dpm2irt4")
@@ -55,24 +54,22 @@ StateDict = dict[str, np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args, overrides = parse(argv)
-    return command_line.status(lambda: import_file(args, overrides), debug=args.debug)
+    return cli.status(lambda: import_file(args, overrides), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("file", type=cli.path, help="file, or diffusers folder")
     parser.add_argument(
-        "file", type=command_line.path, help="file, or diffusers folder"
-    )
-    parser.add_argument(
-        "--workdir", type=command_line.path, required=True, help="run folder to make"
+        "--workdir", type=cli.path, required=True, help="run folder to make"
     )
     parser.add_argument(
         "--config",
-        type=command_line.path,
+        type=cli.path,
         default=CONFIG,
         help="config file of all that tensors do not say (default: configs/radio.py); "
         "fields of it as --config.SECTION.FIELD=VALUE",
@@ -130,7 +127,7 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.start_jax()
+    cli.start_jax()
     if args.workdir.exists() and (
         not args.workdir.is_dir() or any(args.workdir.iterdir())
     ):
@@ -182,15 +179,11 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
     for name, value in fields.items():
         if value != given.autoencoder[name]:
-            command_line.say(
-                f"autoencoder.{name}={given.autoencoder[name]} became {value}"
-            )
-    command_line.say(f"wrote {args.workdir} at step {args.step}; its network:")
-    command_line.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
-    command_line.say(
-        "go on training from it with (and --config.data.root=... for your maps)"
-    )
-    command_line.say("  " + command(args, overrides, given, config))
+            cli.say(f"autoencoder.{name}={given.autoencoder[name]} became {value}")
+    cli.say(f"wrote {args.workdir} at step {args.step}; its network:")
+    cli.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
+    cli.say("go on training from it with (and --config.data.root=... for your maps)")
+    cli.say("  " + command(args, overrides, given, config))
 
 
 def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
@@ -204,7 +197,7 @@ def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
     )
     sums = torch_files.sha256_of(torch_files.files_of(args.file))
     for name, digest in sums.items():
-        command_line.say(f"{name}: sha256 {digest}")
+        cli.say(f"{name}: sha256 {digest}")
     record = dict(
         command=shlex.join(["tools/import_torch.py", *args.words]),
         sha256=sums,
@@ -274,7 +267,7 @@ def read_config(path: pathlib.Path, overrides: list[str]) -> ml_collections.Conf
     Raises:
       ValueError: there is no such file or field, or the file cannot be run.
     """
-    words, _ = command_line.config_words(["", f"--config={path}", *overrides])
+    words, _ = cli.config_words(["", f"--config={path}", *overrides])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=words
@@ -340,5 +333,5 @@ def command(args, overrides: list[str], given, config) -> str:
 
 
 if __name__ == "__main__":
-    command_line.log_plainly(logging.ERROR)  # Orbax has much to say
+    cli.log_plainly(logging.ERROR)  # Orbax has much to say
     sys.exit(main())

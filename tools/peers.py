@@ -12,7 +12,7 @@ import numpy as np
 import timed_step  # this and step_record are beside this file
 from step_record import OURS
 
-from radiovae_jax import experiment
+from radiovae_jax.vae import experiment
 
 # What the peer can do; with other values of these fields it would do other work.
 HAS = {

@@ -29,16 +29,15 @@ import timed_step
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from radiovae_jax import command_line, config_check, whole_files
+from radiovae_jax import cli, files
+from radiovae_jax.training import config_check
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
 GPU = flags.DEFINE_enum("gpu", "h200", list(planned.GPUS), "The GPU to plan for.")
 PHASE = flags.DEFINE_enum(
     "phase", "both", ["both", *timed_step.PHASES], "Which steps to plan."
 )
-OUT = command_line.define_path(
-    "out", "", "Folder for the record and XLA's text, if any."
-)
+OUT = cli.define_path("out", "", "Folder for the record and XLA's text, if any.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
@@ -47,9 +46,9 @@ LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
 
 
 def main(argv: list[str]) -> None:
-    command_line.log_plainly(logging.WARNING)
-    with command_line.one_message(debug=DEBUG.value):
-        command_line.nothing_more(argv)
+    cli.log_plainly(logging.WARNING)
+    with cli.one_message(debug=DEBUG.value):
+        cli.nothing_more(argv)
         config, gpu = CONFIG.value, planned.GPUS[GPU.value]
         config_check.check(config)
         timed_step.check_plain(config, LOOPS)
@@ -62,10 +61,10 @@ def main(argv: list[str]) -> None:
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0"
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         jax.config.update("jax_platforms", "cpu")
-        command_line.start_jax()
+        cli.start_jax()
         out = pathlib.Path(OUT.value) if OUT.value else None
         if out:
-            command_line.folder(out, flag="--out")
+            cli.folder(out, flag="--out")
         for phase, adversarial in phases.items():
             program = planned.compiled(config, gpu, adversarial=adversarial)
             record = machine.versions() | planned.record_of(program, gpu)
@@ -77,10 +76,10 @@ def main(argv: list[str]) -> None:
             if out:
                 name = f"{GPU.value}_{phase}_{size}_{batch}_{dtype}"
                 name += "_remat" * config.autoencoder.remat
-                with whole_files.written(out / f"{name}.hlo.txt") as partial:
+                with files.written(out / f"{name}.hlo.txt") as partial:
                     partial.write_text(program.as_text())
-                whole_files.write_json(out / f"{name}.json", record)
+                files.write_json(out / f"{name}.json", record)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command_line.parse)
+    app.run(main, flags_parser=cli.parse)

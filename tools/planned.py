@@ -9,7 +9,7 @@ import timed_step
 import timing
 from jax.experimental import topologies
 
-from radiovae_jax import experiment
+from radiovae_jax.vae import experiment
 
 POOL = 0.75  # of a card's memory, what JAX takes unless it is told
 SLOWER = {"f32": 2}  # products of float32 are TF32's

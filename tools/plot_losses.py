@@ -27,8 +27,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax import command_line, losses, physics, plots, schedules
+from radiovae_jax import cli, losses, physics
 from radiovae_jax.data import radiomap, synthetic
+from radiovae_jax.reporting import plots
+from radiovae_jax.training import schedules
 from radiovae_jax.types import Array
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
@@ -169,21 +171,21 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 
 def main() -> int:
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=command_line.path, default=DOCS, metavar="DIR")
+    parser.add_argument("--out", type=cli.path, default=DOCS, metavar="DIR")
     parser.add_argument("--debug", action="store_true", help="show the traceback")
     args = parser.parse_args()
 
     def work() -> None:
-        command_line.start_jax()
+        cli.start_jax()
         for name, picture in PICTURES.items():
             print(f"written: {plots.save(picture(), args.out / name)}")
 
-    return command_line.status(work, debug=args.debug)
+    return cli.status(work, debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -20,23 +20,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from radiovae_jax import command_line, showing
+from radiovae_jax import cli
+from radiovae_jax.reporting import showing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
-    return command_line.status(lambda: draw(args), debug=args.debug)
+    return cli.status(lambda: draw(args), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", type=command_line.path, help="folder of the run")
+    parser.add_argument("workdir", type=cli.path, help="folder of the run")
     parser.add_argument(
         "--latents",
-        type=command_line.at_least(0),
+        type=cli.at_least(0),
         default=0,
         metavar="N",
         help="draw the latents of so many maps as well (default: none)",
@@ -51,12 +52,12 @@ def draw(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
-    command_line.start_jax()
+    cli.start_jax()
     paths = showing.training_figures(args.workdir)
     if args.latents > 0:
         paths += showing.latent_figures(args.workdir, count=args.latents)
     for path in paths:
-        command_line.say(str(path))
+        cli.say(str(path))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import jax
 import timed_step  # this and timing are beside this file
 import timing
 
-from radiovae_jax import adversary, losses, optimizers, train_step
+from radiovae_jax import losses
+from radiovae_jax.training import optimizers
+from radiovae_jax.vae import adversary, train_step
 
 FORWARD, BOTH = "autoencoder forward", "autoencoder forward and backward"
 

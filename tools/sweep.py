@@ -42,21 +42,12 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from radiovae_jax import (
-    command_line,
-    config_check,
-    datasets,
-    inputs,
-    losses,
-    metrics,
-    plots,
-    run_folder,
-    train,
-    whole_files,
-)
-from radiovae_jax.data import radiomap
+from radiovae_jax import cli, files, inputs, losses, metrics
+from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
+from radiovae_jax.reporting import plots
+from radiovae_jax.training import config_check, run_folder, train
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -314,7 +305,7 @@ def sweep(
                 raise known(said) from error
             record = dict(reconstruction=kind, beta=beta, schedule=schedule)
             record |= same(steps, size, overrides) | measure(config, folder)
-            with whole_files.written(result) as partial:
+            with files.written(result) as partial:
                 partial.write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -440,9 +431,9 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def parser() -> command_line.Parser:
+def parser() -> cli.Parser:
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -450,7 +441,7 @@ def parser() -> command_line.Parser:
     add = parser.add_argument
     add(
         "--out",
-        type=command_line.path,
+        type=cli.path,
         default=pathlib.Path("runs/sweep"),
         metavar="DIR",
     )
@@ -466,9 +457,9 @@ def parser() -> command_line.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     args, overrides = parse(argv)
-    command_line.log_plainly(logging.WARNING)
+    cli.log_plainly(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
-    return command_line.status(lambda: compare(args, overrides), debug=args.debug)
+    return cli.status(lambda: compare(args, overrides), debug=args.debug)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -489,15 +480,15 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     Raises:
       ValueError, OSError, FloatingPointError: what is wrong.
     """
-    command_line.start_jax()
+    cli.start_jax()
     runs = list(itertools.product(args.reconstruction, args.beta, args.schedule))
     given = dict(steps=args.steps, size=args.size, overrides=overrides)
     check_finished(args.out, **given)
     sweep(args.out, runs, **given)
     records = collect(args.out)
     write(args.out, records)
-    command_line.say(table(records))
-    command_line.say(f"written: {args.out}/sweep.md, .csv, .json and .png")
+    cli.say(table(records))
+    cli.say(f"written: {args.out}/sweep.md, .csv, .json and .png")
 
 
 if __name__ == "__main__":

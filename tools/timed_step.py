@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing  # beside this file
 
-from radiovae_jax import experiment, losses, train_step
+from radiovae_jax import losses
+from radiovae_jax.vae import experiment, train_step
 
 PHASES = {"autoencoder": False, "adversarial": True}  # whether the step is adversarial
 # What a batch of gray maps alone does not hold.

@@ -10,8 +10,8 @@ import torch
 from diffusers.models import upsampling
 from torch import nn
 
-from radiovae_jax import diffusers_weights, torch_structure, torch_weights
-from radiovae_jax.models import lpips
+from radiovae_jax.interop import diffusers_weights, torch_structure, torch_weights
+from radiovae_jax.nn import lpips
 
 
 def autoencoder_of(params: Any) -> diffusers.AutoencoderKL:

@@ -16,7 +16,7 @@ import torch_networks  # beside this file
 from torch import nn
 from torch.nn import functional
 
-from radiovae_jax.models import lpips
+from radiovae_jax.nn import lpips
 
 
 class Settings(NamedTuple):

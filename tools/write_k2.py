@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from radiovae_jax import command_line, physics
+from radiovae_jax import cli, physics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomapseer import SIMULATIONS, RadioMapSeer
 from radiovae_jax.progress import Bar
@@ -70,9 +70,9 @@ def mask(gray: np.ndarray, antenna: np.ndarray) -> np.ndarray:
 _k2_neg_norm = jax.jit(physics.k2_neg_norm)
 
 
-def parser() -> command_line.Parser:
+def parser() -> cli.Parser:
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.Parser(
+    parser = cli.Parser(
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,7 +80,7 @@ def parser() -> command_line.Parser:
     parser.add_argument(
         "--root",
         required=True,
-        type=command_line.path,
+        type=cli.path,
         help="folder with gain/ and png/",
     )
     parser.add_argument(
@@ -99,14 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
 
     def work() -> None:
-        command_line.start_jax()
+        cli.start_jax()
         written, there = write(args.root, args.simulation)
         folder = args.root / "gain"
-        command_line.say(
-            f"{written} masks written, {there} of {args.simulation} in {folder}"
-        )
+        cli.say(f"{written} masks written, {there} of {args.simulation} in {folder}")
 
-    return command_line.status(work, debug=args.debug)
+    return cli.status(work, debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from radiovae_jax import inputs, whole_files
+from radiovae_jax import files, inputs
 from radiovae_jax.data import gains, radiomap, sionna
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
@@ -143,7 +143,7 @@ def write_map(
 
 def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
     """Writes an NPY, all of it or nothing."""
-    with whole_files.written(path) as partial, partial.open("wb") as file:
+    with files.written(path) as partial, partial.open("wb") as file:
         np.save(file, values)
 
 
@@ -167,5 +167,5 @@ def write_scene(
     gain_db = radiomap.f_to_db(f.astype(np.float64), db)
     gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
     kept = inputs.read_npz(like, sionna.KEYS[1:], remedy="export it again")
-    with whole_files.written(path) as partial, partial.open("wb") as file:
+    with files.written(path) as partial, partial.open("wb") as file:
         np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)

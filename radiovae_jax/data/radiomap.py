@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from radiovae_jax import inputs, whole_files
+from radiovae_jax import files, inputs
 
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
@@ -201,7 +201,7 @@ def write_png(path: Path, gray: UInt8[np.ndarray, "..."]) -> None:
         gray = gray[..., 0]
     if gray.ndim != 2:
         raise ValueError(f"{path}: expected [h, w] or [h, w, 1], got {gray.shape}")
-    with whole_files.written(path) as partial:
+    with files.written(path) as partial:
         Image.fromarray(gray).save(partial, format="PNG")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from radiovae_jax import inputs, whole_files
+from radiovae_jax import files, inputs
 from radiovae_jax.data import city, dominant_path, radiomap, radiomapseer, splits
 from radiovae_jax.progress import Bar
 
@@ -117,7 +117,7 @@ def write_city(
         return root
     partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    whole_files.sweep(root.parent, glob.escape(root.name))
+    files.sweep(root.parent, glob.escape(root.name))
     for folder in ("buildings_complete", "antennas", "roads"):
         (partial / "png" / folder).mkdir(parents=True)
     (partial / "gain" / simulation).mkdir(parents=True)

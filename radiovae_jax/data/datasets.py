@@ -1,0 +1,117 @@
+"""From a config to its data: what is opened, which fields of it are read.
+
+Beside vae/experiment.py, which makes functions and arrays and needs no data library.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+from absl import logging
+
+from radiovae_jax.data import pipeline, radiomap, radiomapseer, sources
+from radiovae_jax.data.sources import Source
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> Source:
+    """Opens one split of the configured data set.
+
+    Args:
+      also: fields of each record besides those that the training needs.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, empty, or named wrongly.
+    """
+    data, loss = config.data, config.loss
+    fields = ["gray"]
+    if loss.pixel_weights == "street" or loss.disc_conditional:
+        fields.append("buildings")
+    if loss.disc_conditional:
+        fields.append("antenna")
+    if loss.objective != "base":
+        fields += radio_fields(config)
+    fields += also
+    fields = list(dict.fromkeys(fields))
+    city = dict(simulation=data.simulation, fields=fields)
+    options = {
+        "radiomapseer": dict(
+            city, split_scheme=data.split_scheme, transmitters=data.transmitters
+        ),
+        "tfds": city,
+        "synthetic": dict(
+            city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
+        ),
+        "folder": dict(fields=fields, split_by=data.split_by),
+        "sionna": dict(fields=fields, split_by=data.split_by, db=db_range(config)),
+        "tfds_images": dict(name=data.dataset, fields=fields),
+    }
+    return sources.open_source(
+        data.source, data.root, split=split, **options.get(data.source, {})
+    )
+
+
+def open_outlined(config: ConfigDict, split: str) -> Source:
+    """Opens a split with its buildings, for pictures, where the data set has them."""
+    try:
+        return open_data(config, split, also=("buildings",))
+    except (FileNotFoundError, ValueError) as error:
+        source = open_data(config, split)
+        if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+            logging.warning("pictures will not show buildings: %s", error)
+        return source
+
+
+def identity(opened: Mapping[str, Source | None]) -> dict[str, str]:
+    """Returns what copies of the same data have in common, wherever they lie."""
+    same = {}
+    for split, source in opened.items():
+        if source is not None:
+            size = "x".join(map(str, source.shape))
+            root = getattr(source, "root", "")
+            same |= {
+                f"{split} data": f"{len(source)} maps of {size}",
+                f"list of {split} maps": sources.names_digest(source, root=root)[:16],
+                f"content of {split} maps": sources.sample_digest(source)[:16],
+            }
+    return same
+
+
+def db_range(config: ConfigDict) -> radiomap.DbRange:
+    """Returns what f is in dB: as the config says, or as the source has it."""
+    data = config.data
+    return sources.db_range(data.source, data.db_floor, data.db_span)
+
+
+def train_batches(config: ConfigDict, source: Source) -> pipeline.TrainBatches:
+    """Returns the endless batches of the configured training, this process's part."""
+    return pipeline.train_batches(
+        source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        crop=config.data.crop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+
+
+def radio_fields(config: ConfigDict) -> list[str]:
+    """Returns what a radio objective reads beside the map.
+
+    The transmitter, where the data set knows it. The k^2 mask where it is stored
+    (tools/write_k2.py); elsewhere it is computed from the map on the device. For
+    dpm2irt4 the DPM map to encode.
+    """
+    data = config.data
+    fields = [] if data.source == "folder" else ["antenna"]
+    if data.source not in ("radiomapseer", "synthetic"):
+        return fields
+    if radiomapseer.has_k2(data.root, data.simulation):
+        fields.append("k2_neg_norm")
+    if config.loss.objective == "dpm2irt4":
+        fields.append("DPM")
+    return fields

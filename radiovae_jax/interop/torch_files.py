@@ -1,0 +1,259 @@
+"""Files of PyTorch weights as dicts of NumPy arrays, read safely and written.
+
+torch and safetensors (the extra `torch`) are imported where a file needs them.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from radiovae_jax import files, inputs
+from radiovae_jax.interop import diffusers_weights, torch_copies, torch_pickle
+from radiovae_jax.interop.torch_copies import Copy
+from radiovae_jax.interop.torch_pickle import REMEDY, wanted
+
+StateDict = dict[str, np.ndarray]
+SUFFIXES = (".pt", ".ckpt", ".safetensors")
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+FACTORS_FILE = "diffusers.json"  # in a run folder: the factors it was imported with
+RECORD_FILE = "imported.json"  # there too: the files, their sha256, the copy taken
+INDEX = re.compile(r".+\.(?:safetensors|bin)\.index.*\.json")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+
+
+def read(
+    path: pathlib.Path, weights: str, *, prefix: str = "", ignore: Sequence[str] = ()
+) -> tuple[Copy, dict[str, Any]]:
+    """Returns the copy to take of a file, and config.json of a diffusers folder.
+
+    Args:
+      path: a pickle (.pt, .ckpt, .bin), a .safetensors file, one or the index of a
+        set of shards, or a diffusers folder.
+      weights: "ema", "model", or "auto": the average where there is one.
+      prefix: of the copy to take; see `torch_copies.take`.
+      ignore: starts of names that are left out before.
+
+    Raises:
+      FileNotFoundError, ValueError: there is nothing that can be read.
+    """
+    facts = read_diffusers_config(path) if path.is_dir() else {}
+    content = read_content(path)
+    taken = torch_copies.take(content, weights, prefix=prefix, ignore=ignore)
+    return taken._replace(state=numpy_tensors(taken.state, path)), facts
+
+
+def read_content(path: pathlib.Path) -> dict[Any, Any]:
+    """Returns all that a file, a set of shards or a diffusers folder holds."""
+    shards = files_of(path)
+    contents = [
+        read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
+        for file in shards
+    ]
+    whole = {name: value for content in contents for name, value in content.items()}
+    if len(whole) < sum(map(len, contents)):
+        raise ValueError(f"two of {', '.join(map(str, shards))} hold the same names")
+    return whole
+
+
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that hold the tensors: the file itself, or all its shards.
+
+    Raises:
+      FileNotFoundError, ValueError: none can be told.
+    """
+    if path.is_dir():
+        path = file_in(path)
+    if INDEX.fullmatch(path.name):
+        of_each = read_json(path).get("weight_map")
+        names = of_each.values() if isinstance(of_each, dict) else ()
+        plain = {n for n in names if isinstance(n, str) and pathlib.Path(n).name == n}
+        if not plain or len(plain) < len(set(map(str, names))):
+            raise ValueError(
+                f"{path} is damaged: its weight_map names no files beside it; {REMEDY}"
+            )
+        return [path.parent / name for name in sorted(plain)]
+    if shard := SHARD.fullmatch(path.name):
+        stem, _, count, suffix = shard.groups()
+        return [
+            path.with_name(f"{stem}-{i:05}-of-{count}{suffix}")
+            for i in range(1, int(count) + 1)
+        ]
+    return [path]
+
+
+def file_in(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file of weights in a folder, their index, or the first of shards."""
+    for suffix in (".safetensors", ".bin"):
+        usual = (folder / DIFFUSERS_FILE).with_suffix(suffix)
+        if usual.exists():
+            return usual
+        found = sorted(folder.glob(f"*{suffix}"))
+        indices = sorted(folder.glob(f"*{suffix}.index*.json"))
+        sets = {SHARD.sub(r"\1\4", file.name) for file in found}
+        if len(indices) == 1 and len(sets) <= 1:
+            return indices[0]
+        if len(sets) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{folder} has {len(found)} {suffix} files and none of them is "
+                f"{usual.name} (save_pretrained writes it); give the file itself"
+            )
+    raise ValueError(
+        f"{folder} has no .safetensors or .bin file; save_pretrained writes "
+        f"{DIFFUSERS_FILE}"
+    )
+
+
+def sha256_of(paths: list[pathlib.Path]) -> dict[str, str]:
+    """Returns the checksum of each file, which is all that tells it from another."""
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns config.json, which says what no tensor's shape tells.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or it is of another network.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        hint = f"; give {folder / 'vae'}" if (folder / "vae").is_dir() else ""
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a diffusers AutoencoderKL: it has no "
+            f"config.json{hint}"
+        )
+    config = read_json(path)
+    diffusers_weights.check_config(config)
+    return config
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    return inputs.read_json(path, remedy=REMEDY)
+
+
+def read_safetensors(path: pathlib.Path) -> StateDict:
+    safetensors = wanted("safetensors.torch")
+    inputs.check_file(path, remedy=REMEDY)
+    try:
+        state = safetensors.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError has no narrower base
+        raise ValueError(
+            f"{path} is damaged, or no .safetensors ({error}); {REMEDY}"
+        ) from error
+    return numpy_tensors(state, path)
+
+
+def read_pickle(path: pathlib.Path) -> dict[Any, Any]:
+    """Loads tensors and plain containers, and nothing that could run code."""
+    content = torch_pickle.load(path)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {inputs.printable(type(content).__name__)}, not a dict of "
+            "tensors; save the model's state_dict()"
+        )
+    return content
+
+
+def choose(content: Mapping[Any, Any], weights: str) -> dict[str, Any]:
+    """Picks the weights out of a checkpoint: its average, or its model.
+
+    Raises:
+      ValueError: what is asked for is not in it, or is there twice.
+    """
+    return torch_copies.take(content, weights).state
+
+
+def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
+    """Returns float32 (and integer) arrays of the tensors; other values are left out.
+
+    Raises:
+      ValueError: there are none, or some that NumPy cannot hold.
+    """
+    torch = wanted("torch")
+    tensors = {
+        name: value
+        for name, value in state.items()
+        if torch.is_tensor(value) or isinstance(value, np.ndarray)
+    }
+    if state and not tensors:
+        kinds = sorted({inputs.printable(type(v).__name__) for v in state.values()})
+        raise ValueError(
+            f"{path} holds no tensors where the weights' names are but "
+            f"{', '.join(kinds[:5])}; save the model's state_dict()"
+        )
+    return {name: numpy_tensor(value, name) for name, value in tensors.items()}
+
+
+def numpy_tensor(tensor: Any, name: str) -> np.ndarray:
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    if 4 * tensor.numel() > inputs.MOST_ARRAY:  # a view may repeat a few numbers
+        raise ValueError(f"{name} promises {tensor.numel() / 2**28:.3g} GiB")
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name} is no plain tensor ({tensor.layout}, {tensor.dtype})"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a name that takes the place of `path` once all is written to it.
+
+    `path` does not exist, or is an empty folder; after a failure nothing is left.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.sweep(path.parent, path.name)  # what a killed process left
+    temporary = files.partial(path)
+    try:
+        with files.room_for(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(path: pathlib.Path, state: StateDict) -> None:
+    """Writes a state dict under one of SUFFIXES; a pickle holds it as state_dict."""
+    if path.suffix == ".safetensors":
+        content = wanted("safetensors.numpy").save(state)
+    else:
+        torch, buffer = wanted("torch"), io.BytesIO()
+        tensors = {name: torch.tensor(array) for name, array in state.items()}
+        torch.save({"state_dict": tensors}, buffer)
+        content = buffer.getvalue()
+    # By ourselves: what the libraries raise on a full disk is no OSError.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.sweep(path.parent, path.name)
+    with files.written(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_diffusers(
+    folder: pathlib.Path, state: StateDict, config: Mapping[str, Any]
+) -> None:
+    """Writes a folder for `diffusers.AutoencoderKL.from_pretrained`."""
+    safetensors = wanted("safetensors.numpy")
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        content = safetensors.save(state, metadata={"format": "pt"})
+        (temporary / DIFFUSERS_FILE).write_bytes(content)
+        text = json.dumps(config, indent=2) + "\n"
+        (temporary / "config.json").write_text(text)

@@ -1,1 +1,0 @@
-"""Networks (Linen). They know no loss."""

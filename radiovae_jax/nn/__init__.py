@@ -1,0 +1,1 @@
+"""Building blocks of both stages: layers, posterior, LPIPS, cached gradients."""

@@ -1,0 +1,1 @@
+"""Pictures and pages: curves, figures, the HTML report."""

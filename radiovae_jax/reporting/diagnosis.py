@@ -1,0 +1,195 @@
+"""What the numbers of a run warn of, and what helps."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from radiovae_jax.reporting import curves
+from radiovae_jax.reporting.curves import Run
+
+COLLAPSE_NATS = 1e-8  # of KL an image
+RECENT = 0.25  # share of a phase's lines that "now" means
+CHANCE = (0.45, 0.55)  # share of logits on the right side
+CHANCE_GAP = 0.05  # between mean logits, for runs that log no accuracy
+# A posterior's log-variance is clipped to this (nn/posterior.py).
+LOGVAR_CLIP = (-30.0, 20.0)
+# Reconstructions in [-1, 1]; so far beyond it is 25 dB off the scale.
+RECON_BOUND = 1.5
+NMSE = ("val/nmse", "val/nmse_pooled")
+WORSE = 1.05  # times the best validation NMSE
+
+
+class Warned(NamedTuple):
+    what: str
+    why: str  # the numbers, and what helps
+
+
+def warnings(run: Run) -> list[Warned]:
+    """Returns what stands out in the numbers, the worst first."""
+    checks: tuple[Callable[[Run], Iterator[Warned]], ...] = (
+        _not_finite,
+        _skipped,
+        _collapse,
+        _worse,
+        _ranges,
+        _clamp,
+        _chance,
+    )
+    return [warned for check in checks for warned in check(run)]
+
+
+def _not_finite(run: Run) -> Iterator[Warned]:
+    # JSON has null for NaN and inf.
+    steps = {
+        name: [
+            line["step"] for line in run.lines if name in line and _is_not(line, name)
+        ]
+        for name in sorted({name for line in run.lines for name in line})
+        if name.startswith(("train/", "val/"))
+    }
+    bad = {name: at for name, at in steps.items() if at}
+    if bad:
+        first = min(at[0] for at in bad.values())
+        listed = ", ".join(f"{name} ({len(at)})" for name, at in list(bad.items())[:8])
+        more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+        yield Warned(
+            "Numbers that are not finite",
+            f"First at step {first:,}: {listed}{more}. Lower optimizer.learning_rate "
+            "or set optimizer.clip_norm, starting from the last good checkpoint "
+            "(train.init_from).",
+        )
+
+
+def _skipped(run: Run) -> Iterator[Warned]:
+    skipped = curves.curve(run, "train/skipped").values
+    if len(skipped) and skipped.max() > 0:
+        yield Warned(
+            "Skipped updates",
+            f"{skipped.max():,.0f} updates were left out because they were not finite; "
+            "skipped.jsonl names the maps of their batches.",
+        )
+
+
+def _collapse(run: Run) -> Iterator[Warned]:
+    for name in ("train/kl_loss", "val/kl_loss"):
+        kl = curves.curve(run, name)
+        below = kl.values < COLLAPSE_NATS
+        if below.any():
+            yield Warned(
+                "KL collapse",
+                f"{name} fell to {kl.values.min():.3g} nats an image at step "
+                f"{kl.steps[below][0]:,.0f}: the latents say nothing about the map. "
+                "Lower loss.kl_weight, or set loss.free_bits.",
+            )
+
+
+def _worse(run: Run) -> Iterator[Warned]:
+    nmse = curves.deciding(run)
+    if len(nmse.values) < 4:
+        return
+    best = int(nmse.values.argmin())
+    since = nmse.values[best + 1 :]
+    if len(since) >= 3 and since.min() > WORSE * nmse.values[best]:
+        yield Warned(
+            "Validation is getting worse",
+            f"The best NMSE, {nmse.values[best]:.4g}, was at step "
+            f"{nmse.steps[best]:,.0f}; none of the {len(since)} validations since came "
+            f"within 5% of it (the last: {nmse.values[-1]:.4g}). If train/rec_loss "
+            "still falls, the model learns the training maps by heart: more maps, "
+            "data.augment, or fewer steps. If it jumped with the discriminator, lower "
+            "loss.disc_weight.",
+        )
+
+
+def _ranges(run: Run) -> Iterator[Warned]:
+    low, high = LOGVAR_CLIP
+    for name, beyond, bound in (
+        ("train/posterior_logvar_min", lambda v: v <= low, low),
+        ("train/posterior_logvar_max", lambda v: v >= high, high),
+        ("train/recon_min", lambda v: v < -RECON_BOUND, -RECON_BOUND),
+        ("train/recon_max", lambda v: v > RECON_BOUND, RECON_BOUND),
+    ):
+        values = _recent(run, name)
+        share = float(np.mean(beyond(values))) if len(values) else 0.0
+        if share < 0.5:
+            continue
+        if "logvar" in name:
+            advice = "at its clip, where it has no gradient: lower the learning rate"
+            if bound == low:
+                advice += ", or raise loss.kl_weight: nothing limits the latents' scale"
+        else:
+            advice = "far outside [-1, 1]: lower the learning rate"
+        yield Warned(
+            f"{name.removeprefix('train/')} out of range",
+            f"At or beyond {bound:g} in {100 * share:.0f}% of the latest lines, "
+            f"{advice}.",
+        )
+
+
+def _clamp(run: Run) -> Iterator[Warned]:
+    values = curves.curve(run, "train/d_weight").values
+    share = clamped(run)
+    if share > 0.5:
+        yield Warned(
+            "d_weight is at its clamp",
+            f"In {100 * share:.3g}% of {len(values)} lines it is at "
+            f"{run.d_weight_clamp:g}: the reconstruction's gradient is more than "
+            f"{curves.D_WEIGHT_CLIP:g} times the adversarial one: nothing is balanced, "
+            "and the weight is a constant, which loss.disc_weight sets. Usual, and "
+            "harmless while validation improves: the documented run shows the same in "
+            "98.5% of its lines. If validation fell at the switch, lower "
+            "loss.disc_weight.",
+        )
+
+
+def clamped(run: Run) -> float:
+    """Returns the share of lines in which d_weight is at its clamp."""
+    values = curves.curve(run, "train/d_weight").values
+    if not len(values) or not run.d_weight_clamp:
+        return 0.0
+    return float(np.mean(values >= 0.999 * run.d_weight_clamp))
+
+
+def _chance(run: Run) -> Iterator[Warned]:
+    accuracy = _recent(run, "train/disc_accuracy")
+    gap = _recent_gap(run)
+    if len(accuracy):
+        middle = float(np.median(accuracy))
+        at_chance = CHANCE[0] <= middle <= CHANCE[1]
+        seen = f"{100 * middle:.0f}% of its logits are on the right side"
+    elif len(gap):
+        middle = float(np.median(gap))
+        at_chance = abs(middle) < CHANCE_GAP
+        seen = f"its mean logits of maps and reconstructions are {middle:.2g} apart"
+    else:
+        return
+    if at_chance:
+        yield Warned(
+            "The discriminator is at chance",
+            f"In the latest lines {seen}: it tells reconstructions from maps no better "
+            "than a coin, and teaches next to nothing. In the first hundreds of steps "
+            "after loss.disc_start, and so in all of a short run, that is usual and "
+            "harmless. Where it lasts for thousands, try more width (loss.disc_ndf), "
+            "or leave it out (loss.disc_factor=0); not many times the "
+            "optimizer.disc_learning_rate, which keeps it there.",
+        )
+
+
+def _recent(run: Run, name: str) -> Float[np.ndarray, "n"]:
+    values = curves.curve(run, name).values
+    return values[-math.ceil(RECENT * len(values)) :] if len(values) else values
+
+
+def _recent_gap(run: Run) -> Float[np.ndarray, "n"]:
+    _, logits = curves.columns(run, "train/logits_real", "train/logits_fake")
+    gap = logits[:, 0] - logits[:, 1]
+    return gap[-math.ceil(RECENT * len(gap)) :] if len(gap) else gap
+
+
+def _is_not(line: curves.Line, name: str) -> bool:
+    if name in NMSE and curves.is_number(line.get("val/rmse_pooled")):
+        return False  # the maps have no power; the network's numbers are finite
+    return not curves.is_number(line[name])

@@ -1,0 +1,1 @@
+"""The engine of any stage: loop, checkpoints, run folder, validation, schedules."""

@@ -1,0 +1,54 @@
+"""AdamW for both networks, with the learning rate applied outside.
+
+The transformations give a direction; `descend` multiplies it by a rate that is a
+function of the global step (see training/schedules.py).
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from radiovae_jax.types import Params, Scalar
+
+
+def adamw(
+    *, beta1: float, beta2: float, eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Returns AdamW's direction, before the learning rate. `clip_norm` 0: no clip.
+
+    The decay is stated because optax's default (1e-4) is not PyTorch's (1e-2).
+
+    Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), decay times learning rate as
+    in torch.optim.AdamW.
+    """
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return optax.chain(
+        *clip,
+        optax.scale_by_adam(beta1, beta2, eps),
+        optax.add_decayed_weights(weight_decay),
+    )
+
+
+def with_logvar(autoencoder: optax.GradientTransformation, *, beta1, beta2, eps):
+    """Gives `logvar` its own Adam, without decay, beside the autoencoder's optimiser.
+
+    Its gradient is a sum over all pixels: inside the autoencoder's global norm it
+    would decide the clipping alone.
+    """
+    return optax.partition(
+        {
+            "autoencoder": autoencoder,
+            "logvar": optax.scale_by_adam(beta1, beta2, eps),
+        },
+        {"autoencoder": "autoencoder", "logvar": "logvar"},
+    )
+
+
+def descend(
+    params: Params, direction: Params, rate: Scalar, *, limit: float = 0.0
+) -> Params:
+    """Returns params - rate * direction, clipped to [-limit, limit]; 0: not clipped."""
+    new = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+    if not limit:
+        return new
+    return jax.tree.map(lambda p: jnp.clip(p, -limit, limit), new)

@@ -1,0 +1,400 @@
+"""The folder of a run: its config, and the trained model read back from it."""
+
+import functools
+import json
+import pathlib
+import shlex
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import logging
+
+from radiovae_jax import files, inputs
+from radiovae_jax.training import checkpoint, config_check
+from radiovae_jax.vae import experiment
+from radiovae_jax.vae.autoencoder import AutoencoderKL
+
+# Changing these does not change what a step computes: a resumed run may.
+FREE = (
+    "autoencoder.remat",
+    "autoencoder.attention_chunk",
+    "data.db_floor",
+    "data.db_span",
+    "data.root",
+    "data.threads",
+    "data.prefetch",
+    "loss.perceptual_weights",
+    "train.extend",
+    "train.fsdp",
+    "train.stop_at",
+    "train.log_every",
+    "train.validate_every",
+    "train.validation_batch_size",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.images",
+    "train.histogram_every",
+    "train.max_skipped",
+    "train.rollback",
+    "train.stop_on_plateau_steps",
+    "train.stop_on_kl_below",
+    "train.stop_on_divergence",
+)
+# With train.extend a run goes on with other values of these, and its optimizers' state.
+EXTENDED = (
+    "train.steps",
+    "optimizer.learning_rate",
+    "optimizer.disc_learning_rate",
+    "optimizer.logvar_learning_rate",
+    "optimizer.schedule",
+    "optimizer.end_factor",
+    "optimizer.warmup_steps",
+)
+# Fields that came after version 0.1, each with the value that does what 0.1 did: runs
+# of that version have none of them in their config.json.
+ADDED = {
+    "autoencoder.attention_chunk": 0,
+    "autoencoder.remat": False,
+    "data.dataset": "mnist",
+    "data.db_floor": None,
+    "data.db_span": None,
+    "data.split_by": "file",
+    "loss.feature_matching_weight": 0.0,
+    "loss.free_bits": 0.0,
+    "loss.free_bits_per": "dimension",
+    "loss.kl_cycles": 4,
+    "loss.kl_ratio": 0.5,
+    "loss.kl_reduction": "same",
+    "loss.kl_schedule": "constant",
+    "loss.kl_warmup_steps": 10_000,
+    "loss.lecam_decay": 0.99,
+    "loss.lecam_weight": 0.0,
+    "loss.r1_weight": 0.0,
+    "loss.reconstruction": "l1_mse",
+    "loss.reduction": "sum",
+    "loss.ssim_balance": 0.0,
+    "loss.ssim_weight": 0.0,
+    "optimizer.clip_weights": 0.0,
+    "train.accumulate_steps": 1,
+    "train.extend": False,
+    "train.fsdp": 1,
+    "train.histogram_every": 5_000,
+    "train.max_skipped": 10,
+    "train.rollback": 0,
+    "train.rollback_factor": 0.5,
+    "train.stop_on_divergence": 0.0,
+    "train.stop_on_kl_below": 1e-8,
+    "train.stop_on_plateau_steps": 0,
+}
+# Of these the configs have other values now: an older run goes on as it began.
+CHANGED = ("data.split_by",)
+CONFIG_REMEDY = "put the run's config back, or give another --workdir"
+# How often the best checkpoint is chosen anew where a training replaced it, and the
+# time that the removal of one is given.
+TRIES, PAUSE_S = 5, 0.5
+HISTORY = "config_history.jsonl"  # what `claim` let a run change, a line each time
+
+
+def continued(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """Returns the config as the run that is in a folder goes on with it.
+
+    One of an older version was dealt its maps before `CHANGED` fields were there, and
+    keeps them. What f is in dB stays as the folder has it where the config is silent.
+    """
+    config = config.copy_and_resolve_references()
+    if (pathlib.Path(workdir) / "config.json").exists() and config.data.db_span is None:
+        there = read_config(workdir).data
+        config.data.update(db_floor=there.db_floor, db_span=there.db_span)
+    for name in _lacking(workdir):
+        section, field = name.split(".")
+        config[section][field] = ADDED[name]
+    return config
+
+
+def _lacking(workdir: pathlib.Path) -> list[str]:
+    """Returns the `CHANGED` fields that the config of an older run does not have."""
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        return []
+    there = flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
+    return [name for name in CHANGED if name not in there]
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder for this config, or finds it made for it already.
+
+    Other steps and rates that are allowed go into `config_history.jsonl` as well.
+
+    Raises:
+      ValueError: it holds a run of another config; nothing is touched.
+      OSError: it cannot be written.
+    """
+    workdir = pathlib.Path(workdir)
+    path, changes = workdir / "config.json", {}
+    config = continued(workdir, config)
+    values = jsonable(config)
+    for name in _lacking(workdir):  # what it lacks says of what version it is
+        section, field = name.split(".")
+        del values[section][field]
+    if path.exists():
+        changes = _changes(workdir, config)
+    elif (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds checkpoints but no config.json; give another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for folder in (workdir, workdir / "images"):
+            files.sweep(folder)
+        if changes:
+            with (workdir / HISTORY).open("a") as file:
+                file.write(json.dumps(changes) + "\n")
+            logging.warning("going on from step %(step)d with %(to)s", changes)
+        with files.written(path) as partial:
+            partial.write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise OSError(
+            f"{workdir} cannot be made or written as the folder of the run ({error}); "
+            "give another --workdir"
+        ) from error
+
+
+def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
+    """Returns what this config changes of the run that is there; {} for nothing.
+
+    Raises:
+      ValueError: it is another run's.
+    """
+    saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
+    free, units = set(FREE), {"data.db_floor", "data.db_span"}
+    if config.loss.objective != "base" or config.data.source == "sionna":
+        free -= units  # what is trained on them
+    changed = {n for n in saved.keys() | new.keys() if saved.get(n) != new.get(n)}
+    differing = sorted(changed - free)
+    noted = [*differing, *sorted(changed & free & units)]  # other dB from here on
+    if not noted:
+        return {}
+    step = max(checkpoint.whole_steps(workdir), default=0)
+    extendable = set(differing) <= set(EXTENDED)
+    # Where no schedule is laid out over the steps, more of them change none before.
+    longer = differing == ["train.steps"] and new["train.steps"] > saved["train.steps"]
+    constant = new["optimizer.schedule"] == "constant"
+    unscheduled = constant and new["loss.kl_schedule"] != "cyclical"
+    if extendable and (config.train.extend or (longer and unscheduled)):
+        differing = []
+    if not differing and "train.steps" in noted and new["train.steps"] < step:
+        raise ValueError(
+            f"{workdir} has done {step} steps already, more than "
+            f"train.steps={new['train.steps']}; give more, or another --workdir"
+        )
+    if not differing:
+        return {
+            "step": step,
+            "from": {name: saved.get(name) for name in noted},
+            "to": {name: new.get(name) for name in noted},
+        }
+    lines = [f"{n}: {saved.get(n)} there, {new.get(n)} here" for n in differing]
+    going_on = (
+        "\n--config.train.extend=True goes on with these, from its last step and with "
+        "the state of its optimizers"
+        if extendable
+        else ""
+    )
+    raise ValueError(
+        f"{workdir} holds a run of another config:\n  "
+        + "\n  ".join(lines)
+        + f"{going_on}\nGive the same config to continue that run, or another "
+        f"--workdir, where --config.train.init_from={workdir} starts from its best "
+        "weights"
+    )
+
+
+def explained(error: OSError, workdir: pathlib.Path) -> OSError:
+    """Names the folder of the run where writing failed for want of room."""
+    if not files.no_room(error):
+        return error
+    return OSError(
+        f"{workdir} takes nothing more ({error.strerror}); its checkpoints are whole. "
+        "Make room, or the folder writable, and the same command goes on"
+    )
+
+
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Says whether a run was saved in this folder."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
+    """Returns the config of a run; of an older version's with the fields since then.
+
+    Raises:
+      FileNotFoundError: the folder is not that of a run.
+    """
+    path = inputs.local(workdir, "workdir") / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder of a run: it has no config.json. Train one "
+            "with python -m radiovae_jax.main --config configs/quickstart.py "
+            f"--workdir {shlex.quote(str(workdir))}"
+        )
+    values = inputs.read_json(path, remedy=CONFIG_REMEDY)
+    try:
+        for name, value in ADDED.items():
+            section, field = name.split(".")
+            values[section].setdefault(field, value)
+        return ml_collections.ConfigDict(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error
+
+
+def training_side(
+    config: ml_collections.ConfigDict,
+) -> tuple[str, int | tuple[int, ...]]:
+    """Returns the field that says at which size a run trained, and its value.
+
+    Of maps that are used as they are stored the config only has the size for which
+    the autoencoder was laid out.
+    """
+    fields = {
+        "data.crop": config.data.crop,
+        "data.image_size": config.data.image_size,
+        "data.synthetic.size": config.data.source == "synthetic"
+        and config.data.synthetic.size,
+        "autoencoder.resolution": config.autoencoder.resolution,
+    }
+    field, side = next((field, side) for field, side in fields.items() if side)
+    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
+
+
+def load(
+    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
+) -> tuple[AutoencoderKL, Any]:
+    """Returns (model, params) of a run, ready for `encode` and `decode`.
+
+    The model computes in float32 wherever it was trained.
+
+    Args:
+      workdir: folder of the run.
+      weights: "ema" (the average that validation judges) or "live".
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+      ValueError: unknown `weights`, or a config that does not fit this version.
+    """
+    if weights not in ("ema", "live"):
+        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
+    return hold(workdir, step, lambda step: _load(workdir, weights, step))[1]
+
+
+def hold(
+    workdir: pathlib.Path | str, step: int, read: Callable[[int], Any]
+) -> tuple[int, Any]:
+    """Returns (step, what is read of it) of the best checkpoint, or of the one asked.
+
+    While a run trains its checkpoints are replaced: of one that vanishes between the
+    choice and the last byte the choice is made again.
+
+    Args:
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+      read: reads all that is wanted of a step.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read`; of the best one, if it fails twice.
+    """
+    if step:
+        return step, read(step)
+    failed: list[int] = []
+    while True:
+        chosen = best_step(workdir)
+        try:
+            return chosen, read(chosen)
+        except (FileNotFoundError, ValueError):
+            if chosen in failed or len(failed) == TRIES:
+                raise
+        failed.append(chosen)
+        time.sleep(PAUSE_S)
+
+
+def _load(
+    workdir: pathlib.Path | str, weights: str, step: int
+) -> tuple[AutoencoderKL, Any]:
+    config = read_config(workdir)
+    config_check.check(config)
+    model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
+    side = model.downsampling
+    x = jnp.zeros((1, side, side, model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+    part = {"ema": "ema", "live": "params"}[weights]
+    like = {part: {"autoencoder": shapes["params"]}}
+    restored = checkpoint.restore_part(
+        inputs.local(workdir, "workdir"), step, _here(like)
+    )
+    return model, {"params": restored[part]["autoencoder"]}
+
+
+def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
+    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
+
+    Args:
+      step: as for `load`.
+    """
+    discriminator = experiment.build_discriminator(read_config(workdir))
+    init = functools.partial(experiment.init_discriminator, discriminator)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    like = {
+        "params": {"logvar": jax.ShapeDtypeStruct((), jnp.float32)},
+        "disc_params": shapes["params"],
+        "disc_stats": shapes["batch_stats"],
+    }
+    like = _here(like)
+    _, restored = hold(
+        workdir,
+        step,
+        lambda step: checkpoint.restore_part(
+            inputs.local(workdir, "workdir"), step, like
+        ),
+    )
+    disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
+    return restored["params"]["logvar"], disc
+
+
+def best_step(workdir: pathlib.Path | str) -> int:
+    """Returns the step of the lowest validation NMSE; the latest without one.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+    """
+    read_config(workdir)
+    return checkpoint.best_step(inputs.local(workdir, "workdir"))
+
+
+def _here(like: Any) -> Any:
+    """Returns the shapes as arrays on one device have them."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+
+
+def jsonable(config: ml_collections.ConfigDict) -> dict:
+    """Returns the config as it reads back from JSON: tuples are lists."""
+    return json.loads(config.to_json())
+
+
+def flat(nested: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.field": value}."""
+    items: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{name}.")
+        else:
+            items[prefix + name] = value
+    return items

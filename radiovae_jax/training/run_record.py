@@ -1,0 +1,108 @@
+"""run.json: with which command, code, versions and devices a run was made, and when.
+
+The first start stands at the top, every later one in `resumes`, each with the step
+that it began with, its times (UTC) and how it ended. Nobody depends on it: what is
+damaged begins anew, what cannot be written is left out.
+"""
+
+import contextlib
+import datetime
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from absl import logging
+
+from radiovae_jax import files, inputs, provenance
+from radiovae_jax.cli import Interrupted
+
+NAME = "run.json"
+UNKNOWN = "running, or killed"  # how a start ended that has not said so
+
+
+@contextlib.contextmanager
+def kept(workdir: pathlib.Path, *, step: int) -> Iterator[None]:
+    """Notes that a run starts here, and how it ended.
+
+    Args:
+      step: that it goes on from.
+    """
+    if jax.process_index():
+        yield
+        return
+    started = time.monotonic()
+    record = read(workdir)
+    now = start(step)
+    if record:
+        record.setdefault("resumes", []).append(now)
+    else:
+        record = now | {"resumes": []}
+        now = record
+    _write(workdir, record)
+    ended = "done"
+    try:
+        yield
+    except BaseException as error:
+        what = "" if isinstance(error, Interrupted) else f"{type(error).__name__}: "
+        ended = f"{what}{error}".strip(": ")
+        raise
+    finally:
+        seconds = round(time.monotonic() - started, 1)
+        now |= {"end": utc(), "seconds": seconds, "ended": ended}
+        _write(workdir, record)
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the record of a run; empty where there is none that can be read."""
+    path = pathlib.Path(workdir) / NAME
+    try:
+        record = inputs.read_json(path, remedy="it begins anew")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logging.warning("%s", error)
+        return {}
+    starts = [record, *_list(record.get("resumes", []))]
+    whole = all(isinstance(one, dict) and "start" in one for one in starts)
+    if not whole:
+        logging.warning("%s is damaged; it begins anew", path)
+    return record if whole else {}
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def start(step: int) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "device": {
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+        "step": step,
+        "start": utc(),
+        "end": None,
+        "seconds": None,
+        "ended": UNKNOWN,
+    }
+
+
+def utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _write(workdir: pathlib.Path, record: dict[str, Any]) -> None:
+    try:
+        files.write_json(pathlib.Path(workdir) / NAME, record)
+    except (OSError, ValueError) as error:
+        logging.warning("%s is not written: %s", NAME, error)

@@ -1,0 +1,1 @@
+"""The first stage: autoencoder, discriminator, objective, step, encode and decode."""

@@ -1,0 +1,110 @@
+"""The discriminator's side of the step: its logits, its loss, its gradient."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PyTree
+
+from radiovae_jax import losses
+from radiovae_jax.training import microbatches, monitor
+from radiovae_jax.types import Array, Batch, Image, Logits, Params
+from radiovae_jax.vae import discriminator as discriminator_lib
+from radiovae_jax.vae.discriminator import PatchDiscriminator
+from radiovae_jax.vae.objectives import LossSettings, Number
+
+Logs = dict[str, Float[Array, ""]]
+
+
+class Adversary(NamedTuple):
+    """The discriminator's arrays within a step."""
+
+    params: Params
+    stats: PyTree
+    lecam: losses.LeCamState
+
+
+def discriminate(
+    discriminator: PatchDiscriminator, params, stats, image: Image, cond
+) -> tuple[Logits, PyTree, tuple[Array, ...]]:
+    """Returns the logits, the moved running statistics and the layers' activations."""
+    shown = jnp.concatenate([image, cond], axis=-1)
+    variables = {"params": params, "batch_stats": stats}
+    logits, new = discriminator.apply(
+        variables, shown, train=True, mutable=["batch_stats", "intermediates"]
+    )
+    return logits, new["batch_stats"], new["intermediates"]["features"]
+
+
+def gradient(
+    discriminator: PatchDiscriminator,
+    disc: Adversary,
+    batches: Batch,
+    recons: Float[Array, "n b h w c"],
+    disc_factor: Number,
+    settings: LossSettings,
+) -> tuple[Params, Adversary, Logs]:
+    """Returns its gradient, its moved statistics and averages, and the logs.
+
+    Real and fake go through separately, real first: each has its own statistics.
+
+    Args:
+      batches: of `microbatches.split`.
+      recons: the same parts' reconstructions.
+    """
+
+    def loss_of(params, batch, recon):
+        def judge(image, stats):
+            return discriminate(discriminator, params, stats, image, batch.cond)[:2]
+
+        real, moved = judge(batch.target, disc.stats)
+        fake, moved = judge(recon, moved)
+        loss, lecam = losses.DISCRIMINATOR[settings.disc_loss](real, fake), disc.lecam
+        logs = {
+            "disc_loss": disc_factor * loss,
+            "logits_real": real.mean(),
+            "logits_fake": fake.mean(),
+            "disc_accuracy": monitor.accuracy(real, fake),
+        }
+        if settings.r1_weight:
+            logs["r1_loss"] = losses.r1(
+                lambda image: judge(image, disc.stats)[0], batch.target
+            )
+            loss += settings.r1_weight * logs["r1_loss"]
+        if settings.lecam_weight:
+            decay = settings.lecam_decay
+            lecam = losses.lecam_update(lecam, real, fake, decay=decay)
+            logs["lecam_loss"] = losses.lecam(lecam, real, fake, decay=decay)
+            loss += settings.lecam_weight * logs["lecam_loss"]
+        loss *= settings.loss_scale * disc_factor
+        return loss, (moved, lecam, logs)
+
+    def of_part(part):
+        batch, recon = part
+        grads, moved = jax.grad(loss_of, has_aux=True)(
+            disc.params, batch, jax.lax.stop_gradient(recon)
+        )
+        return (grads, *moved), ()
+
+    means, _ = microbatches.accumulate(of_part, (batches, recons))
+    grads, stats, lecam, logs = means
+    return grads, disc._replace(stats=stats, lecam=lecam), logs
+
+
+def idle_logs(settings: LossSettings) -> Logs:
+    """Returns 0 for all that is logged of a discriminator that does not run."""
+    names = ["disc_loss", "logits_real", "logits_fake", "disc_accuracy"]
+    names += [f"disc_{kind}_norm" for kind in ("grad", "update", "param")]
+    names += ["r1_loss"] * bool(settings.r1_weight)
+    names += ["lecam_loss"] * bool(settings.lecam_weight)
+    return dict.fromkeys(names, jnp.zeros(()))
+
+
+def set_actnorm(
+    discriminator: PatchDiscriminator, disc: Adversary, image: Image, cond
+) -> Adversary:
+    """Returns it with ActNorm set by these images, if no batch has set it before."""
+    params, stats = discriminator_lib.initialize(
+        discriminator, disc.params, disc.stats, jnp.concatenate([image, cond], axis=-1)
+    )
+    return disc._replace(params=params, stats=stats)

@@ -1,0 +1,362 @@
+"""From a config to the functions and arrays of a run.
+
+With training/train.py, data/datasets.py and evaluate.py the only reader of the
+ConfigDict: below, everything is arguments.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import PyTree
+
+from radiovae_jax import losses, sharding
+from radiovae_jax.data import radiomap, sources
+from radiovae_jax.data.batch import resized, to_batch
+from radiovae_jax.nn import lpips
+from radiovae_jax.training import optimizers, schedules
+from radiovae_jax.types import PRNGKey
+from radiovae_jax.vae import objectives, train_step
+from radiovae_jax.vae.autoencoder import AutoencoderKL
+from radiovae_jax.vae.discriminator import PatchDiscriminator
+from radiovae_jax.vae.train_step import TrainState
+
+ConfigDict = ml_collections.ConfigDict
+CONDITIONS = 2  # channels that a conditional discriminator sees besides the image
+# Of a fresh state: its hundred draws run once, and XLA took as long to compile them for
+# a CPU as the step. The numbers are the same.
+COMPILED_SOON = {"xla_backend_optimization_level": 1}
+
+
+class Experiment(NamedTuple):
+    """What a config describes, ready to run."""
+
+    networks: train_step.Networks
+    settings: train_step.LossSettings
+    opt: train_step.Optimizers
+    schedules: train_step.Schedules
+    perceptual_weights: PyTree
+    to_batch: Callable
+    latent_shape: tuple[int, int, int]
+
+
+def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
+    """Makes networks, objective, optimisers and schedules; loads LPIPS's weights.
+
+    Args:
+      stored_shape: (h, w, c) of the maps on disk.
+
+    Raises:
+      ValueError, FileNotFoundError: something in the config cannot be done.
+    """
+    check_parts(config)
+    loss = config.loss
+    autoencoder = build_autoencoder(config)
+    height, width = resized(*stored_shape[:2], config.data.image_size)
+    distance, weights = build_perceptual(config)
+    networks = train_step.Networks(autoencoder, build_discriminator(config), distance)
+    crop = config.data.crop
+    for seen in ((crop, crop), (height, width)) if crop else ((height, width),):
+        check_networks(
+            networks,
+            weights,
+            (*seen, stored_shape[2]),
+            CONDITIONS * loss.disc_conditional,
+        )
+        if loss.ssim_weight or loss.ssim_balance:
+            image = jnp.zeros((1, *seen, stored_shape[2]))
+            jax.eval_shape(losses.ssim, image, image)
+    return Experiment(
+        networks=networks,
+        settings=train_step.LossSettings(
+            objective=build_objective(config),
+            disc_loss=loss.disc_loss,
+            disc_factor=loss.disc_factor,
+            disc_weight=loss.disc_weight,
+            kl_weight=loss.kl_weight,
+            perceptual_weight=loss.perceptual_weight,
+            pixelloss_weight=loss.pixelloss_weight,
+            loss_scale=loss.loss_scale,
+            fresh_reconstruction=loss.fresh_reconstruction,
+            reduction=loss.reduction,
+            kl_reduction=loss.kl_reduction,
+            free_bits_per=loss.free_bits_per,
+            free_bits=loss.free_bits,
+            ssim_weight=loss.ssim_weight,
+            ssim_balance=loss.ssim_balance,
+            feature_matching_weight=loss.feature_matching_weight,
+            r1_weight=loss.r1_weight,
+            lecam_weight=loss.lecam_weight,
+            lecam_decay=loss.lecam_decay,
+            accumulate_steps=config.train.accumulate_steps,
+        ),
+        opt=build_optimizers(config),
+        schedules=build_schedules(config),
+        perceptual_weights=weights,
+        to_batch=functools.partial(
+            to_batch,
+            image_size=config.data.image_size,
+            pixel_weights=loss.pixel_weights,
+            conditional=loss.disc_conditional,
+            objective=loss.objective,
+            mask_range=loss.mask_range,
+            db_range=physical_range(config),
+        ),
+        latent_shape=(
+            height // autoencoder.downsampling,
+            width // autoencoder.downsampling,
+            autoencoder.embed_dim,
+        ),
+    )
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Raises a ValueError where the parts of a batch do not spread over the devices."""
+    parts, size = config.train.accumulate_steps, config.train.batch_size
+    devices = jax.device_count()
+    if parts > 1 and size % (parts * devices):
+        raise ValueError(
+            f"train.batch_size {size} in train.accumulate_steps {parts} parts does not "
+            f"spread over {devices} devices; the nearest batch that does: "
+            f"{sharding.nearest(size, parts * devices)}"
+        )
+
+
+def check_networks(
+    networks: train_step.Networks,
+    perceptual_weights: PyTree,
+    image_shape: tuple[int, int, int],
+    cond: int,
+) -> None:
+    """Passes shapes, no numbers, through the networks, so that they can object.
+
+    Raises:
+      ValueError: a size, a width or a number of channels that does not go through.
+    """
+    autoencoder, discriminator, perceptual = networks
+    height, width, channels = image_shape
+    factor = autoencoder.downsampling
+    if height % factor or width % factor:
+        raise ValueError(
+            f"image size {height}x{width} is not a multiple of the down-sampling "
+            f"{factor} (autoencoder.ch_mult has {len(autoencoder.ch_mult)} levels); "
+            f"set data.image_size={sharding.nearest(height, factor)} (or the crop), or "
+            "use fewer levels"
+        )
+    key = jax.random.key(0)
+    x = jnp.zeros((1, *image_shape))
+    (recon, _), _ = jax.eval_shape(autoencoder.init_with_output, key, x, key)
+    if recon.shape != x.shape:
+        raise ValueError(
+            f"the reconstruction has {recon.shape[-1]} channels and the maps "
+            f"{channels}; set autoencoder.out_ch={channels}"
+        )
+    shown = jnp.zeros((1, height, width, channels + cond))
+    jax.eval_shape(discriminator.init, key, shown)
+    jax.eval_shape(perceptual, perceptual_weights, x, x)
+
+
+def build_objective(config: ConfigDict) -> objectives.Objective:
+    loss = config.loss
+    numbers = loss.objectives[loss.objective]
+    return objectives.Objective(
+        name=loss.objective,
+        total=objectives.Pixelwise(*numbers.total),
+        balance=objectives.Pixelwise(*numbers.balance),
+        pixel_weights=objectives.Pixelwise(*numbers.pixel_weights),
+        pinn_form=loss.pinn_form,
+        input_range=loss.input_range,
+        reconstruction=loss.reconstruction,
+        db_range=physical_range(config),
+    )
+
+
+def physical_range(config: ConfigDict) -> tuple[float, float]:
+    """Returns what radio terms take f for: where no dB are known, RadioMapSeer's."""
+    data = config.data
+    known = sources.db_range(data.source, data.db_floor, data.db_span)
+    return tuple(known if known.span else radiomap.RADIOMAPSEER_DB)
+
+
+def build_autoencoder(config: ConfigDict) -> AutoencoderKL:
+    fields = config.autoencoder.to_dict()
+    if config.loss.reconstruction == "bce":
+        fields["to_image"] = losses.image_from_logits
+    return AutoencoderKL(**fields, dtype=compute_dtype(config.train.dtype))
+
+
+def build_discriminator(config: ConfigDict) -> PatchDiscriminator:
+    loss = config.loss
+    return PatchDiscriminator(
+        in_channels=loss.disc_in_channels + CONDITIONS * loss.disc_conditional,
+        ndf=loss.disc_ndf,
+        num_layers=loss.disc_num_layers,
+        use_actnorm=loss.use_actnorm,
+        dtype=compute_dtype(config.train.dtype),
+    )
+
+
+def compute_dtype(name: str) -> Any:
+    """Returns what to compute in; "auto" is bfloat16 on accelerators only."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"train.dtype={name!r} is not auto, float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def build_perceptual(config: ConfigDict) -> tuple[Callable, PyTree]:
+    """Returns (weights, x, recon) -> distance per image, and its weights.
+
+    Raises:
+      FileNotFoundError, ValueError: a weight above 0 and no LPIPS weights to be had.
+    """
+    if not config.loss.perceptual_weight:
+        return (lambda weights, x, recon: jnp.zeros(x.shape[0])), ()
+    weights = lpips.load_weights(config.loss.perceptual_weights)
+    dtype = compute_dtype(config.train.dtype)
+    return functools.partial(lpips.distance, dtype=dtype), weights
+
+
+def build_optimizers(config: ConfigDict) -> train_step.Optimizers:
+    o = config.optimizer
+    adam = dict(beta1=o.beta1, beta2=o.beta2, eps=o.eps)
+    adamw = optimizers.adamw(**adam, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    return train_step.Optimizers(
+        optimizers.with_logvar(adamw, **adam), adamw, clip_weights=o.clip_weights
+    )
+
+
+def build_schedules(config: ConfigDict) -> train_step.Schedules:
+    o, steps = config.optimizer, config.train.steps
+
+    def rate(peak: float) -> Callable:
+        end = peak * o.end_factor
+        if o.schedule == "cosine":
+            return lambda step: schedules.cosine(
+                step, peak=peak, end=end, steps=steps, warmup=o.warmup_steps
+            )
+        if o.schedule == "polynomial":
+            return lambda step: schedules.polynomial(
+                step, peak=peak, floor_factor=o.end_factor, steps=steps
+            )
+        return lambda step: peak
+
+    decays = {
+        "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
+        "released": schedules.ema_decay_released,
+    }
+    return train_step.Schedules(
+        learning_rate=rate(o.learning_rate),
+        logvar_rate=lambda step: o.logvar_learning_rate,
+        disc_rate=rate(o.disc_learning_rate),
+        disc_factor=functools.partial(
+            schedules.disc_factor,
+            disc_start=config.loss.disc_start,
+            disc_factor=config.loss.disc_factor,
+            disc_ramp_steps=config.loss.disc_ramp_steps,
+        ),
+        kl_weight=build_kl_schedule(config),
+        ema_decay=decays[config.ema.schedule],
+    )
+
+
+def build_kl_schedule(config: ConfigDict) -> Callable:
+    loss = config.loss
+    fields = {
+        "constant": {},
+        "linear": dict(warmup=loss.kl_warmup_steps),
+        "cyclical": dict(
+            steps=config.train.steps, cycles=loss.kl_cycles, ratio=loss.kl_ratio
+        ),
+    }
+    return functools.partial(
+        schedules.KL[loss.kl_schedule],
+        kl_weight=loss.kl_weight,
+        **fields[loss.kl_schedule],
+    )
+
+
+def adversarial(config: ConfigDict, step: int) -> bool:
+    """Whether the step of this number has anything to do for the discriminator."""
+    loss = config.loss
+    if loss.discriminator_before_start == "released":
+        return True
+    return step >= loss.disc_start and loss.disc_factor > 0
+
+
+def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
+    """Returns the state at step 0, a pure function of the key."""
+    ae_key, sample_key, disc_key = jax.random.split(key, 3)
+    autoencoder, discriminator, _ = experiment.networks
+    # Parameters do not depend on the image's size: small ones initialise faster.
+    side = autoencoder.downsampling
+    x = jnp.zeros((1, side, side, autoencoder.in_channels))
+    params = {
+        "autoencoder": autoencoder.init(ae_key, x, sample_key)["params"],
+        "logvar": jnp.asarray(config.loss.logvar_init, jnp.float32),
+    }
+    disc = init_discriminator(discriminator, disc_key)
+    return new_state(config, experiment, params, disc)
+
+
+def state_shapes(config: ConfigDict, experiment: Experiment) -> TrainState:
+    """Returns the state as shapes and dtypes; nothing is computed."""
+    init = functools.partial(init_state, config, experiment)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def drawn_state(
+    config: ConfigDict,
+    experiment: Experiment,
+    key: PRNGKey,
+    places: TrainState | None = None,
+) -> TrainState:
+    """Returns `init_state`, as one program that is compiled in little time.
+
+    Args:
+      places: sharding of every array of the state.
+    """
+    init = jax.jit(
+        functools.partial(init_state, config, experiment),
+        out_shardings=places,
+        compiler_options=COMPILED_SOON if jax.default_backend() == "cpu" else None,
+    )
+    return init(key)
+
+
+def new_state(
+    config: ConfigDict, experiment: Experiment, params: PyTree, disc: PyTree
+) -> TrainState:
+    """Returns the state at step 0 of these weights.
+
+    Args:
+      params: {"autoencoder", "logvar"}.
+      disc: the discriminator's {"params", "batch_stats"}.
+    """
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        disc_params=disc["params"],
+        disc_stats=disc["batch_stats"],
+        ema={},
+        opt_state=experiment.opt.autoencoder.init(params),
+        disc_opt_state=experiment.opt.discriminator.init(disc["params"]),
+        lecam=losses.LeCamState.start(),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
+    # A copy: the step donates its input, and one buffer cannot be donated twice.
+    average = jax.tree.map(jnp.copy, train_step.averaged(state, tuple(config.ema.of)))
+    return state._replace(ema=average)
+
+
+def init_discriminator(discriminator: PatchDiscriminator, key: PRNGKey) -> PyTree:
+    """Returns fresh {"params", "batch_stats"}."""
+    side = 8 * 2**discriminator.num_layers
+    return discriminator.init(
+        key, jnp.zeros((1, side, side, discriminator.in_channels))
+    )

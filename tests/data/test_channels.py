@@ -1,0 +1,104 @@
+"""Maps of three and five channels, from files to pictures, by the config alone."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from radiovae_jax import evaluate
+from radiovae_jax.evaluation import record
+from radiovae_jax.reporting import curves, report_charts, showing
+from radiovae_jax.training import logbook, train
+from radiovae_jax.vae import experiment
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def config(root, channels):
+    """Returns a run on a folder of maps that is tiny but for its channels."""
+    several = tiny.config(root, steps=2, validate_every=2, checkpoint_every=2)
+    several.data.update(source="folder", root=str(root))
+    several.autoencoder.update(
+        in_channels=channels, out_ch=channels, ch_mult=(1,), mid_attention=False
+    )
+    several.loss.update(disc_in_channels=channels, disc_start=1, disc_num_layers=1)
+    return several
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(c, marks=pytest.mark.slow) for c in (3, 5)],
+)
+def ran(request, tmp_path_factory):
+    """A run of one step in each phase, on [16, 16, c] float maps."""
+    channels, folder = request.param, tmp_path_factory.mktemp("channels")
+    rng = np.random.default_rng(channels)
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        (folder / "maps" / split).mkdir(parents=True)
+        for i in range(count):
+            f = rng.random((16, 16, channels), np.float32)
+            np.save(folder / "maps" / split / f"{i}.npy", f)
+    metrics = train.run(config(folder / "maps", channels), folder / "run")
+    return channels, folder / "run", metrics
+
+
+def test_both_phases_train_and_are_judged(ran):
+    _, workdir, metrics = ran
+    lines = logbook.read(workdir / "metrics.jsonl")
+    assert [line["train/disc_factor"] for line in lines] == [0, 1]
+    assert all(np.isfinite(line["train/total_loss"]) for line in lines)
+    assert lines[-1]["train/disc_loss"] != 0
+    assert 0 < metrics["nmse"] < np.inf
+
+
+def test_pictures_and_latents_are_drawn(ran):
+    _, workdir, _ = ran
+    for name in ("reconstructions", "samples"):
+        assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
+    written = [path.name for path in showing.after_training(workdir, latents=2)]
+    assert written[-3:] == [
+        "latent_channels.png",
+        "latent_histogram.png",
+        "report.html",
+    ]
+
+
+def test_it_can_be_evaluated_beside_a_linear_coder(ran):
+    channels, workdir, metrics = ran
+    evaluate.evaluate(workdir, step=2, baseline="pca", perceptual_weights="random")
+    written = json.loads((workdir / "evaluation" / "val.json").read_text())
+    assert written["size"] == [16, 16, channels]
+    found = written["rows"]["autoencoder"]["raw"]["all"]["nmse"]
+    np.testing.assert_allclose(found, metrics["nmse"], rtol=1e-4)
+    lpips, frechet = written["lpips"]["rows"], written["frechet"]
+    assert lpips.keys() == written["rows"].keys() and min(lpips.values()) > 0
+    assert frechet["dimensions"] == 8 * 8 * channels
+
+
+def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
+    _, workdir, metrics = ran
+    lines = logbook.read(workdir / "metrics.jsonl")
+    names = [*metrics, *(name for line in lines for name in line)]
+    assert {"rmse", "val/mae", "val/sample_diversity"} <= set(names)
+    assert not [name for name in names if "_db" in name]
+    found = evaluate.evaluate(workdir, perceptual_weights="none")
+    said = record.table(found) + (workdir / "evaluation" / "val.csv").read_text()
+    assert "_db" not in said + json.dumps([found["rows"], found["scales"]])
+    assert "dB" not in said
+    charts = report_charts.data(curves.read(workdir))["charts"]
+    assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= {
+        c["title"] for c in charts
+    }
+
+
+def test_five_channels_pass_lpips_and_a_wrong_width_names_its_field(tmp_path):
+    five = config(tmp_path, 5)
+    five.loss.update(perceptual_weight=1.0, perceptual_weights="random")
+    experiment.build(five, (16, 16, 5))  # passes shapes through LPIPS as well
+    five.loss.disc_in_channels = 1
+    with pytest.raises(ValueError, match="disc_in_channels"):
+        experiment.build(five, (16, 16, 5))
+    five.autoencoder.in_channels = 1
+    with pytest.raises(ValueError, match="in_channels"):
+        experiment.build(five, (16, 16, 5))

@@ -1,0 +1,66 @@
+"""Functions whose gradient is computed with them: the same numbers, once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radiovae_jax.nn import cached_grad
+
+IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 2)), jnp.float32)
+
+
+def energy(image):
+    return jnp.sum(jnp.sin(image) ** 3, axis=(1, 2, 3)), {"mean": image.mean()}
+
+
+def mean_energy(image):
+    return energy(image)[0].mean(), ()
+
+
+def pulled(function, weights):
+    numbers, pull, other = jax.vjp(function, IMAGE, has_aux=True)
+    return numbers, other, pull(weights)[0]
+
+
+def test_a_number_for_each_image_is_pulled_back_with_its_own_weight():
+    weights = jnp.float32([0.5, 0.0, -2.0])
+    ours = pulled(lambda image: cached_grad.with_slope(energy, image), weights)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        ours,
+        pulled(energy, weights),
+    )
+
+
+def test_one_number_of_all_images_is_pulled_back():
+    ours = pulled(
+        lambda image: cached_grad.with_slope(mean_energy, image), jnp.float32(3)
+    )
+    plain = pulled(mean_energy, jnp.float32(3))
+    np.testing.assert_allclose(ours[2], plain[2], rtol=1e-5, atol=1e-6)
+
+
+def test_three_pull_backs_go_through_the_function_once():
+    def products(function):
+        def all_three(image):
+            _, pull, _ = jax.vjp(function, image, has_aux=True)
+            return [pull(jnp.float32(weight))[0] for weight in (0, 1, 2)]
+
+        return str(jax.make_jaxpr(all_three)(IMAGE)).count("dot_general")
+
+    def network(image):
+        return (image @ jnp.ones((2, 5))).sum(), ()
+
+    assert products(network) == 1 + 3
+    assert products(lambda image: cached_grad.with_slope(network, image)) == 1 + 1
+
+
+def test_what_the_function_closes_over_is_not_silently_left_out():
+    def total(scale):
+        return cached_grad.with_slope(lambda image: ((image * scale).sum(), ()), IMAGE)[
+            0
+        ]
+
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jax.grad(total)(2.0)

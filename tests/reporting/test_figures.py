@@ -1,0 +1,375 @@
+"""The five figures: what they show, and that no log is too odd for them."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import showcase
+import tool
+
+from radiovae_jax.reporting import (
+    curves,
+    dashboard,
+    figures,
+    panels,
+    plots,
+    report_charts,
+    showing,
+)
+
+NAMES = (
+    "figure_1_training_phases",
+    "figure_2_loss_components_comprehensive",
+    "figure_3_multi_axis_analysis",
+    "figure_4_normalized_comparison",
+    "figure_5_training_summary",
+)
+ALL = (
+    figures.training_phases,
+    figures.loss_components,
+    figures.three_axes,
+    figures.normalized,
+    lambda run: dashboard.training_summary(run, samples=None),
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return curves.of(showcase.lines(), showcase.CONFIG)
+
+
+def labelled(axis):
+    return {line.get_label(): line for line in axis.lines if line.get_label()[0] != "_"}
+
+
+def test_the_phases_are_split_at_the_switch_and_say_what_they_did(run):
+    figure = figures.training_phases(run)
+    rec, kl, adversarial = figure.axes
+    for axis in figure.axes:
+        (switch,) = [line for line in axis.lines if list(line.get_ydata()) == [0, 1]]
+        assert list(switch.get_xdata()) == [50_001, 50_001]
+    assert "after step 50,001" in figure.get_supxlabel()
+    assert rec.get_yscale() == "log" and kl.get_yscale() == "linear"
+    assert labelled(adversarial)["generator"].get_xdata().min() > 50_001
+    notes = [text.get_text() for text in rec.texts]
+    assert notes[0].startswith("without discriminator\nrec_loss 0.8")
+    assert notes[1].startswith("with discriminator\nrec_loss 0.01")
+
+
+def test_raw_numbers_stay_visible_behind_their_median(run):
+    axis = figures.training_phases(run).axes[0]
+    raw, bold = axis.lines[0], labelled(axis)["training"]
+    assert raw.get_alpha() < 0.5 and len(raw.get_xdata()) == 300
+    assert np.std(np.diff(bold.get_ydata())) < np.std(np.diff(raw.get_ydata()))
+
+
+def test_each_loss_of_the_three_has_an_axis_in_its_colour(run):
+    axes = figures.three_axes(run).axes
+    assert len(axes) == 3
+    for axis, colour in zip(axes, (panels.BLUE, panels.RED, panels.GREEN), strict=True):
+        assert axis.yaxis.label.get_color() == colour
+        assert next(iter(labelled(axis).values())).get_color() == colour
+
+
+def test_normalized_curves_span_one_scale():
+    # By hand: 1, 2, 3 -> 0, 1/2, 1 and (v - 2) / sqrt(2/3).
+    values = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(figures.min_max(values), [0, 0.5, 1])
+    np.testing.assert_allclose(figures.z_score(values), [-1.224745, 0, 1.224745], 1e-6)
+    np.testing.assert_array_equal(figures.min_max(values * 0), [0.5] * 3)
+    np.testing.assert_array_equal(figures.z_score(values * 0), [0] * 3)
+
+
+def test_what_spans_decades_is_normalized_as_a_logarithm(run):
+    above, below, relative = figures.normalized(run).axes
+    curve = labelled(above)["rec_loss (log)"]
+    points = curves.curve(run, "train/rec_loss")
+    median = curves.smooth(points, run.switch, windows=figures.WINDOWS).values
+    expected = np.log(median / median.min()) / np.log(median.max() / median.min())
+    np.testing.assert_allclose(curve.get_ydata(), expected, atol=1e-12)
+    assert "kl_loss" in labelled(above)
+    assert len(above.lines) == len(below.lines) == len(relative.lines)
+    # To the first number as logged, not to the first median.
+    first = run.lines[0]["train/rec_loss"]
+    np.testing.assert_allclose(relative.lines[0].get_ydata(), median / first)
+
+
+def test_what_never_changes_is_named_at_the_foot_and_not_drawn(run):
+    figure = figures.normalized(run)
+    assert "d_weight" not in labelled(figure.axes[0])
+    assert figure.get_supxlabel().endswith("constant, not drawn: d_weight 5000")
+    figure = figures.loss_components(run)
+    assert "logits of maps" not in labelled(figure.axes[3])
+    _, _, listed = figure.get_supxlabel().partition("\nconstant, not drawn: ")
+    assert listed == "rec, validation 0.02 per pixel, logits of maps 0.6"
+    foot = dashboard.training_summary(run, samples=None).get_supxlabel()
+    # Of norms 0.01 and 50.
+    assert foot.endswith("update / weights 0.0002, a step 0.1 seconds")
+
+
+def test_the_foot_says_what_smooths_the_curves(run):
+    assert "bold: running median over 1/40 of the lines" in foot_of(ALL[0], run)
+    assert "10th to 90th percentile" in foot_of(figures.three_axes, run)
+    assert "running median over 1/15 of the lines" in foot_of(figures.normalized, run)
+    short = curves.of(showcase.lines(20, 5000), showcase.CONFIG)
+    for draw in ALL:
+        assert "median" not in foot_of(draw, short)
+    late = curves.of(showcase.lines(2, 60_000), showcase.CONFIG)
+    assert foot_of(ALL[0], late).startswith("with the discriminator from the first")
+
+
+def foot_of(draw, run):
+    return draw(run).get_supxlabel()
+
+
+def test_the_three_axes_shade_the_percentiles_about_the_median(run):
+    left = figures.three_axes(run).axes[0]
+    low, high = curves.band(curves.curve(run, "train/rec_loss"), run.switch)
+    (shade,) = [c for c in left.collections if c.get_alpha() == 0.15]
+    (corners,) = (path.vertices for path in shade.get_paths())
+    for edge in (low, high):
+        points = np.stack([edge.steps, edge.values], axis=1)
+        assert all((np.isclose(corners, point)).all(axis=1).any() for point in points)
+    assert left.get_ylim()[1] > high.values.max()
+
+
+def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
+    lines = [
+        {"step": i, "train/rec_loss": 5 + 1e-7 * i, "train/kl_loss": 150_000 + i / 64}
+        for i in range(5)
+    ]
+    figure = figures.training_phases(curves.of(lines, showcase.CONFIG))
+    figure.draw_without_rendering()
+    for axis in figure.axes[:2]:
+        labels = [tick.get_text() for tick in axis.get_yticklabels()]
+        assert len(set(labels)) == len(labels) > 2
+        assert axis.yaxis.get_offset_text().get_text() == ""
+
+
+def test_a_quantity_has_one_colour_in_every_picture():
+    chosen = {name: q.colour for name, q in panels.QUANTITIES.items()}
+    for chart in report_charts.CHARTS:
+        names = {name.rpartition("/")[2] for name, _ in chart.columns}
+        assert len({chosen.get(name) for name in names}) == len(names), chart.title
+    lines = showcase.lines(90, 2000)
+    for i, line in enumerate(lines):  # nothing constant
+        for name in ("logits_real", "perceptual_loss", "feature_matching_loss"):
+            line[f"train/{name}"] = 0.5 + i / 100
+        line |= {"val/kl_loss": 1e5 + i, "val/rec_loss": 0.1 + i, "val/psnr": 20.0 + i}
+    run = curves.of(lines, showcase.CONFIG)
+    charts = report_charts.data(run)["charts"]
+    page = {c["title"]: {one["colour"] for one in c["curves"]} for c in charts}
+    phases, components = figures.training_phases(run), figures.loss_components(run)
+    for axis, name in zip(phases.axes, ("rec_loss", "kl_loss"), strict=False):
+        train, val = (labelled(axis)[word] for word in ("training", "validation"))
+        assert train.get_color() == val.get_color() == chosen[name]
+        assert val.get_marker() == "o" and not train.get_marker().strip("None")
+    assert page["KL (nats per image)"] == {chosen["kl_loss"]}
+    terms, adversarial = (labelled(components.axes[i]) for i in (1, 3))
+    assert terms["LPIPS"].get_color() == chosen["perceptual_loss"]
+    matching = adversarial["feature matching"].get_color()
+    assert {matching} == page["Further adversarial terms"]
+    summary = dashboard.training_summary(run, samples=None)
+    losses = [label for axis in summary.axes for label in labelled(axis).items()]
+    generator = {line.get_color() for name, line in losses if name == "generator"}
+    assert generator == {adversarial["generator"].get_color()} == {chosen["g_loss"]}
+
+
+def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
+    folder = showcase.write(tmp_path, showcase.lines(20, 5000))
+    assert curves.read(folder).frechet == ""
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "torn.json").write_text('{"frechet": ')
+    (folder / "evaluation" / "odd.json").write_text('{"frechet": {"rows": [1]}}')
+    (folder / "evaluation" / "gone.json").symlink_to(folder / "nothing")
+    rows = {"autoencoder": 0.1234, "pca": None, "prior_samples": 45.6}
+    frechet = {"features": "pixels_8x8", "rows": rows}
+    record = {"step": 90_000, "frechet": frechet}
+    (folder / "evaluation" / "val.json").write_text(json.dumps(record))
+    run = curves.read(folder)
+    title = dashboard.training_summary(run, samples=None).axes[0].get_title(loc="left")
+    assert title.startswith("validation quality: PSNR ")
+    assert " ".join(title.split()).endswith(
+        "Fréchet distance of pixels_8x8 (val, step 90,000): autoencoder 0.123, "
+        "prior_samples 45.6"
+    )
+
+
+def test_the_diversity_stands_beside_the_samples():
+    line = showcase.line(500) | {"val/sample_diversity": 24.53}
+    run = curves.of([line], showcase.CONFIG)
+    figure = dashboard.training_summary(run, samples=np.zeros((1, 8, 8, 1)))
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    (title,) = [title for title in titles if "samples" in title]
+    assert "diversity 24.5 dB" in title
+
+
+def test_the_dashboard_shows_the_samples_and_the_clamp(run):
+    maps = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    figure = dashboard.training_summary(run, samples=maps)
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert "loss balance: d_weight at its clamp in 100% of lines" in titles
+    assert "resources: 80 images a second (median)" in titles
+    best = 0.002 + 0.03 * math.exp(-7.5)  # of the made-up run, at its last step
+    assert f"convergence: best NMSE {best:.3g}, step 150,000" in titles
+    shown = next(
+        axis for axis in figure.axes if "samples" in axis.get_title(loc="left")
+    )
+    drawn = [child.images[0].get_array() for child in shown.child_axes]
+    np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
+
+
+def test_two_validations_that_rise_alike_do_not_hide_each_other():
+    lines = [
+        {"step": i, "val/psnr": 20.0 + i, "val/ssim": 0.8 + i / 10} for i in (0, 1)
+    ]
+    figure = dashboard.training_summary(curves.of(lines, showcase.CONFIG), samples=None)
+    left, right = (
+        axis for axis in figure.axes if axis.get_ylabel() in ("PSNR (dB)", "SSIM")
+    )
+    heights = [
+        axis.transLimits.transform(axis.lines[0].get_xydata())[:, 1]
+        for axis in (left, right)
+    ]
+    assert np.all(heights[1] - heights[0] > 0.1)
+
+
+def test_the_legend_of_the_adversarial_losses_is_on_no_curve(run):
+    figure = figures.loss_components(run)
+    figure.draw_without_rendering()
+    axis = figure.axes[-1]
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def saved(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+SAMPLES = saved(np.zeros((2, 8, 8, 1), np.float32))
+NO_SAMPLES = {
+    "empty": b"",
+    "torn": SAMPLES[:-100],
+    "no map": saved(np.zeros((0, 8, 8, 1), np.float32)),
+    "one image": saved(np.zeros((8, 8), np.float32)),
+    "words": saved(np.array(["x"]).reshape(1, 1, 1, 1)),
+}
+
+
+def test_samples_that_are_damaged_are_left_out(tmp_path, caplog):
+    path = tmp_path / "samples.npy"
+    assert showing.read_samples(path) is None and not caplog.text
+    path.write_bytes(SAMPLES)
+    assert showing.read_samples(path).shape == (2, 8, 8, 1)
+    for content in NO_SAMPLES.values():
+        caplog.clear()
+        path.write_bytes(content)
+        assert showing.read_samples(path) is None
+        assert "figure 5 goes without it" in caplog.text
+
+
+def test_the_balance_weighs_every_term(run):
+    weighed = {label: points for label, points, *_ in dashboard.weighed(run)}
+    kl = weighed["kl_weight · kl"]
+    np.testing.assert_allclose(kl.values[0], 1e-6 * run.lines[0]["train/kl_loss"])
+    g = weighed["|d_weight · disc_factor · g|"]
+    np.testing.assert_allclose(g.values[-1], 5000 * -run.lines[-1]["train/g_loss"])
+
+
+KINDS = ("one line", "two lines", "no value", "nothing finite")
+KINDS += ("no validation", "constant", "spikes")
+
+
+def odd(kind):
+    lines = showcase.lines(20, 5000)
+    if kind == "one line":
+        return lines[:1]
+    if kind == "two lines":
+        return lines[-2:]
+    if kind == "no value":
+        return [{"step": 1}]
+    if kind == "nothing finite":
+        return [dict.fromkeys(line, None) | {"step": line["step"]} for line in lines]
+    if kind == "no validation":
+        names = [name for name in lines[0] if not name.startswith("val/")]
+        return [{name: line[name] for name in names} for line in lines]
+    if kind == "constant":
+        return [dict.fromkeys(line, 0.0) | {"step": line["step"]} for line in lines]
+    spiked = [dict(line) for line in showcase.lines(600, 250)]
+    for line in spiked[::300]:
+        line["train/rec_loss"] *= 1e5
+        line["train/g_loss"] *= -1e5
+    return spiked
+
+
+@pytest.mark.filterwarnings("error")
+# What a coroutine of an earlier test left for the garbage collector is not ours.
+@pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_log_is_too_odd_to_draw(kind):
+    run = curves.of(odd(kind), showcase.CONFIG)
+    for draw in ALL:
+        figure = draw(run)
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            assert axis.axison is False or axis.lines or axis.texts or axis.images
+
+
+def test_spikes_do_not_set_the_scale_of_a_linear_axis():
+    run = curves.of(odd("spikes"), showcase.CONFIG)
+    adversarial = figures.training_phases(run).axes[2]
+    # Both losses are within 1, but for one line in 400, whose g is 4.5e4.
+    assert adversarial.get_ylim()[1] < 2
+    assert abs(labelled(adversarial)["generator"].get_ydata()).max() < 1
+
+
+def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys, monkeypatch):
+    real, shown = dashboard.training_summary, []
+
+    def summary(run, *, samples):
+        shown.append(samples)
+        return real(run, samples=samples)
+
+    monkeypatch.setattr(dashboard, "training_summary", summary)
+    showcase.write(tmp_path / "run", showcase.lines(20, 5000))
+    (tmp_path / "run" / "images").mkdir()
+    np.save(tmp_path / "run" / "images" / "samples.npy", np.zeros((1, 8, 8, 3)))
+    assert tool.load("plot_run").main([str(tmp_path / "run")]) == 0
+    assert [samples.shape for samples in shown] == [(1, 8, 8, 3)]
+    folder = tmp_path / "run" / "figures"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(NAMES)
+    assert capsys.readouterr().out.split() == [str(folder / f"{n}.png") for n in NAMES]
+
+
+def test_the_tool_ends_in_one_message_where_there_is_no_run(tmp_path, capsys):
+    assert tool.load("plot_run").main([str(tmp_path)]) == 1
+    assert "is not the folder of a run" in capsys.readouterr().err
+    (showcase.write(tmp_path, showcase.lines(2)) / "figures").write_text("not ours")
+    assert tool.load("plot_run").main([str(tmp_path)]) == 1
+    assert "figures cannot be made or written" in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
+    showcase.write(tmp_path, showcase.lines(5))
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plots, "save", full)
+    written = showing.after_training(tmp_path, latents=0)
+    assert [path.name for path in written] == ["report.html"]
+    assert "the figures could not be made: OSError('disk full')" in caplog.text
+
+
+def test_an_evaluation_renews_the_report_that_is_there(tmp_path, caplog):
+    showcase.write(tmp_path, showcase.lines(5))
+    assert showing.renew_report(tmp_path) == []
+    (tmp_path / "report.html").write_text("old")
+    assert showing.renew_report(tmp_path) == [tmp_path / "report.html"]
+    assert "<h1>" in (tmp_path / "report.html").read_text()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert showing.renew_report(tmp_path) == []
+    assert "the report could not be made" in caplog.text

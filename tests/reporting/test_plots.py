@@ -1,0 +1,272 @@
+"""Pictures: what they say, and that no map, however broken, stops a run."""
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from radiovae_jax.data import radiomap
+from radiovae_jax.data.radiomap import DbRange
+from radiovae_jax.reporting import plots
+
+
+def maps(count=2, height=16, width=16, channels=1, offset=0.0):
+    f = np.linspace(0.2, 0.8, count * height * width * channels) + offset
+    return f.reshape(count, height, width, channels).astype(np.float32)
+
+
+def panels(figure):
+    """Returns the axes that hold a map, row by row."""
+    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+
+
+def bar_labels(figure):
+    bars = [axis for axis in figure.axes if axis.get_label() == "<colorbar>"]
+    return [bar.get_ylabel() for bar in bars]
+
+
+def titles(figure):
+    return [row.get_suptitle() for row in figure.subfigs]
+
+
+def test_a_row_says_name_error_and_unit():
+    # 0.03 off everywhere is 3 dB.
+    figure = plots.reconstructions(maps(), maps(offset=0.03), names=["7_3", "8_1"])
+    assert isinstance(figure, Figure)
+    assert titles(figure) == ["7_3, RMSE 3.00 dB", "8_1, RMSE 3.00 dB"]
+    assert bar_labels(figure) == ["path gain (dB)", "error (dB)"] * 2
+    assert [axis.get_title() for axis in panels(figure)[:3]] == [
+        "map",
+        "reconstruction",
+        "reconstruction − map",
+    ]
+
+
+def test_panels_hold_db_on_shared_scales():
+    target, recon = maps(), maps(offset=-0.04)
+    figure = plots.reconstructions(jnp.asarray(target), jnp.asarray(recon))
+    left, middle, right = (axis.images[0] for axis in panels(figure)[3:])
+    np.testing.assert_allclose(left.get_array(), -147 + 100 * target[1, ..., 0])
+    np.testing.assert_allclose(middle.get_array(), -147 + 100 * recon[1, ..., 0])
+    np.testing.assert_allclose(right.get_array(), -4, atol=1e-4)
+    assert left.get_clim() == middle.get_clim() == (-147, -47)
+    np.testing.assert_allclose(right.get_clim(), (-4, 4), rtol=1e-5)
+
+
+def test_no_more_rows_than_asked_for():
+    figure = plots.reconstructions(maps(5), maps(5), names="abcde", max_rows=2)
+    assert titles(figure) == ["a, RMSE 0.00 dB", "b, RMSE 0.00 dB"]
+
+
+def test_buildings_are_outlined_on_the_map_alone_and_have_an_error():
+    roofs = np.zeros((2, 16, 16, 1), bool)
+    roofs[0, 3:6, 6:9] = True
+    recon = maps() + np.where(roofs, 0.16, 0.02)
+    figure = plots.reconstructions(maps(), recon, buildings=roofs)
+    left, *others = panels(figure)[:3]
+    (outline,) = left.collections
+    (path,) = [p for p in outline.get_paths() if len(p.vertices)]
+    # Rows 3 to 5, columns 6 to 8: the line runs half a pixel outside of them.
+    np.testing.assert_allclose(path.vertices.min(axis=0), [5.5, 2.5])
+    np.testing.assert_allclose(path.vertices.max(axis=0), [8.5, 5.5])
+    assert len(left.images) == 1
+    assert not any(axis.collections for axis in others)
+    # 9 of 256 pixels are 16 dB off, the others 2 dB.
+    whole = np.sqrt((9 * 16**2 + 247 * 2**2) / 256)
+    assert titles(figure) == [
+        f"map 0, RMSE {whole:.2f} dB, street 2.00 dB, buildings 16.00 dB",
+        "map 1, RMSE 2.00 dB",
+    ]
+    # A map without any building, or nothing but one, has no line to draw.
+    assert not any(axis.collections for axis in panels(figure)[3:])
+    figure = plots.reconstructions(maps(), maps(), buildings=np.ones_like(roofs))
+    assert not any(axis.collections for axis in panels(figure))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_broken_values_are_shown_and_counted(value, tmp_path):
+    recon = maps()
+    recon[0, 2, 3] = value
+    recon[1] = value
+    figure = plots.reconstructions(maps(), recon)
+    assert titles(figure)[0].endswith("dB, pixels not finite: 1")
+    assert titles(figure)[1].endswith("dB, pixels not finite: 256")
+    assert panels(figure)[1].images[0].get_array().mask[2, 3]
+    plots.save(figure, tmp_path / "broken.png")
+    plots.save(plots.samples(recon), tmp_path / "samples.png")
+
+
+def test_three_channels_without_a_unit_are_red_green_and_blue():
+    target = maps(channels=3)
+    # 0.2 off in one of three channels: 0.2 / sqrt(3) everywhere.
+    recon = target + np.array([0, 0, 0.2], np.float32)
+    figure = plots.reconstructions(target, recon, db=radiomap.NO_DB)
+    assert titles(figure)[0] == "map 0, 3 channels as RGB, RMSE 0.1155 in f"
+    left, middle, right = (axis.images[0] for axis in panels(figure)[:3])
+    np.testing.assert_allclose(left.get_array(), target[0], rtol=1e-6)
+    np.testing.assert_allclose(middle.get_array(), recon[0], rtol=1e-6)
+    np.testing.assert_allclose(right.get_array(), 0.2 / np.sqrt(3), rtol=1e-5)
+    np.testing.assert_allclose(right.get_clim(), (0, 0.2 / np.sqrt(3)), rtol=1e-5)
+    assert bar_labels(figure) == ["error (f)"] * 2
+    shown = plots.samples(target, db=radiomap.NO_DB)
+    assert "3 channels as RGB" in shown.get_suptitle()
+
+
+def test_five_channels_are_mixed_as_their_map_is():
+    target = maps(channels=5)
+    figure = plots.reconstructions(target, target, db=radiomap.NO_DB)
+    left, middle = (axis.images[0].get_array() for axis in panels(figure)[:2])
+    assert left.shape == (16, 16, 3)
+    np.testing.assert_array_equal(left, middle)
+    assert "5 channels, mixed" in titles(figure)[0]
+
+
+def test_channels_in_db_have_one_column_each(tmp_path):
+    target = maps(channels=2)
+    # Another channel is 4 dB off; RMSE 4 / sqrt(2).
+    recon = target + np.array([0, 0.04], np.float32)
+    figure = plots.reconstructions(target, recon)
+    assert titles(figure) == ["map 0, RMSE 2.83 dB", "map 1, RMSE 2.83 dB"]
+    grid = np.array(panels(figure)[:6]).reshape(3, 2)
+    shown = [[axis.images[0].get_array() for axis in line] for line in grid]
+    np.testing.assert_allclose(shown[0][1], -147 + 100 * target[0, ..., 1])
+    np.testing.assert_allclose(shown[2][0], 0, atol=1e-4)
+    np.testing.assert_allclose(shown[2][1], 4, rtol=1e-4)
+    assert [axis.get_title() for axis in grid.flat] == [
+        "channel 0",
+        "channel 1",
+        *4 * [""],
+    ]
+    assert [line[0].get_ylabel() for line in grid] == [
+        "map",
+        "reconstruction",
+        "reconstruction − map",
+    ]
+    drawn = plots.samples(target)
+    assert [axis.get_title() for axis in panels(drawn)[:3]] == [
+        "channel 0",
+        "channel 1",
+        "",
+    ]
+    assert bar_labels(drawn) == ["path gain (dB)"]
+    plots.save(
+        plots.reconstructions(maps(channels=9), maps(channels=9)), tmp_path / "a.png"
+    )
+
+
+@pytest.mark.parametrize(
+    "db, gain, error, clim, label",
+    [
+        (DbRange(-318.75, 318.75), -318.75 + 318.75 * 0.5, 9.5625, (-318.75, 0), "dB"),
+        (radiomap.NO_DB, 0.5, 0.03, (0, 1), "f"),
+    ],
+)
+def test_maps_are_shown_in_their_own_unit(db, gain, error, clim, label):
+    target = np.full((1, 8, 8, 1), 0.5)
+    figure = plots.reconstructions(target, target + 0.03, db=db)
+    left, middle, right = (axis.images[0] for axis in panels(figure))
+    np.testing.assert_allclose(left.get_array(), gain)
+    np.testing.assert_allclose(right.get_array(), error)
+    assert left.get_clim() == middle.get_clim() == clim
+    bar = "path gain (dB)" if label == "dB" else "f"
+    assert bar_labels(figure) == [bar, f"error ({label})"]
+    assert bar_labels(plots.samples(target, db=db)) == [bar]
+    words = "9.56 dB" if label == "dB" else "0.0300 in f"
+    assert titles(figure) == [f"map 0, RMSE {words}"]
+
+
+@pytest.mark.parametrize("db", [radiomap.RADIOMAPSEER_DB, radiomap.NO_DB])
+def test_a_few_large_errors_do_not_set_the_scale_and_are_pointed_at(db):
+    target = np.full((1, 10, 20, 1), 0.5)
+    recon = target + 0.02
+    recon[0, 0, :3] = 0.9  # 1.5% of the pixels
+    figure = plots.reconstructions(target, recon, db=db)
+    right, bar = panels(figure)[2].images[0], figure.subfigs[0].axes[-1]
+    np.testing.assert_allclose(
+        right.get_clim(), np.array([-2, 2]) / 100 * (db.span or 1)
+    )
+    assert right.colorbar.extend == "max" and bar is right.colorbar.ax
+    # Never beyond 15 dB, or 0.15.
+    figure = plots.reconstructions(target, target + 0.3, db=db)
+    np.testing.assert_allclose(
+        panels(figure)[2].images[0].get_clim(),
+        np.array([-15, 15]) / 100 * (db.span or 1),
+    )
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    figure = plots.reconstructions(maps(1), maps(1), names=["a$_{b\x1b"])
+    assert titles(figure) == ["a$_{b\\x1b, RMSE 0.00 dB"]
+    plots.save(figure, tmp_path / "a.png")  # mathtext would not parse it
+    plots.save(plots.samples(maps(1), title="b$_{"), tmp_path / "b.png")
+
+
+def test_ticks_hold_whole_numbers_and_no_offset(tmp_path):
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([1, 2], [1e6 + 1, 1e6 + 2])
+    plots.save(figure, tmp_path / "a.png")
+    assert axis.yaxis.get_offset_text().get_text() == ""
+
+
+def test_samples_from_the_prior_say_that_noise_is_expected():
+    assert "noise is expected" in plots.samples(maps()).get_suptitle()
+    assert "noise" not in plots.samples(maps(), title="z.npz, decoded").get_suptitle()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 20])
+def test_samples_fill_a_grid_with_one_scale_in_db(count):
+    figure = plots.samples(maps(count, 8, 12))
+    assert bar_labels(figure) == ["path gain (dB)"]
+    shown = [axis for axis in panels(figure) if axis.images]
+    assert len(shown) == min(count, 16)
+    assert ("the first 16 of 20" in figure.get_suptitle()) == (count == 20)
+    assert {axis.images[0].get_clim() for axis in shown} == {(-147, -47)}
+
+
+def test_text_does_not_overlap(tmp_path):
+    target, recon = maps(channels=12), maps(channels=12)
+    recon[0] = np.nan
+    figure = plots.reconstructions(target, recon, names=["WIDE/" * 30, "b"])
+    plots.save(figure, tmp_path / "a.png")  # settles the layout
+    width = figure.bbox.width
+    for row in figure.subfigs:
+        title = row._suptitle.get_window_extent()
+        assert title.x0 >= 0 and title.x1 <= width
+        for axis in row.axes:
+            assert not title.overlaps(axis.get_tightbbox())
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "images" / "step_10.png"
+    assert plots.save(plots.samples(maps()), path) == path
+    assert path.read_bytes().startswith(b"\x89PNG")
+    before = path.read_bytes()
+
+    def half_written(self, file, **kwargs):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(plots.samples(maps()), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_global_is_touched():
+    before = dict(mpl.rcParams)
+    plots.reconstructions(maps(), maps())
+    assert dict(mpl.rcParams) == before
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    assert pyplot.get_fignums() == []
+
+
+def test_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="2 images need as many names, got 1"):
+        plots.reconstructions(maps(), maps(), names=["a"])
+    with pytest.raises(ValueError, match="at least one image"):
+        plots.samples(maps(0))
+    with pytest.raises(ValueError, match=r"end it in \.png"):
+        plots.save(plots.samples(maps()), tmp_path / "picture")

@@ -1,0 +1,287 @@
+"""The report: one file, whole, escaped, whatever the run holds."""
+
+import base64
+import html.parser
+import json
+import re
+
+import command
+import pytest
+import showcase
+
+from radiovae_jax.reporting import curves, report_charts, report_page
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAA"
+    "SUVORK5CYII="
+)
+VOID = ("meta", "img", "br")
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects texts, links and scripts; checks that what opens is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.texts, self.links, self.tags, self.ids = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "action", "data"):
+                self.links.append(value)
+            if name == "id":
+                self.ids.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def curves_of(page):
+    (found,) = re.findall(
+        r'<script type="application/json" id="run-data">(.*?)</', page
+    )
+    return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A run with everything, half of it malicious."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = showcase.CONFIG | {"data": {"root": "</script><script>alert(1)</script>"}}
+    lines = showcase.lines()
+    for line in lines:
+        line["train/</script><b>"] = 1.0
+        line["val/d_weight"] = 0.0
+    run = showcase.write(folder / "<i>run & more", lines, config)
+    for path in (
+        "images/reconstructions_0000100.png",
+        "images/reconstructions_0000200.png",
+        "images/samples_0000200.png",
+        "figures/latent_histogram.png",
+        'evaluation/"best" & <worst>.png',
+    ):
+        (run / path).parent.mkdir(exist_ok=True)
+        (run / path).write_bytes(PNG)
+    (run / "images" / "folder_0000300.png").mkdir()
+    numbers = {"nmse": 0.0123456, "psnr": None, "rmse_db": 3.25}
+    record = {
+        "step": 150_000,
+        "weights": "ema",
+        "data": "<b>city</b>",
+        "size": [64, 32, 1],
+        "metrics_size": "stored",
+        "commit": "0123abc",
+        "summary": ["KL 7 nats"],
+        "rows": {"autoencoder": {"raw": {"all": numbers, "street": numbers}}},
+        "latent": {"of_each_channel": {"mean": [0.5, -0.25], "std": [2.0, 1.0]}},
+    }
+    (run / "evaluation" / "val.json").write_text(json.dumps(record))
+    (run / "evaluation" / "torn.json").write_text('{"rows": ')
+    (run / "latents").mkdir()
+    statistics = {"mean": [1.5], "std": [0.0625], "maps": 7}
+    (run / "latents" / "statistics.json").write_text(json.dumps(statistics))
+    start = {"command": "main --workdir '<i>x'", "versions": {"jax": "0.10.2"}}
+    start |= {"start": "2026-01-01T00:00:00+00:00", "end": None, "ended": "done"}
+    resume = start | {"ended": "saved step 7", "command": "main again"}
+    (run / "run.json").write_text(json.dumps(start | {"resumes": [resume]}))
+    return run, report_page.page(run)
+
+
+def test_every_start_of_the_run_is_in_it(full):
+    _, page = full
+    texts = read(page).texts
+    at = texts.index("main --workdir '<i>x'")
+    assert texts[at - 1 : at + 2] == ["command", "main --workdir '<i>x'", "main again"]
+    for words in ("jax 0.10.2", "saved step 7", "resume 1"):
+        assert words in texts
+    assert "No run.json" in report_page.starts({})
+
+
+def test_it_loads_nothing_from_anywhere(full):
+    _, page = full
+    links = read(page).links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    # The namespace of SVG is a name, not an address that is fetched.
+    addresses = set(re.findall(r"https?://[^\s\"'<]*", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}
+    assert "url(#" in page and "url(h" not in page and "@import" not in page
+
+
+def test_nothing_of_the_run_becomes_markup(full):
+    _, page = full
+    reader = read(page)
+    assert reader.tags.count("script") == 2
+    assert not {"i", "worst"} & set(reader.tags)
+    assert "<b>city" not in page and "<i>run" not in page
+    assert "</script><script>alert(1)</script>" in "".join(reader.texts)
+    titles = [chart["title"] for chart in curves_of(page)["charts"]]
+    assert "train/</script><b>" in titles
+
+
+def test_anchors_lead_somewhere_and_names_are_unique(full):
+    reader = read(full[1])
+    assert {link[1:] for link in reader.links if link[0] == "#"} <= set(reader.ids)
+    assert len(set(reader.ids)) == len(reader.ids)
+
+
+def test_the_newest_picture_of_each_kind_is_in_it(full):
+    _, page = full
+    captions = [text for text in read(page).texts if text.endswith(".png")]
+    assert captions == [
+        "images/reconstructions_0000200.png",
+        "images/samples_0000200.png",
+        'evaluation/"best" & <worst>.png',
+        "figures/latent_histogram.png",
+    ]
+    assert page.count(base64.b64encode(PNG).decode()) == 4
+
+
+def test_tables_hold_the_numbers_of_evaluation_and_latents(full):
+    _, page = full
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    row = ["autoencoder", "raw", "street", "0.01235", "3.25", "–", "–"]
+    assert " ".join(row) in " ".join(cells)
+    assert "KL 7 nats" in page
+    assert "seen at 64x32, metrics at the stored size, commit 0123abc" in page
+    assert "z0 0.5 2 z1 -0.25 1" in " ".join(cells)
+    assert "z0 1.5 0.0625" in " ".join(cells)
+    assert "loss.disc_start" not in cells and "disc_start 50001" in " ".join(cells)
+
+
+def test_what_validation_does_not_compute_is_not_shown(full):
+    assert "psnr" in full[1] and '<td class="text">d_weight</td>' not in full[1]
+
+
+TORN = ('{"rows": ', '{"rows": [1]}', '{"rows": null, "latent": null}', "[]", "3", "")
+
+
+@pytest.mark.parametrize("text", TORN)
+def test_a_damaged_record_is_called_so_with_the_command_that_writes_it(tmp_path, text):
+    run = showcase.write(tmp_path / "run", showcase.lines(2))
+    (run / "evaluation" / "all.json").mkdir(parents=True)
+    (run / "evaluation" / "val.json").write_text(text)
+    (run / "latents").mkdir()
+    (run / "latents" / "statistics.json").write_text('{"mean": [1, 2], "std": [1]}')
+    page = report_page.page(run)
+    for split in ("all", "val"):
+        assert f"{split}.json is damaged" in page
+        assert f"--workdir {run} --split {split}" in page
+    assert "latents/statistics.json is damaged" in page
+    assert "Not evaluated yet" not in page
+
+
+def test_the_warning_of_the_clamp_is_in_it(full):
+    assert "d_weight is at its clamp" in full[1]
+
+
+def test_curves_are_the_logged_numbers(full):
+    data = curves_of(full[1])
+    assert data["switch"] == 50_001 and data["range"] == [500, 150_000]
+    charts = {chart["title"]: chart for chart in data["charts"]}
+    (psnr,) = charts["PSNR (dB)"]["curves"]
+    assert psnr["steps"][:2] == [5000, 10_000] and psnr["dots"]
+    raw, median, _ = charts["Reconstruction (rec_loss, per pixel)"]["curves"]
+    assert raw["raw"] and not median["raw"]
+    assert raw["values"][0] == pytest.approx(showcase.line(500)["train/rec_loss"], 1e-5)
+    assert charts["Reconstruction (rec_loss, per pixel)"]["log"]
+    assert not charts["KL (nats per image)"]["log"]
+    assert "Memory (bytes)" not in charts  # not logged
+    assert "d_weight" not in charts  # 5000 wherever it is logged
+    # Those of maps are 0.6 throughout: beside others that tells something.
+    logits = {
+        curve["label"] for curve in charts["Logits of the discriminator"]["curves"]
+    }
+    assert logits == {"maps", "reconstructions"}
+
+
+def test_constants_are_named_and_steps_are_called_steps(full):
+    (named,) = re.findall(r"Constant, not drawn: (.*?)\.</p>", full[1])
+    assert set(named.split(", ")) == {
+        "train/d_weight 5000",
+        "train/ae_update_norm 0.01",
+        "train/ae_param_norm 50",
+        "time/step_seconds 0.1",
+        "time/images_per_second 80",
+    }
+    assert '"text-anchor": "middle" }, "step");' in full[1]
+
+
+def test_a_wide_table_names_every_number_for_a_narrow_screen(full):
+    tables = re.findall(r'<div class="(wide[ a-z]*)"><table>(.*?)</table>', full[1])
+    folded = [content for kind, content in tables if kind == "wide folded"]
+    (evaluation,) = [content for content in folded if ">nmse<" in content]
+    names = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", evaluation)
+    first = evaluation.partition("<tbody><tr>")[2].partition("</tr>")[0]
+    assert re.findall(r'data-name="(.*?)"', first) == names
+    (validation,) = [kind for kind, content in tables if "last, step" in content]
+    assert validation == "wide"
+
+
+def test_long_runs_make_no_long_page():
+    run = curves.of(showcase.lines(10_000, 10), showcase.CONFIG)
+    text = report_page.script_json(report_charts.data(run))
+    assert len(text) < 1_000_000
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_young_run_has_hints_in_place_of_what_is_missing(tmp_path, kept):
+    run = showcase.write(tmp_path / "young", showcase.lines(kept))
+    page = report_page.page(run)
+    read(page)
+    for hint in (
+        "Nothing stands out",
+        "No pictures yet",
+        "Not evaluated yet",
+        "No validation yet",
+        "No latents yet",
+    ):
+        assert hint in page
+
+
+def test_broken_numbers_stay_valid_json(tmp_path):
+    run = showcase.write(tmp_path / "run", showcase.lines(3))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2000, "train/rec_loss": NaN, "train/kl_loss": Infinity}\n')
+        file.write('{"step": NaN}\n{"step": Infinity}\n')
+    page = report_page.page(run)
+    assert "Numbers that are not finite" in page
+    assert not re.search(r"NaN|Infinity", re.search(r"run-data.*", page)[0])
+
+
+def test_the_command_writes_the_file(tmp_path):
+    run = showcase.write(tmp_path / "run", showcase.lines(5))
+    done = command.module("report", f"--workdir={run}")
+    assert done.stdout == f"written: {run}/report.html\n", done.stderr
+    assert read((run / "report.html").read_text())
+
+
+def test_maps_without_a_unit_have_no_db_in_the_report(tmp_path):
+    lines = [line | {"val/rmse": 0.04, "val/mae": 0.03} for line in showcase.lines(20)]
+    config = showcase.CONFIG | {"data": {"source": "folder"}}
+    run = showcase.write(tmp_path, lines, config)
+    numbers = {"nmse": 0.01, "rmse": 0.0456, "rmse_db": 4.56}
+    record = {"rows": {"autoencoder": {"raw": {"all": numbers}}}, "data": "maps"}
+    record |= {"step": 1, "weights": "ema", "size": [8, 8, 1]}
+    record |= {"metrics_size": "stored", "commit": "abc"}
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "val.json").write_text(json.dumps(record))
+    page = report_page.page(run)
+    shown = "".join(read(page).texts).replace("PSNR (dB)", "")
+    assert "RMSE (f)" in shown and "0.0456" in shown and "4.56" not in shown
+    assert "dB" not in shown and "_db" not in shown

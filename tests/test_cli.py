@@ -1,0 +1,227 @@
+"""How commands end: one message and a status, whatever goes wrong."""
+
+import logging as stdlib_logging
+import os
+import sys
+
+import jax
+import pytest
+from absl import flags, logging
+
+from radiovae_jax import cli
+
+
+@pytest.mark.parametrize(
+    "error, status, words",
+    [
+        (ValueError("field x is 3"), 1, "error: field x is 3\n(--debug shows"),
+        (OSError("no room"), 1, "error: no room"),
+        (KeyError("x"), 1, "internal error: KeyError: 'x'"),
+        (cli.Interrupted("at step 3"), 75, "interrupted: at step 3"),
+        (KeyboardInterrupt(), 130, "\nstopped; begin again\n"),
+    ],
+)
+def test_an_error_is_one_message_and_a_status(error, status, words, capsys):
+    def work():
+        raise error
+
+    stopped = "stopped; begin again"
+    assert cli.status(work, debug=False, stopped=stopped) == status
+    assert words in capsys.readouterr().err
+
+
+def test_done_is_0_and_debug_lets_the_error_through():
+    assert cli.status(lambda: None, debug=False) == 0
+    with pytest.raises(ZeroDivisionError):
+        cli.status(lambda: 1 // 0, debug=True)
+
+
+def test_words_that_are_no_flags_are_refused():
+    cli.nothing_more(["evaluate"])
+    with pytest.raises(ValueError, match="unexpected 'runs/b test'"):
+        cli.nothing_more(["evaluate", "runs/b", "test"])
+
+
+def test_results_that_cannot_be_written_name_place_and_flag(tmp_path):
+    assert cli.folder(tmp_path / "a" / "b", flag="--out").is_dir()
+    left = tmp_path / "a" / f".b.png.{2**22 + 1}.partial"
+    left.touch()
+    cli.folder(tmp_path / "a", flag="--out")
+    assert not left.exists()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=r"file.* cannot be .*; give another --out"):
+            cli.folder(path, flag="--out")
+
+
+@pytest.mark.parametrize("text", ["1", "-3", "2.5", "two", "", "²"])
+def test_flags_that_cannot_be_end_like_errors(text, capsys):
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("--count", type=cli.at_least(2))
+    assert parser.parse_args(["--count=2"]).count == 2
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([f"--count={text}"])
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert f"{text!r} is no whole number from 2" in message
+    assert "tool --help shows the flags" in message
+
+
+def test_seeds_that_jax_would_wrap_are_refused(capsys):
+    parser = cli.Parser()
+    seed = cli.at_least(0, cli.MAX_SEED)
+    parser.add_argument("--seed", type=seed)
+    assert parser.parse_args(["--seed=4294967295"]).seed == 2**32 - 1
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--seed=4294967296"])
+    assert "no whole number from 0 to 4294967295" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "setting, variables, again",
+    [
+        ("always [madvise] never", {}, True),
+        ("always [madvise] never", {"GLIBC_TUNABLES": ""}, False),  # decided
+        ("[always] madvise never", {}, False),  # all programs have them
+        ("always madvise [never]", {}, False),
+        (None, {}, False),  # no Linux
+    ],
+)
+def test_a_program_starts_again_for_large_pages_where_it_has_to_ask(
+    setting, variables, again, tmp_path, monkeypatch
+):
+    starts = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: starts.append(arguments))
+    monkeypatch.setattr(cli.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(os, "environ", dict(variables))
+    path = tmp_path / "enabled"
+    if setting:
+        path.write_text(setting)
+    cli.with_huge_pages(path)
+    cli.with_huge_pages(path)  # the program started again does not again
+    assert starts == [(sys.executable, sys.orig_argv)] * again
+
+
+def test_a_path_flag_knows_the_home_folder_and_no_other_machine(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    parser = cli.Parser()
+    parser.add_argument("--out", type=cli.path)
+    assert parser.parse_args(["--out=~/a"]).out == tmp_path / "home" / "a"
+    values = flags.FlagValues()
+    read = cli._PathParser().parse
+    flags.DEFINE(
+        cli._PathParser(),
+        "workdir",
+        "",
+        "",
+        flag_values=values,
+        serializer=flags.ArgumentSerializer(),
+    )
+    values(["", "--workdir=~/a"])
+    assert values["workdir"].value == read("~/a") == str(tmp_path / "home" / "a")
+    assert (read(""), read("runs/b")) == ("", "runs/b")
+    for wrong in ("gs://bucket/a", "s3://a", "~nobody_of_this_name/a"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--out={wrong}"])
+        with pytest.raises(flags.Error, match="path="):
+            values(["", f"--workdir={wrong}"])
+        assert wrong in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words, kept",
+    [
+        (["--config.a.b=1,2", "--config.a.b=1,2"], ["--config.a.b=1,2"]),
+        (["--config.a.b", "1", "-config.a.b=-2"], ["-config.a.b=-2"]),
+        (["--config.a.b=1", "--config.a.b", "-2"], ["--config.a.b", "-2"]),
+        (["--config.a", "--config.b=1", "--x", "--x"],) * 2,
+        (["--config=a.py:b", "--config.a=x=y"],) * 2,
+        (["--config=~/a.py"], ["--config=/home/me/a.py"]),
+        (["--config", "~/a.py", "--x"], ["--config=/home/me/a.py", "--x"]),
+    ],
+)
+def test_of_a_field_that_is_given_twice_the_last_counts(words, kept, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.config_words(["main", *words])[0] == ["main", *kept]
+
+
+def test_the_configs_are_listed_with_their_variants_and_first_lines(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # elsewhere: those beside the package
+    lines = cli.configs().splitlines()
+    (radio,) = (line for line in lines if "/radio.py" in line)
+    assert radio.split(maxsplit=3)[1:3] == [":native", ":f8"]
+    assert radio.endswith(
+        "The documented run: the RadioDiff VAE on RadioMapSeer at 320x320."
+    )
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text('"""What it is.\n\nMore."""')
+    (tmp_path / "configs" / "torn.py").write_text("def")
+    listed = [line.split() for line in cli.configs().splitlines()[1:]]
+    assert listed == [["configs/mine.py", "What", "it", "is."], ["configs/torn.py"]]
+
+
+def test_what_names_hold_does_not_reach_the_terminal(capsys):
+    name = os.fsdecode(b"gr\xf6\x1b[31m")
+    cli.say(f"{name}\nkl é 图")
+    with pytest.raises(SystemExit):
+        cli.fail(name)
+    shown = capsys.readouterr()
+    assert shown.out == "gr\\xf6\\x1b[31m\nkl é 图\n"
+    assert shown.err == "\nerror: gr\\xf6\\x1b[31m\n"
+
+
+def test_log_lines_are_plain():
+    plain = cli._Plain()
+
+    def line(level):
+        return plain.format(
+            stdlib_logging.LogRecord(
+                "absl", level, "training/loop.py", 1, "step %d", (3,), None
+            )
+        )
+
+    assert line(logging.converter.STANDARD_INFO) == "step 3"
+    assert line(logging.converter.STANDARD_WARNING) == "warning: step 3"
+
+
+def test_devices_that_cannot_be_had_are_named_with_what_brings_them(monkeypatch):
+    def no_plugin():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", no_plugin)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        with pytest.raises(OSError, match=r"JAX_PLATFORMS=cuda: .*plugin") as info:
+            cli.start_jax()
+        assert jax.config.jax_platforms == "cuda"
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert 'pip install -e ".[cuda]"' in str(info.value)
+
+
+def test_64_bits_are_switched_off_and_processes_joined_before_the_devices(caplog):
+    joined = []
+    jax.config.update("jax_enable_x64", True)
+    try:
+        cli.start_jax(lambda: joined.append(jax.config.jax_enable_x64))
+        assert joined == [False]
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_work_goes_on_where_nobody_reads_what_it_says(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with cli.one_message(debug=True):
+            for _ in range(2):
+                print("to nobody", flush=True)
+        assert sys.stdout is nobody

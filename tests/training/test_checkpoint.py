@@ -1,0 +1,427 @@
+"""Checkpoints on a state of a few arrays: what is kept, what counts as damage."""
+
+import os
+import pathlib
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radiovae_jax import losses
+from radiovae_jax.training import checkpoint, checksums
+from radiovae_jax.training.checkpoint import Checkpoints
+from radiovae_jax.vae.train_step import TrainState
+
+ROW = 4096
+
+
+def state_at(step: int) -> TrainState:
+    """Returns a state whose arrays are drawn from its step."""
+    keys = iter(jax.random.split(jax.random.key(step), 4))
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params={
+            "autoencoder": {"kernel": jax.random.normal(next(keys), (64, ROW))},
+            "logvar": jnp.asarray(0.5),
+        },
+        disc_params={"kernel": jax.random.normal(next(keys), (8, 8))},
+        disc_stats={"mean": jnp.zeros(3)},
+        ema={"autoencoder": {"kernel": jax.random.normal(next(keys), (64, ROW))}},
+        opt_state=(jnp.asarray(step, jnp.int32), {"mu": jnp.ones((5, 7))}),
+        disc_opt_state=(),
+        lecam=losses.LeCamState.start(),
+        skipped=jnp.asarray(2, jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory) -> pathlib.Path:
+    """A folder with checkpoints of steps 1 and 2; to be copied before it is harmed."""
+    workdir = tmp_path_factory.mktemp("runs") / "two"
+    checkpoints = Checkpoints(workdir)
+    for step in (1, 2):
+        data = {"position": step, "seed": 42}
+        checkpoints.save(state_at(step), data, {"nmse": 1 / step})
+    checkpoints.wait()
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def workdir(two_saved, tmp_path) -> pathlib.Path:
+    return shutil.copytree(two_saved, tmp_path / "run")
+
+
+def restored_step(workdir: pathlib.Path) -> int:
+    """Restores the newest checkpoint; checks that it is exactly what was saved."""
+    checkpoints = Checkpoints(workdir)
+    state, data = checkpoints.restore_latest(state_at(0))
+    checkpoints.close()
+    step = int(state.step)
+    assert data.pop("seed", 42) == 42
+    assert data == {"position": step}
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
+    return step
+
+
+def largest(folder: pathlib.Path) -> pathlib.Path:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_the_newest_comes_back_as_it_was_saved(workdir):
+    assert restored_step(workdir) == 2
+
+
+def test_a_nan_in_the_metrics_never_becomes_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, nmse in enumerate([0.3, 0.1, float("nan"), float("nan")], 1):
+        checkpoints.save(state_at(step), {}, {"nmse": nmse})
+        checkpoints.wait()
+    assert checkpoints.steps() == [2, 4]
+    checkpoints.close()
+    assert checkpoint.best_step(tmp_path) == 2
+
+
+def cut(folder):
+    path = largest(folder / "state")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_a_file(folder):
+    largest(folder / "state").unlink()
+
+
+def lose_the_structure(folder):
+    (folder / "state" / "_METADATA").write_text("{")
+
+
+def tear_the_position(folder):
+    path = folder / "data" / "metadata"
+    path.write_text(path.read_text()[:20])
+
+
+def tear_the_metrics(folder):
+    (folder / "metrics" / "metrics").write_text('{"nm')
+
+
+def move_the_position(folder):
+    path = folder / "data" / "metadata"
+    path.write_text(path.read_text().replace('"position": 2', '"position": 3'))
+
+
+def change_a_number_beside_the_arrays(folder):
+    path = folder / "data" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
+
+
+def better_its_metrics(folder):
+    path = folder / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("0.5", "0.1"))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        cut,
+        lose_a_file,
+        lose_the_structure,
+        tear_the_position,
+        tear_the_metrics,
+        move_the_position,
+        change_a_number_beside_the_arrays,
+        better_its_metrics,
+    ],
+)
+def test_a_damaged_newest_one_is_set_aside_for_the_one_before(workdir, harm, caplog):
+    harm(workdir / "checkpoints" / "2")
+    assert restored_step(workdir) == 1
+    assert "checkpoint 2" in caplog.text
+    assert (workdir / "damaged_checkpoints" / "2").is_dir()
+    assert not (workdir / "checkpoints" / "2").exists()
+
+
+def test_whichever_byte_is_flipped_what_comes_back_is_exact(two_saved, tmp_path):
+    """Without checksums all twelve come back as if nothing had happened."""
+    for number, place in enumerate(np.linspace(0.02, 0.98, 12)):
+        workdir = shutil.copytree(two_saved, tmp_path / str(number))
+        path = largest(workdir / "checkpoints" / "2" / "state")
+        data = bytearray(path.read_bytes())
+        data[int(place * len(data))] ^= 0x10
+        path.write_bytes(data)
+        restored_step(workdir)
+
+
+def test_arrays_that_are_not_as_they_were_saved_are_damage(workdir, caplog):
+    """Written with the right form and one bit of one weight flipped on the way."""
+    other = state_at(2)
+    kernel = np.array(other.params["autoencoder"]["kernel"])
+    kernel.view(np.uint32)[3, 5] ^= 1
+    other.params["autoencoder"]["kernel"] = jnp.asarray(kernel)
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        of_whole = checksums.of_state(state_at(2))
+        monkeypatch.setattr(checksums, "of_state", lambda state: of_whole)
+        checkpoints = Checkpoints(workdir)
+        checkpoints.save(other, {"position": 2}, {"nmse": 0.5})
+        checkpoints.wait()
+        checkpoints.close()
+    like = {"params": state_at(2).params}
+    with pytest.raises(ValueError, match=r"checkpoint 2 of .*there are \[1, 2\]"):
+        checkpoint.restore_part(workdir, 2, like)
+    assert restored_step(workdir) == 1
+    assert "params/autoencoder/kernel" in caplog.text
+
+
+def test_a_file_in_the_folders_place_is_named_before_any_step(tmp_path):
+    (tmp_path / "checkpoints").write_text("not ours")
+    with pytest.raises(NotADirectoryError, match=r"/checkpoints is no folder; move"):
+        Checkpoints(tmp_path)
+    assert (tmp_path / "checkpoints").read_text() == "not ours"
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_moved(workdir):
+    for step in ("1", "2"):
+        cut(workdir / "checkpoints" / step)
+    checkpoints = Checkpoints(workdir)
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\]"):
+        checkpoints.restore_latest(state_at(0))
+    checkpoints.close()
+    assert checkpoint.best_step(workdir) == 2
+
+
+def test_a_checkpoint_without_checksums_and_counters_is_read(workdir):
+    """As version 0.1 wrote them: the counters of skipped updates begin at 0."""
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    state = state_at(2)
+    fields = {"skipped", "skipped_in_row", "lecam"}
+    old = {name: part for name, part in state._asdict().items() if name not in fields}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(checksums, "of_state", lambda state: {})
+        checkpoints = Checkpoints(workdir)
+        checkpoints._manager.save(
+            2,
+            args=checkpoint.ocp.args.Composite(
+                state=checkpoint.ocp.args.StandardSave(old),
+                data=checkpoint.ocp.args.JsonSave({"position": 2}),
+            ),
+        )
+        checkpoints.wait()
+        found, data = checkpoints.restore_latest(state_at(0))
+        checkpoints.close()
+    assert data == {"position": 2}
+    expected = state._replace(skipped=0 * state.skipped)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_disk_that_is_full_is_said_once_and_the_older_one_stays(workdir):
+    checkpoints = Checkpoints(workdir)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(checkpoint.NotWrittenError) as error:
+            checkpoints.save(state_at(3), {"position": 3}, {"nmse": 0.1})
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.close()
+    assert "File too large" in str(error.value)
+    assert "steps [1, 2]" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert restored_step(workdir) == 2
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
+
+
+def test_the_first_one_that_cannot_be_written_names_no_older(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(checkpoint.NotWrittenError, match=r"No space .* no older one"):
+        checkpoints.save(state_at(1), {"position": 1}, None)
+    checkpoints.close()
+
+
+def test_newer_ones_are_dropped_so_that_their_steps_can_be_saved_again(workdir):
+    checkpoints = Checkpoints(workdir)
+    checkpoints.drop_after(1)
+    assert checkpoints.steps() == [1]
+    checkpoints.save(state_at(2), {"position": 2}, None)
+    checkpoints.close()
+    assert restored_step(workdir) == 2
+
+
+def test_a_network_of_another_form_is_told_from_damage(workdir):
+    kernel = state_at(2).ema["autoencoder"]["kernel"]
+    # Of two arrays the first that differs is named; what is not asked for is none.
+    for arrays, words in (
+        ({"kernel": kernel[:, :8]}, r"kernel is \(64, 4096\) there and \(64, 8\) by"),
+        ({"kernel": kernel, "more": kernel}, r"more is nothing there and \(64, 4096\)"),
+        ({"other": kernel}, r"kernel is \(64, 4096\) there and nothing by"),
+    ):
+        with pytest.raises(ValueError, match=f"config.json does not fit .*{words}"):
+            checkpoint.restore_part(workdir, 2, {"ema": {"autoencoder": arrays}})
+    logvar = {"params": {"logvar": state_at(2).params["logvar"]}}
+    assert checkpoint.restore_part(workdir, 2, logvar) == logvar
+
+
+def test_a_step_without_its_state_is_none(workdir):
+    shutil.rmtree(workdir / "checkpoints" / "2" / "state")
+    assert checkpoint.best_step(workdir) == 1
+    with pytest.raises(FileNotFoundError, match=r"of step 2; it has those of \[1\]"):
+        checkpoint.restore_part(workdir, 2, {})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"nmse": "x"}', '{"nmse": 0.1}']
+)
+def test_damaged_metrics_do_not_choose_the_best(workdir, text):
+    (workdir / "checkpoints" / "2" / "metrics" / "metrics").write_text(text)
+    assert checkpoint.best_step(workdir) == 1
+
+
+def test_checksums_by_hand():
+    # Bits 5, 7, 9 at places 0, 1, 2 weigh 1, 3, 5; 1.0 has the bits 0x3f800000.
+    state = {"a": jnp.asarray([5, 7, 9], jnp.int32), "b": jnp.asarray(1.0)}
+    expected = {"a": 5 + 21 + 45, "b": 0x3F800000}
+    assert checksums.of_state(state) == expected
+    assert checksums.differing(expected, state) == []
+    assert checksums.differing({"a": 72}, state) == ["a"]
+    swapped = {"a": jnp.asarray([7, 5, 9], jnp.int32), "b": state["b"]}
+    assert checksums.differing(expected, swapped) == ["a"]
+    assert checksums.differing({}, state) == []
+
+
+def test_checksums_see_every_single_bit():
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    original = checksums.of_local_part(jnp.asarray(values))
+    for place in range(values.size):
+        for bit in range(32):
+            other = values.copy()
+            other.view(np.uint32).flat[place] ^= np.uint32(1 << bit)
+            assert checksums.of_local_part(jnp.asarray(other)) != original
+
+
+def test_checksums_do_not_depend_on_how_an_array_is_cut():
+    """Eight parts of an array, put together by hand as a sharded array has them."""
+    values = np.random.default_rng(0).normal(size=(4, 6, 2)).astype(np.float32)
+
+    class Part(NamedTuple):
+        index: tuple[slice, ...]
+        data: np.ndarray
+        replica_id: int = 0
+
+    class Whole(NamedTuple):
+        shape: tuple[int, ...]
+        addressable_shards: list
+
+    cuts = [
+        (slice(row, row + 2), slice(column, column + 3), slice(None))
+        for row in (0, 2)
+        for column in (0, 3)
+    ]
+    parts = [Part(cut, values[cut], copy) for cut in cuts for copy in (0, 1)]
+    assert checksums.of_local_part(Whole(values.shape, parts)) == (
+        checksums.of_local_part(jnp.asarray(values))
+    )
+
+
+# Two processes of one device each: a state whose larger arrays are split over them is
+# saved, or restored where one finds damage that the other cannot see.
+TOGETHER = """
+import sys
+import jax
+import numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_checkpoint import state_at
+from radiovae_jax.checkpoint import Checkpoints
+
+mesh = Mesh(jax.devices(), "all")
+
+def spread(leaf):
+    spec = PartitionSpec("all") if leaf.shape[:1] == (64,) else PartitionSpec()
+    place = NamedSharding(mesh, spec)
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, place, lambda part: values[part])
+
+checkpoints = Checkpoints(sys.argv[3])
+if not checkpoints.steps():
+    for step in (1, 2):
+        state = jax.tree.map(spread, state_at(step))
+        checkpoints.save(state, {"position": step}, {"nmse": 1 / step})
+    checkpoints.wait()
+else:
+    state, data = checkpoints.restore_latest(jax.tree.map(spread, state_at(0)))
+    print("restored", int(state.step), data, checkpoints.steps(), flush=True)
+    checkpoints.save(jax.tree.map(spread, state_at(2)), {"position": 2}, {"nmse": 0.5})
+    checkpoints.wait()
+checkpoints.close()
+"""
+
+
+def two_processes(workdir: pathlib.Path) -> list[str]:
+    """Runs TOGETHER; returns what each process says it restored."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, address, str(index), str(workdir)],
+            cwd=pathlib.Path(__file__).parents[1],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    try:
+        printed = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], printed
+    return [
+        line
+        for said, _ in printed
+        for line in said.splitlines()
+        if line.startswith("restored")
+    ]
+
+
+@pytest.fixture(scope="module")
+def saved_by_two(tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("runs") / "by_two"
+    assert two_processes(workdir) == []
+    return workdir
+
+
+def cut_a_half(folder):
+    """Cuts what the second process wrote: the first reads its own half all the same."""
+    path = largest(folder / "state" / "ocdbt.process_1")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [cut_a_half, cut, tear_the_metrics])
+def test_processes_agree_on_what_is_damaged_and_one_moves_it(
+    saved_by_two, tmp_path, harm
+):
+    workdir = shutil.copytree(saved_by_two, tmp_path / "run")
+    harm(workdir / "checkpoints" / "2")
+    expected = "restored 1 {'position': 1} [1]"
+    assert two_processes(workdir) == [expected] * 2
+    assert os.listdir(workdir / "damaged_checkpoints") == ["2"]
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
+    assert restored_step(workdir) == 2  # saved again, here read by one process

@@ -1,0 +1,389 @@
+"""Two processes of two devices each, through JAX's distributed runtime: one run."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import command
+import jax
+import pytest
+from PIL import Image
+
+from radiovae_jax import cli
+from radiovae_jax.training import distributed, logbook, run_folder, train
+
+STEPS, STOP = 5, 3
+RUN = [
+    "--config=configs/quickstart.py",
+    # Five compilations: as small as can be. Given twice, a tuple's entries add up.
+    *[flag for flag in command.TINY if "ch_mult" not in flag],
+    "--config.autoencoder.ch_mult=(1,)",
+    "--config.loss.disc_num_layers=1",
+    "--config.loss.disc_start=0",
+    "--config.loss.pixelloss_weight=0.1",  # d_weight below its clamp
+    "--config.optimizer.learning_rate=1e-4",  # see test_devices.py
+    "--config.optimizer.disc_learning_rate=1e-4",
+    # Seven images in batches of four: the last is filled up, on process 1 alone.
+    "--config.data.synthetic.transmitters=7",
+    "--config.train.validation_batch_size=4",
+    f"--config.train.validate_every={STOP}",
+]
+
+
+def explicit(process: int, port: int) -> tuple[list[str], dict[str, str]]:
+    """Returns flags and environment that name the processes by hand."""
+    coordinator = f"--coordinator=localhost:{port}"
+    return [coordinator, "--processes=2", f"--process={process}"], {}
+
+
+def slurm(process: int, port: int) -> tuple[list[str], dict[str, str]]:
+    """Returns what a Slurm step of two tasks would give; JAX finds the rest."""
+    return ["--distributed"], {
+        "SLURM_JOB_ID": str(port - 61440),  # JAX's port: 61440 + id % 4096
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+    }
+
+
+def free_port() -> int:
+    """Returns a port that Slurm's rule can name."""
+    for port in range(61440, 65536):
+        with socket.socket() as probe:
+            if probe.connect_ex(("localhost", port)):
+                return port
+    raise OSError("no free port")
+
+
+def start_two(folder, *arguments, named=explicit) -> list[subprocess.Popen]:
+    """Starts both processes of a run in `folder`."""
+    python = [sys.executable, "-m", "radiovae_jax.main"]
+    port, processes = free_port(), []
+    folders = [f"--config.data.root={folder}/city", f"--workdir={folder / 'run'}"]
+    for process in range(2):
+        flags, environment = named(process, port)
+        processes.append(
+            subprocess.Popen(
+                [*python, *RUN, *folders, *flags, *arguments],
+                cwd=command.PROJECT,
+                env=command.environment(devices=2) | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A run of two processes, stopped after three steps of five; what each printed."""
+    folder = tmp_path_factory.mktemp("pair")
+    processes = start_two(
+        folder, f"--config.train.steps={STEPS}", f"--config.train.stop_at={STOP}"
+    )
+    printed = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    return folder / "run", printed
+
+
+@pytest.fixture(scope="module")
+def alone(pair, tmp_path_factory):
+    """Returns the log of the same run, unbroken, in one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    config = run_folder.read_config(pair[0])
+    config.train.stop_at = 0
+    train.run(config, workdir)
+    return logbook.read(workdir / "metrics.jsonl")
+
+
+def check_equal(lines: list[dict], expected: list[dict]) -> None:
+    for line, other in zip(lines, expected, strict=True):
+        names = {n for n in line | other if n.startswith(("train/", "val/", "step"))}
+        assert len(names) > 10
+        for name in names:
+            close = pytest.approx(other[name], rel=1e-5, abs=1e-6)
+            assert line[name] == close, (line["step"], name)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_metrics_of_one(pair, alone):
+    lines = logbook.read(pair[0] / "metrics.jsonl")
+    assert "val/nmse" in lines[-1]
+    assert 0 < lines[-1]["train/d_weight"] < 5000  # not at its clamp
+    check_equal(lines, alone[:STOP])
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_writes_and_reports(pair):
+    workdir, ((first, _), (second, second_log)) = pair
+    assert "run folder" in first
+    assert "run folder" not in second
+    assert "step/s" not in second_log  # no progress bar
+    assert "validation PSNR" not in second_log
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
+    assert jax.device_count() == 1
+    shutil.copytree(pair[0], tmp_path / "run")
+    config = run_folder.read_config(pair[0])
+    config.train.stop_at = 0
+    train.run(config, tmp_path / "run")
+    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "run")
+    root = run_folder.read_config(pair[0]).data.root
+    done = command.main(
+        *RUN,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.root={root}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.fsdp=2",
+        devices=4,
+    )
+    assert done.returncode == 0, done.stderr
+    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "victim, number, named, words",
+    [
+        (0, signal.SIGKILL, explicit, "process (0 cannot be|has ended or cannot be)"),
+        (1, signal.SIGKILL, slurm, "process (1 has died|has ended or cannot be)"),
+        (1, signal.SIGSTOP, explicit, "process 1 has died or hangs.*--heartbeat_s"),
+    ],
+)
+def test_when_one_process_dies_or_hangs_the_other_ends_with_one_message(
+    tmp_path, victim, number, named, words
+):
+    endless = ("--config.train.steps=100000", "--config.data.val_split=")
+    processes = start_two(tmp_path, *endless, "--heartbeat_s=10", named=named)
+    try:
+        wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes)
+        processes[victim].send_signal(number)
+        # A heartbeat late, and the time it takes to say so.
+        _, log = processes[1 - victim].communicate(timeout=60)
+        assert processes[1 - victim].returncode == 1
+        assert re.search(f"error: .*{words}.*same command", log), log
+        assert log.count("error: ") == 1, log
+        assert "Traceback" not in log and " @ 0x" not in log.replace("    ", " ")
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda val: shutil.rmtree(val), "process 1 of 2: .*val"),
+        (
+            lambda val: shutil.copy(val / "0.png", val / "1.png"),
+            "content of validation maps of process 1 is not that of process 0.*copy",
+        ),
+    ],
+)
+def test_processes_with_different_data_end_in_one_message(tmp_path, change, words):
+    for copy in ("0", "1"):
+        for split, count in {"train": 6, "val": 3}.items():
+            (tmp_path / copy / split).mkdir(parents=True)
+            for gray in range(count):
+                image = Image.new("L", (32, 32), gray)
+                image.save(tmp_path / copy / split / f"{gray}.png")
+    change(tmp_path / "1" / "val")
+
+    def named(process, port):
+        flags, environment = explicit(process, port)
+        return [*flags, f"--config.data.root={tmp_path / str(process)}"], environment
+
+    for process in start_two(tmp_path, "--config.data.source=folder", named=named):
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 1, said
+        assert re.search(f"error: {words}", said.replace("the ", "")), said
+        assert said.count("error: ") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_notice_to_one_process_saves_one_step_and_ends_both(tmp_path):
+    """A pod's preemption reaches a host or two, not all, and as SIGTERM."""
+    flags = ("--config.train.steps=100000", "--config.data.val_split=")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    saved = [0]
+    for times in (1, 2):
+        processes = start_two(tmp_path, *flags)
+        try:
+            wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes, saved[-1] + 2)
+            processes[1].send_signal(signal.SIGTERM)
+            printed = [process.communicate(timeout=100) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        ends = [process.returncode for process in processes]
+        assert ends == [cli.INTERRUPTED] * 2, printed
+        steps = sorted(int(path.name) for path in checkpoints.iterdir())
+        assert len(steps) == times, "one step of both processes, and nothing half"
+        assert steps[-1] >= saved[-1] + 2
+        for _, log in printed:
+            assert f"interrupted: saved step {steps[-1]} of 100000" in log
+            assert "Traceback" not in log
+        saved = steps
+    lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, saved[-1] + 1))
+
+
+def wait_for_steps(path, processes: list[subprocess.Popen], steps: int = 2) -> None:
+    """Returns once the run has logged so many steps."""
+    for _ in range(500):
+        if path.exists() and len(logbook.read(path)) >= steps:
+            return
+        assert all(process.poll() is None for process in processes)
+        time.sleep(1)
+    raise TimeoutError(path)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"coordinator": "host:1"}, "--processes=0"),
+        ({"coordinator": "host", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "to one less"),
+        ({"coordinator": "host:a", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"coordinator": "host:65536", "processes": 2, "process": 1}, "HOST:PORT"),
+        ({"processes": -2}, "--processes=-2"),
+        ({"process": -2}, "--process=-2"),
+        ({"heartbeat_s": 0}, "--heartbeat_s=0"),
+        ({"connect_s": -1}, "--connect_s=-1"),
+        ({"automatic": True, "process": 1}, "leave out"),
+        ({"automatic": True}, "found no cluster .*--coordinator=HOST:PORT"),
+    ],
+)
+def test_half_of_the_coordinates_end_in_one_message(monkeypatch, options, words):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    # Not what is tested: that the tests' own JAX is up already.
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    with pytest.raises(ValueError, match=words):
+        distributed.start(**options)
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_port_that_is_not_to_be_had_is_an_error_of_the_coordinator(monkeypatch):
+    def refuse(**options):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")
+
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    with pytest.raises(OSError, match=r"coordinator host:1.*RPC server.*port free"):
+        distributed.start(coordinator="host:1", processes=2, process=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, process):
+    done = command.main(
+        "--config=configs/quickstart.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--coordinator=localhost:{free_port()}",
+        "--processes=2",
+        f"--process={process}",
+        "--connect_s=2",
+    )
+    assert done.returncode == 1
+    assert f"find each other within 2 s (process {process} of 2" in done.stderr
+    assert "Traceback" not in done.stderr and " @ 0x" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_different_configs_end_before_anything_is_written(tmp_path):
+    def named(process, port):
+        flags, environment = explicit(process, port)
+        return [*flags, f"--config.seed={process}"], environment
+
+    for process in start_two(tmp_path, named=named):
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 1, said
+        assert "error: the config of process 1 is not that of process 0" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_alone_starts_nothing_and_waits_for_nobody():
+    distributed.start()
+    distributed.wait_for_all("nobody")
+    distributed.leave(1)
+    assert distributed.is_first()
+    assert not jax.distributed.is_initialized()
+
+
+def of_three(monkeypatch, others: dict[int, str]) -> None:
+    """Makes this process one of three, of which the others say what is given."""
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        distributed,
+        "gathered",
+        lambda text: [others.get(n, text) for n in range(3)],
+    )
+
+
+def test_what_differs_between_processes_is_named(monkeypatch):
+    of_three(monkeypatch, {})
+    distributed.check_same({"size": "5", "list": "ab"}, "copy it")
+    of_three(monkeypatch, {2: '{"size": "5", "list": "cd"}'})
+    words = r"the list of process 2 is not that of process 0 \(cd, there ab\); copy it"
+    with pytest.raises(ValueError, match=words):
+        distributed.check_same({"size": "5", "list": "ab"}, "copy it")
+
+
+def test_an_error_of_one_process_is_one_of_all(monkeypatch):
+    of_three(monkeypatch, {1: "no folder /data", 2: "no folder /data"})
+    words = "process 1, 2 of 3: no folder /data"
+    with pytest.raises(ValueError, match=words), distributed.all_or_none():
+        pass  # of this one all is well
+    of_three(monkeypatch, {1: "", 2: ""})
+    words = "process 0 of 3: it is missing"
+    with pytest.raises(ValueError, match=words), distributed.all_or_none():
+        raise FileNotFoundError("it is missing")
+    with distributed.all_or_none():
+        pass
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: closed by peer"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: NCCL operation failed"), True),
+        (ValueError("a map is damaged"), False),
+        (OSError("UNAVAILABLE"), False),
+    ],
+)
+def test_a_lost_process_is_said_in_words(monkeypatch, error, lost):
+    class Watch:
+        stopped = False
+
+        def stop(self):
+            self.stopped = True
+
+    watch = Watch()
+    monkeypatch.setattr(distributed, "_watch", watch)
+    with pytest.raises(Exception) as caught, distributed.losses_named():
+        raise error
+    assert ("another process has ended" in str(caught.value)) == lost
+    assert (caught.value is error) != lost
+    assert watch.stopped
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr("radiovae_jax.training.partners.end", sys.exit)
+    watch.stopped = False
+    with pytest.raises(SystemExit if lost else type(error)), distributed.losses_named():
+        raise error
+    assert watch.stopped != lost  # its message might wait for a process that is gone

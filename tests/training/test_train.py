@@ -1,0 +1,345 @@
+"""The loop on a tiny synthetic city: what a user relies on across runs."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from whole_runs import saved, without_time
+
+import radiovae_jax
+from radiovae_jax.data import datasets, radiomap
+from radiovae_jax.training import config_check, logbook, run_folder, train
+from radiovae_jax.vae import experiment
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    return tmp_path_factory.mktemp("data") / "city"
+
+
+@pytest.fixture(scope="module")
+def unbroken(city, tmp_path_factory):
+    """A run of six steps, three without and three with the discriminator."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    metrics = train.run(tiny.config(city), workdir)
+    return workdir, metrics
+
+
+def test_stopping_and_going_on_equals_one_unbroken_run_bit_for_bit(
+    city, unbroken, tmp_path
+):
+    train.run(tiny.config(city, stop_at=4), tmp_path)
+    assert logbook.read(tmp_path / "metrics.jsonl")[-1]["step"] == 4
+    train.run(tiny.config(city), tmp_path)
+    one, one_data = saved(unbroken[0], tiny.config(city))
+    two, two_data = saved(tmp_path, tiny.config(city))
+    assert int(one.step) == 6
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert one_data == two_data
+    assert one_data["position"] == 6
+    lines = [logbook.read(path / "metrics.jsonl") for path in (unbroken[0], tmp_path)]
+    # The stop itself adds a validation; everything else is the same.
+    lines[1][3] = {k: v for k, v in lines[1][3].items() if not k.startswith("val/")}
+    assert without_time(lines[0]) == without_time(lines[1])
+
+
+def test_a_run_keeps_how_it_was_made_and_takes_the_home_folder(
+    unbroken, tmp_path, monkeypatch
+):
+    workdir, metrics = unbroken
+    found = json.loads((workdir / "run.json").read_text())
+    assert (found["step"], found["ended"]) == (0, "done")
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    monkeypatch.chdir(tmp_path)
+    config = run_folder.read_config("~/unbroken")
+    config.data.root = os.path.join("~", os.path.relpath(config.data.root, Path.home()))
+    assert train.run(config, Path("~/unbroken"))["nmse"] == metrics["nmse"]
+    found = json.loads((workdir / "run.json").read_text())
+    assert [(one["step"], one["ended"]) for one in found["resumes"]] == [(6, "done")]
+    assert "~" not in run_folder.read_config(workdir).data.root
+    assert radiovae_jax.load("~/unbroken")[0].embed_dim == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compiling_is_told_of_each_phase_and_is_no_time_of_a_step(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    told = [line["step"] for line in lines if "time/compile_seconds" in line]
+    assert told == [1, 4]
+    # What it was before: the compilation in the first step.
+    for line in (lines[0], lines[3]):
+        assert line["time/step_seconds"] < line["time/compile_seconds"] / 2
+
+
+def test_each_step_is_logged_once_under_the_agreed_names(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    names = (
+        "total_loss logvar kl_loss nll_loss rec_loss d_weight disc_factor g_loss "
+        "disc_loss logits_real logits_fake"
+    ).split()
+    assert {f"train/{name}" for name in names} <= lines[0].keys()
+    measured = ["psnr", "ssim", "nmse", "rmse_db"]
+    assert {f"val/{name}" for name in names + measured} <= lines[2].keys()
+
+
+def test_adversarial_numbers_are_zero_before_disc_start_and_not_after(unbroken):
+    lines = logbook.read(unbroken[0] / "metrics.jsonl")
+    for name in ("d_weight", "disc_factor", "g_loss", "disc_loss", "logits_real"):
+        assert [line[f"train/{name}"] for line in lines[:3]] == [0, 0, 0]
+        assert all(line[f"train/{name}"] != 0 for line in lines[3:])
+    for name in ("disc_factor", "g_loss", "disc_loss", "logits_real"):
+        assert lines[2][f"val/{name}"] == 0
+        assert lines[5][f"val/{name}"] != 0
+
+
+@pytest.mark.slow
+def test_the_discriminator_does_not_move_before_disc_start(city, unbroken, tmp_path):
+    config = tiny.config(city, stop_at=3)
+    train.run(config, tmp_path)
+    state, _ = saved(tmp_path, config)
+    init_key, _, _ = jax.random.split(jax.random.key(config.seed), 3)
+    built = experiment.build(config, (32, 32, 1))
+    fresh = experiment.drawn_state(config, built, init_key)
+    for part in ("disc_params", "disc_stats", "disc_opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(state, part), getattr(fresh, part)
+        )
+    moved, _ = saved(unbroken[0], config)
+    kernel = moved.disc_params["conv_0"]["kernel"]
+    assert np.abs(kernel - fresh.disc_params["conv_0"]["kernel"]).max() > 0
+
+
+@pytest.mark.slow
+def test_the_released_mode_runs_the_discriminator_from_the_first_step(city, tmp_path):
+    config = tiny.config(city, stop_at=1)
+    released = tiny.read("radio_reference")
+    for section, fields in {
+        "loss": ("discriminator_before_start", "fresh_reconstruction", "loss_scale"),
+        "ema": ("schedule", "decay", "of"),
+    }.items():
+        config[section].update({name: released[section][name] for name in fields})
+    train.run(config, tmp_path)
+    state, _ = saved(tmp_path, config)
+    assert float(np.abs(state.disc_stats["norm_1"]["mean"]).max()) > 0
+    assert set(state.ema) == {"autoencoder", "logvar", "disc_params", "disc_stats"}
+    # A copy until step 100.
+    jax.tree.map(
+        np.testing.assert_array_equal, state.ema["disc_params"], state.disc_params
+    )
+
+
+def test_the_configs_choose_their_moving_average():
+    released = experiment.build_schedules(tiny.read("radio_reference")).ema_decay
+    ours = experiment.build_schedules(tiny.read("radio")).ema_decay
+    # A copy, left alone, and n = 111 - 101 = 10 calls after the warm-up.
+    np.testing.assert_allclose(released(50), 0.0)
+    np.testing.assert_allclose(released(55), 1.0)
+    np.testing.assert_allclose(released(110), 1 - 11 ** (-2 / 3), rtol=1e-6)
+    np.testing.assert_allclose(ours(5), 6 / 15, rtol=1e-6)
+    np.testing.assert_allclose(ours(10**6), 0.999, rtol=1e-6)
+
+
+def test_the_run_leaves_its_files_where_people_look(unbroken):
+    workdir, metrics = unbroken
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["autoencoder"]["ch"] == 32
+    assert (workdir / "images" / "reconstructions_0000006.png").stat().st_size > 10_000
+    assert (workdir / "images" / "samples_0000006.png").exists()
+    assert np.load(workdir / "images" / "samples.npy").shape == (2, 32, 32, 1)
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert metrics["nmse"] > 0
+
+
+def test_load_gives_back_the_average_ready_to_encode_and_decode(city, unbroken):
+    workdir, _ = unbroken
+    model, params = radiovae_jax.load(workdir, step=6)
+    state, _ = saved(workdir, tiny.config(city))
+    jax.tree.map(
+        np.testing.assert_array_equal, params["params"], state.ema["autoencoder"]
+    )
+    gray = radiomap.read_map(next((city / "gain" / "DPM").glob("*.png")))
+    x = radiomap.f_to_model(radiomap.gray_to_f(gray))[None]
+    z = model.apply(params, x, method="encode").mode()
+    recon = model.apply(params, z, method="decode")
+    assert z.shape == (1, 16, 16, 3)
+    assert recon.shape == x.shape
+    error_db = 100 * (radiomap.model_to_f(recon) - radiomap.gray_to_f(gray)[None])
+    assert 0 < np.sqrt(np.mean(error_db**2)) < 100  # six steps are no training
+    live = radiovae_jax.load(workdir, weights="live", step=6)[1]
+    jax.tree.map(
+        np.testing.assert_array_equal, live["params"], state.params["autoencoder"]
+    )
+
+
+def test_another_config_in_the_same_folder_is_refused_and_nothing_changes(
+    city, unbroken
+):
+    workdir, _ = unbroken
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    config = tiny.config(city)
+    config.loss.kl_weight = 1e-3
+    with pytest.raises(ValueError, match=r"loss.kl_weight: 1e-06 there, 0.001 here"):
+        train.run(config, workdir)
+    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_a_config_of_version_0_1_gets_the_fields_that_came_later(tmp_path):
+    radio = tiny.read("radio")
+    run_folder.claim(tmp_path, radio)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    for name in run_folder.ADDED:
+        section, field = name.split(".")
+        del old[section][field]
+    # 90 fields had version 0.1; whoever adds one says there what it did without it.
+    assert len(run_folder.flat(old)) == 90
+    path.write_text(json.dumps(old))
+    begun = run_folder.continued(tmp_path, radio)
+    assert run_folder.jsonable(begun) == run_folder.read_config(tmp_path).to_dict()
+    assert begun.data.split_by == "file" and radio.data.split_by == "group"
+    for _ in range(2):  # each time that it goes on
+        run_folder.claim(tmp_path, radio)
+        assert run_folder.continued(tmp_path, radio).data.split_by == "file"
+        assert run_folder.read_config(tmp_path).data.split_by == "file"
+
+
+def test_a_torn_line_of_the_log_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n{"step": 3, "a"')
+    log = logbook.Logbook(tmp_path, step=1)
+    log.write(2, {"a": float("nan")})
+    log.close()
+    assert path.read_text() == '{"step": 1, "a": 1.0}\n{"step": 2, "a": null}\n'
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
+        radiovae_jax.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="holds checkpoints but no config"):
+        run_folder.claim(tmp_path, tiny.read("quickstart"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "{}", '{"data": []}', '{"data": null}']
+)
+def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
+    values = tiny.read("quickstart").to_dict()
+    if text.startswith('{"'):
+        text = json.dumps(values | json.loads(text))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json .*put the run's config back"):
+        run_folder.read_config(tmp_path)
+    marked = b"\xef\xbb\xbf" + json.dumps(values).encode()  # Windows's editors
+    (tmp_path / "config.json").write_bytes(marked)
+    assert run_folder.read_config(tmp_path).to_dict() == json.loads(json.dumps(values))
+
+
+def test_maps_that_are_not_square_are_not_squashed(tmp_path):
+    (tmp_path / "maps").mkdir()
+    for name in "abcdefghij":
+        np.save(tmp_path / "maps" / f"{name}.npy", np.zeros((16, 32), np.float32))
+    config = tiny.config(tmp_path / "maps")
+    config.data.update(source="folder", image_size=16)
+    with pytest.raises(ValueError, match=r"16x32 are not square.*data.image_size=0"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "section, field, value, message",
+    [
+        ("data", "image_size", 31, r"31x31 is not a multiple of .*data.image_size=32"),
+        ("data", "crop", 15, r"15x15 is not a multiple"),
+        ("data", "source", "synthethic", "synthetic"),
+        ("data", "val_split", "valid", "val"),
+        ("data", "simulation", "DMP", "DPM"),
+        ("data", "augment", "flips", "flip"),
+        ("loss", "disc_loss", "wgan", "hinge"),
+        ("loss", "pixel_weights", "roads", "street"),
+        ("optimizer", "schedule", "cosinus", "cosine"),
+        ("ema", "schedule", "fast", "warmup"),
+        ("ema", "of", ("logvar",), "must hold 'autoencoder'"),
+        ("train", "dtype", "float16", "bfloat16"),
+        ("train", "log_every", 0, "log_every=0 must be a whole number from 1"),
+        ("train", "steps", 0, "steps=0 must be"),
+        ("train", "steps", 2**31, "steps=2147483648 must be .* to 2147483647"),
+        ("train", "log_every", 2**63, "must be .* to 2147483647"),
+        ("train", "images", 0, "images=0 must be"),
+        ("autoencoder", "ch", 48, "multiple of 32"),
+        ("autoencoder", "ch_mult", (1, "a"), "must be a tuple of a whole number"),
+        ("autoencoder", "in_channels", 3, "the image has 1 channels"),
+        ("autoencoder", "out_ch", 3, "set autoencoder.out_ch=1"),
+        ("loss", "disc_in_channels", 2, "given 1 channels"),
+        ("loss", "disc_num_layers", 5, "too small for a discriminator of 5 layers"),
+        ("loss", "kl_weight", float("nan"), "kl_weight=nan must be"),
+    ],
+)
+def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
+    city, tmp_path, section, field, value, message
+):
+    config = tiny.config(city)
+    config[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_a_seed_that_would_wrap_or_fail_later_is_refused(city, seed):
+    config = tiny.config(city)
+    config.seed = seed
+    with pytest.raises(ValueError, match=rf"seed={seed} must be .* to 4294967295"):
+        config_check.check(config)
+
+
+def test_unknown_and_missing_fields_of_a_config_file_are_named_together(city, tmp_path):
+    config = tiny.config(city)
+    with config.unlocked():
+        config.loss.kl_wieght = 1e-3
+        del config.train.images
+    with pytest.raises(ValueError) as error:
+        train.run(config, tmp_path / "run")
+    assert "loss.kl_wieght is no field; did you mean loss.kl_weight?" in str(
+        error.value
+    )
+    assert "train.images is missing" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    "radio radio:native radio:f8 radio_reference quickstart vae vae:mse".split(),
+)
+def test_the_configs_of_the_project_pass_the_check(config):
+    config_check.check(tiny.read(*config.split(":")))
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_late_has_saved_what_it_had(tmp_path):
+    config = tiny.config(tmp_path / "city", checkpoint_every=5, validate_every=5)
+    validation = datasets.open_data(config, "val")
+    path = validation.path("gray", 1)  # the first one is looked at before any step
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        train.run(config, tmp_path / "run")
+    state, position = saved(tmp_path / "run", config)
+    assert int(state.step) == position["position"] == 5
+    last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["step"] == 5 and "train/nll_loss" in last
+
+
+def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(city, tmp_path):
+    config = tiny.config(city)
+    config.loss.update(perceptual_weight=1.0, perceptual_weights=str(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        train.run(config, tmp_path / "run")
+    assert "perceptual_weight=0" in str(error.value)
+    assert "perceptual_weights" in str(error.value)
+    assert not (tmp_path / "run").exists()

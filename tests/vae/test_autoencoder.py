@@ -1,0 +1,142 @@
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radiovae_jax.interop import torch_tables, torch_weights
+from radiovae_jax.nn.posterior import DiagonalGaussian
+from radiovae_jax.vae.autoencoder import AutoencoderKL, attention_levels
+
+
+@pytest.fixture(scope="module")
+def published():
+    arrays = golden.load("autoencoder")
+    params = torch_weights.autoencoder_from_torch(golden.below(arrays, "state/"))
+    return arrays, AutoencoderKL(**arrays["config"]), params
+
+
+def test_moments_and_posterior_match_the_published_encoder(published):
+    arrays, model, params = published
+    encoded = model.apply(params, arrays["x"], method=lambda m, x: m.encoder(x))
+    posterior = model.apply(params, arrays["x"], method="encode")
+    close = dict(rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encoded, arrays["encoder_out"], **close)
+    np.testing.assert_allclose(posterior.mean, arrays["mean"], **close)
+    np.testing.assert_allclose(posterior.logvar, arrays["logvar"], **close)
+
+
+def test_the_reconstruction_matches_the_published_decoder(published):
+    arrays, model, params = published
+    recon = model.apply(params, arrays["z"], method="decode")
+    np.testing.assert_allclose(recon, arrays["reconstruction"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_posterior_s_numbers_match_the_published_ones(published):
+    arrays = published[0]
+    posterior = DiagonalGaussian.from_moments(jnp.asarray(arrays["moments"]))
+    other = DiagonalGaussian.from_moments(jnp.asarray(arrays["other_moments"]))
+    z = posterior.mean + posterior.std * arrays["eps"]
+    np.testing.assert_allclose(z, arrays["z"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(posterior.kl(), arrays["kl"], rtol=1e-4)
+    np.testing.assert_allclose(posterior.kl(other), arrays["kl_other"], rtol=1e-4)
+    np.testing.assert_allclose(posterior.nll(z), arrays["nll"], rtol=1e-4)
+
+
+def count(**fields) -> int:
+    model = AutoencoderKL(**fields)
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)), jax.random.key(1)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_the_documented_config_has_55307453_parameters():
+    assert count() == 55_307_453  # DESIGN, section 3: counted in PyTorch
+
+
+def test_switching_the_attention_off_leaves_its_parameters_out():
+    # Norm 2 * 512, four 1x1 convolutions 512 -> 512 with bias; encoder and decoder.
+    assert count() - count(mid_attention=False) == 2 * (1024 + 4 * (512 * 512 + 512))
+
+
+def test_attention_stands_where_the_divided_resolution_says():
+    assert attention_levels((64, 32), [(32, 16)], 3) == (False, True, False)
+    assert attention_levels(64, [16, 64], 3) == (True, False, True)
+    assert attention_levels((64, 64), (), 2) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(ch_mult=(1, 2), attn_resolutions=((8, 8),), resolution=(16, 16)),
+        dict(ch_mult=(1, 1, 2), z_channels=4, embed_dim=2, num_res_blocks=1),
+        dict(ch_mult=(2,), in_channels=3, out_ch=3, mid_attention=False),
+    ],
+)
+def test_the_torch_table_names_exactly_the_parameters_of_the_network(fields):
+    model = AutoencoderKL(ch=32, **fields)
+    x = jnp.zeros((1, 16, 16, model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+    ours = {
+        tuple(part.key for part in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"])
+    }
+    table = torch_tables.autoencoder_table(
+        in_channels=model.in_channels,
+        out_ch=model.out_ch,
+        ch=32,
+        ch_mult=model.ch_mult,
+        num_res_blocks=model.num_res_blocks,
+        attn_levels=attention_levels(
+            model.resolution, model.attn_resolutions, len(model.ch_mult)
+        ),
+        z_channels=model.z_channels,
+        embed_dim=model.embed_dim,
+        mid_attention=model.mid_attention,
+    )
+    theirs = {entry.flax: torch_weights.flax_shape(entry) for entry in table}
+    assert ours == theirs
+
+
+def test_wrong_tensors_are_named_all_at_once(published):
+    state = golden.below(published[0], "state/")
+    state["quant_conv.bias"] = np.zeros(5)
+    state["stray"] = np.zeros(1)
+    del state["decoder.norm_out.bias"]
+    with pytest.raises(ValueError) as error:
+        torch_weights.autoencoder_from_torch(state)
+    message = str(error.value)
+    assert "missing: decoder.norm_out.bias (32,)" in message
+    assert "extra: stray (1,)" in message
+    assert "wrong shape: quant_conv.bias (5,), expected (6,)" in message
+
+
+def test_kernels_and_biases_start_in_pytorch_s_range():
+    model = AutoencoderKL(ch=32, ch_mult=(1,), num_res_blocks=1)
+    x = jnp.zeros((1, 8, 8, 1))
+    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(1))["params"]
+    layer = params["encoder"]["mid"]["block_1"]["conv1"]
+    bound = 1 / np.sqrt(9 * 32)  # torch.nn.Conv2d: U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+    for values in (layer["kernel"], layer["bias"]):
+        assert np.abs(values).max() <= bound
+        assert np.abs(values).max() > 0.9 * bound
+    # The variance of U(-a, a) is a^2 / 3.
+    np.testing.assert_allclose(layer["kernel"].std(), bound / np.sqrt(3), rtol=0.03)
+
+
+def test_bad_sizes_and_settings_say_what_to_change():
+    model = AutoencoderKL(ch=32, num_res_blocks=1)
+    keys = jax.random.key(0), jax.random.key(1)
+
+    def init(model, *shape):
+        return jax.eval_shape(model.init, keys[0], jnp.zeros(shape), keys[1])
+
+    with pytest.raises(ValueError, match="30x32 is not a multiple of the down-sampl"):
+        init(model, 1, 30, 32, 1)
+    with pytest.raises(ValueError, match="3 channels, the model in_channels=1"):
+        init(model, 1, 32, 32, 3)
+    with pytest.raises(ValueError, match="multiple of 32"):
+        init(model.clone(ch=48), 1, 32, 32, 1)
+    with pytest.raises(ValueError, match="double_z=False"):
+        init(model.clone(double_z=False), 1, 32, 32, 1)

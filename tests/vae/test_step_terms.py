@@ -1,0 +1,250 @@
+"""A step with every optional term, and what it leaves out when numbers are bad."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_step
+from small_step import KEY, build, length, random_batch
+
+from radiovae_jax import losses
+from radiovae_jax.training.checkpoint import Checkpoints
+from radiovae_jax.vae import adversary, train_step, validate
+
+LOSS = dict(
+    reconstruction="bce",
+    reduction="mean",
+    ssim_weight=0.3,
+    ssim_balance=0.2,
+    feature_matching_weight=10.0,
+    r1_weight=5.0,
+    lecam_weight=0.3,
+    lecam_decay=0.9,
+    kl_weight=0.5,
+    kl_schedule="linear",
+    kl_warmup_steps=10,
+    free_bits=0.05,
+    logvar_init=0.3,
+)
+
+
+@pytest.fixture(scope="module")
+def all_on():
+    """The step, its state before and after, and the logs."""
+    built, state = build(0.7, optimizer=dict(clip_weights=0.2), **LOSS)
+    step = small_step.compiled(built)
+    new, logs = step(state, random_batch())
+    return built, step, state, new, jax.device_get(logs)
+
+
+@pytest.fixture(scope="module")
+def literal(all_on):
+    """The same losses and gradients, written out and differentiated by jax.grad."""
+    built, _, state, _, logs = all_on
+    networks, batch = built.networks, random_batch()
+    sample_key, *_ = jax.random.split(jax.random.fold_in(KEY, 5), 3)
+
+    def logits_of(params):
+        variables = {"params": params["autoencoder"]}
+        posterior = networks.autoencoder.apply(variables, batch.image, method="encode")
+        z = posterior.sample(sample_key)
+        output = networks.autoencoder.apply(variables, z, method="decode_output")
+        return output, posterior
+
+    def judge(image, params=state.disc_params):
+        return adversary.discriminate(
+            networks.discriminator, params, state.disc_stats, image, batch.cond
+        )
+
+    def parts(params):
+        output, posterior = logits_of(params)
+        f, recon = (batch.target + 1) / 2, 2 * jax.nn.sigmoid(output) - 1
+        cross = -f * jax.nn.log_sigmoid(output) - (1 - f) * jax.nn.log_sigmoid(-output)
+        distance = jnp.mean((batch.target - recon) ** 2, axis=(1, 2, 3))
+        rec = cross + 0.7 * distance.reshape(-1, 1, 1, 1)
+        logvar = params["logvar"]
+        nll = (rec / jnp.exp(logvar) + logvar).mean()
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar)
+        kl = jnp.maximum(kl.mean(axis=0), 0.05).mean()
+        ssim = losses.ssim(batch.target, recon).mean()
+        logits, _, fake = judge(recon)
+        matching = losses.feature_matching(judge(batch.target)[2], fake)
+        return nll, kl, ssim, -logits.mean(), matching, distance.mean()
+
+    def total(params):
+        nll, kl, ssim, g, matching, _ = parts(params)
+        adversarial = logs["d_weight"] * (g + 10 * matching)
+        return nll + 0.3 * ssim + 0.25 * kl + adversarial
+
+    def balance(params):
+        nll, _, ssim, *_ = parts(params)
+        return nll + 0.2 * ssim
+
+    def disc_loss(params):
+        recon = jnp.tanh(logits_of(state.params)[0] / 2)
+        real, fake = judge(batch.target, params)[0], judge(recon, params)[0]
+        r1 = losses.r1(lambda image: judge(image, params)[0], batch.target)
+        lecam = losses.lecam_update(state.lecam, real, fake, decay=0.9)
+        return (
+            losses.discriminator_hinge(real, fake)
+            + 5.0 * r1
+            + 0.3 * losses.lecam(lecam, real, fake, decay=0.9)
+        )
+
+    @jax.jit
+    def everything(params, disc_params):
+        value, gradient = jax.value_and_grad(total)(params)
+        last = [
+            jnp.linalg.norm(train_step.last_kernel(jax.grad(term)(params)).ravel())
+            for term in (balance, lambda params: parts(params)[3])
+        ]
+        distance = parts(params)[5]
+        gradients = gradient["autoencoder"], last, jax.grad(disc_loss)(disc_params)
+        return value, distance, *gradients
+
+    return everything(state.params, state.disc_params)
+
+
+def test_all_terms_together_are_their_literal_sum_and_gradient(all_on, literal):
+    logs, (total, distance, gradient, last, _) = all_on[-1], literal
+    np.testing.assert_allclose(logs["perceptual_loss"], distance, rtol=1e-4)
+    np.testing.assert_allclose(logs["kl_weight"], 0.25)  # half-way up a line to 0.5
+    np.testing.assert_allclose(logs["total_loss"], total, rtol=1e-4)
+    np.testing.assert_allclose(logs["ae_grad_norm"], length(gradient), rtol=1e-3)
+    np.testing.assert_allclose(
+        logs["d_weight"], 0.5 * last[0] / (last[1] + 1e-4), rtol=1e-3
+    )
+
+
+def test_validation_logs_the_perceptual_distance_of_its_images(all_on):
+    built, _, state, *_ = all_on
+    batch, mask = random_batch(), jnp.asarray([1.0, 0.0])
+    totals, recon_f = jax.jit(
+        functools.partial(
+            validate.validate_batch,
+            built.networks,
+            built.settings,
+            (),
+            adversarial=False,
+        )
+    )(
+        state,
+        state.params["autoencoder"],
+        batch,
+        (batch.target + 1) / 2,
+        mask,
+        jnp.zeros(()),
+    )
+    # Only the first image is real; logits' images need no clipping.
+    expected = np.mean((batch.target[0] - (2 * recon_f[0] - 1)) ** 2)
+    found = validate.result(totals)["perceptual_loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_discriminator_learns_from_its_terms_together(all_on, literal):
+    _, _, state, new, logs = all_on
+    np.testing.assert_allclose(logs["disc_grad_norm"], length(literal[-1]), rtol=1e-3)
+    assert logs["r1_loss"] > 0 and logs["lecam_loss"] > 0
+    np.testing.assert_allclose(new.lecam.real, 0.1 * logs["logits_real"], rtol=1e-5)
+    np.testing.assert_allclose(new.lecam.fake, 0.1 * logs["logits_fake"], rtol=1e-5)
+    assert int(new.lecam.count) == int(state.lecam.count) + 1
+
+
+def test_norms_and_ranges_are_those_of_the_state_and_the_reconstruction(all_on):
+    _, _, state, new, logs = all_on
+    for name, before, after in (
+        ("ae", state.params["autoencoder"], new.params["autoencoder"]),
+        ("disc", state.disc_params, new.disc_params),
+    ):
+        update = length(jax.tree.map(jnp.subtract, after, before))
+        np.testing.assert_allclose(logs[f"{name}_update_norm"], update, rtol=1e-5)
+        np.testing.assert_allclose(logs[f"{name}_param_norm"], length(after), rtol=1e-5)
+    # Of logits: an image all the same.
+    assert -1 <= logs["recon_min"] < logs["recon_max"] <= 1
+    assert logs["posterior_logvar_min"] < logs["posterior_logvar_max"]
+    assert 0 <= logs["disc_accuracy"] <= 1
+    # Step 5 is the last of 6: the end of the cosine, 0.05 of 1e-3.
+    np.testing.assert_allclose(logs["learning_rate"], 5e-5, rtol=1e-3)
+
+
+def test_clipped_weights_stay_within_the_bound_and_logvar_is_left_alone(all_on):
+    _, _, state, new, _ = all_on
+    bound = np.float32(0.2)
+    for tree in (new.params["autoencoder"], new.disc_params):
+        assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)) <= bound
+    assert length(state.params["autoencoder"]) > length(new.params["autoencoder"])
+    assert float(new.params["logvar"]) > 0.2
+
+
+def poisoned(kind: str):
+    batch = random_batch()
+    if kind == "batch":
+        return batch._replace(image=batch.image * jnp.nan)
+    if kind == "one map":
+        return batch._replace(image=batch.image.at[1, 3, 4].set(jnp.nan))
+    # Finite numbers whose square is not: the loss alone overflows.
+    return batch._replace(target=batch.target.at[0, 0, 0].set(1e25))
+
+
+@pytest.mark.parametrize("kind", ["batch", "one map", "loss"])
+def test_bad_numbers_leave_everything_as_it_was_but_the_step(all_on, kind):
+    _, step, _, state, _ = all_on
+    new, logs = step(state, poisoned(kind))
+    assert int(new.step) == int(state.step) + 1
+    assert int(new.skipped) == int(new.skipped_in_row) == 1
+    assert not np.isfinite(logs["total_loss"])
+    assert float(logs["skipped"]) == 1 and float(logs["ae_update_norm"]) == 0
+    counted = dict(step=0, skipped=0, skipped_in_row=0)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        new._replace(**counted),
+        state._replace(**counted),
+    )
+
+
+def test_skips_are_counted_in_a_row_and_since_the_start_and_training_goes_on(all_on):
+    _, step, _, state, _ = all_on
+    for batch in (poisoned("loss"), poisoned("one map"), random_batch()):
+        state, logs = step(state, batch)
+    assert int(state.skipped) == 2 and float(logs["skipped"]) == 2
+    assert int(state.skipped_in_row) == 0 and float(logs["skipped_in_row"]) == 0
+    assert np.isfinite(logs["total_loss"]) and float(logs["ae_update_norm"]) > 0
+
+
+def test_a_bad_discriminator_alone_skips_the_update_of_both(all_on):
+    _, step, _, state, _ = all_on
+    bias = state.disc_params["conv_2"]["bias"] + jnp.inf
+    broken = {**state.disc_params, "conv_2": {**state.disc_params["conv_2"]}}
+    broken["conv_2"]["bias"] = bias
+    new, _ = step(state._replace(disc_params=broken), random_batch())
+    assert int(new.skipped) == 1
+    jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
+
+
+def test_a_checkpoint_holds_the_logits_averages_and_the_counts(all_on, tmp_path):
+    new = all_on[3]._replace(skipped=jnp.asarray(3, jnp.int32))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(new, {}, None)
+    checkpoints.wait()
+    restored, _ = checkpoints.restore_latest(new)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, new)
+    assert float(restored.lecam.real) != 0
+
+
+def test_terms_that_are_off_are_not_logged_and_idle_ones_are_0():
+    optional = {"ssim_loss", "feature_matching_loss", "r1_loss", "lecam_loss"}
+    optional |= {"perceptual_loss"}
+    for weight, loss, adversarial, expected in (
+        (0.0, {}, True, set()),
+        (0.7, LOSS, False, optional),
+    ):
+        built, state = build(weight, **loss)
+        step = small_step.compiled(built, adversarial=adversarial)
+        _, logs = jax.eval_shape(step, state, random_batch())
+        assert optional & logs.keys() == expected
+    idle = adversary.idle_logs(built.settings)
+    assert idle.keys() >= {"r1_loss", "disc_loss", "disc_accuracy", "disc_grad_norm"}
+    assert not any(idle.values())
