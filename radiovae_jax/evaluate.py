@@ -35,7 +35,7 @@ from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots, showing
 from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.vae import codec, latents
 
 ROWS = ("autoencoder", "autoencoder_sample", "pca")
 SAMPLE_SEED = 0
@@ -73,7 +73,7 @@ def evaluate(
             )
         config.data.root = data_root
     step, (model, params) = run_folder.hold(
-        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+        workdir, step, lambda step: codec.load_network(workdir, weights, step=step)
     )
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)

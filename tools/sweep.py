@@ -47,6 +47,7 @@ from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import config as config_of_run
 from radiovae_jax.training import config_check, run_folder, train
+from radiovae_jax.vae import codec
 
 Overrides = Mapping[str, str] | None
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -131,7 +132,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     beta the run was trained with. rec is what the run minimises, the negative logarithm
     of a likelihood up to a constant of its kind: ELBOs compare within a kind.
     """
-    model, params = run_folder.load(folder)
+    model, params = codec.load_network(folder)
     # With the weights as arguments, so that all runs share what is compiled.
     encode, decode, decode_output = (
         jax.jit(functools.partial(model.apply, method=method))
