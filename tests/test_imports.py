@@ -69,7 +69,9 @@ def test_only_the_top_knows_the_config():
         if path.stem not in (
             "experiment",
             "datasets",
-            "config_check",
+            "schema",
+            "fields",
+            "config_files",
             "run_folder",
             "loop",
             "train",

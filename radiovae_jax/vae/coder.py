@@ -13,7 +13,7 @@ from jaxtyping import Float
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import resize, resize_back, resized
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.types import Array, Image, Latent
 from radiovae_jax.vae import tiling
 
@@ -69,7 +69,7 @@ def load(
       ValueError: its config does not fit this version.
     """
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     step, (model, params) = run_folder.hold(
         workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
     )
