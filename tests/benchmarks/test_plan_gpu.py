@@ -6,11 +6,14 @@ import sys
 import types
 
 import command
+import hlo
+import planned
 import pytest
 import tiny
-import tool
 
 from radiovae_jax.vae import experiment
+
+pytestmark = pytest.mark.benchmark
 
 # As XLA writes it: a product within a fusion in a fusion, three ways of a convolution.
 CONVOLUTION = (
@@ -55,9 +58,6 @@ ENTRY %main (a: bf16[64,32], b: bf16[32,16]) -> bf16[64,16] {{
   ROOT %product = bf16[64,16]{{1,0}} {FUSION}, metadata={{op_name="jit(step)/attn"}}
 }}
 """
-
-
-hlo = tool.load("hlo")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_what_cannot_be_counted_is_named(instruction):
     assert "cannot be counted" in kernel.layer or "not understood" in kernel.layer
 
 
-def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so(planned):
+def test_a_plan_that_is_larger_than_what_jax_takes_of_the_card_says_so():
     record = dict(
         peak_bytes=64e9,
         temporary_bytes=60e9,
@@ -223,7 +223,7 @@ class Compiled:
         )
 
 
-def test_a_plan_s_time_is_what_takes_longer_of_every_kernel(planned):
+def test_a_plan_s_time_is_what_takes_longer_of_every_kernel():
     gpu = planned.Gpu("by hand", memory=1000, bandwidth=1e6, peak=1e8)
     record = planned.record_of(Compiled(), gpu)
     assert record["peak_bytes"] == 100 + 90 - 80 + 7
@@ -243,16 +243,14 @@ def test_a_plan_s_time_is_what_takes_longer_of_every_kernel(planned):
     assert slow["uncached_seconds"] == pytest.approx(record["floor_seconds"], rel=1e-3)
 
 
-@pytest.fixture(scope="module")
-def planned():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tool.TOOLS)  # it imports what is beside it
-        return tool.load("planned")
-
-
 def refused(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "tools/plan_gpu.py", "--config=configs/radio.py", *arguments],
+        [
+            sys.executable,
+            "benchmarks/plan_gpu.py",
+            "--config=configs/radio.py",
+            *arguments,
+        ],
         cwd=command.PROJECT,
         env=command.environment(),
         capture_output=True,
@@ -287,9 +285,7 @@ def test_a_phase_that_the_config_never_runs_is_refused():
         ("released", 0.0, {"adversarial": True}),
     ],
 )
-def test_phases_are_those_that_the_loop_runs_with_some_disc_start(
-    planned, before, factor, runs
-):
+def test_phases_are_those_that_the_loop_runs_with_some_disc_start(before, factor, runs):
     config = tiny.read("radio")
     config.loss.discriminator_before_start = before
     config.loss.disc_factor = factor

@@ -1,7 +1,7 @@
 """What XLA would run of a training step on a GPU that is not here: memory and work.
 
     pip install "jax[cuda13]"  # neither a GPU nor its driver is needed
-    python tools/plan_gpu.py --config configs/radio.py:native --gpu h200 \\
+    python benchmarks/plan_gpu.py --config configs/radio.py:native --gpu h200 \\
         --config.train.batch_size=64 --config.loss.perceptual_weights=random
 
 Sizes, widths, batch and dtype are the config's ("auto" is bfloat16 here). The step is

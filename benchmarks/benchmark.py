@@ -1,7 +1,7 @@
 """Times a training step, its parts and its floors; beside PyTorch where asked.
 
-    python tools/benchmark.py --config configs/quickstart.py
-    python tools/benchmark.py --config configs/radio.py:native --peer torch \\
+    python benchmarks/benchmark.py --config configs/quickstart.py
+    python benchmarks/benchmark.py --config configs/radio.py:native --peer torch \\
         --config.loss.perceptual_weights=random --config.train.batch_size=8
 
 Sizes, widths, batch and dtype are the config's; the maps are random, on the device as
