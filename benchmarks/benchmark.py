@@ -29,16 +29,15 @@ import pathlib
 from typing import Any
 
 import jax
-import machine  # this, peers, step_*, timed_step and timing are beside this file
 import numpy as np
 import peers
+import records  # this and the next four are beside this file
 import step_parts
-import step_record
 import timed_step
 import timing
 from absl import app, flags, logging
 from ml_collections import config_flags
-from step_record import OURS
+from records import OURS
 
 from radiovae_jax import cli, files, sharding
 from radiovae_jax.training import config_check
@@ -177,9 +176,7 @@ def measure(config, phase: str) -> dict[str, Any]:
         "first_step_differs_by": race.apart,
         "not_timed": race.not_timed,
         **found,
-        **step_record.floors(
-            program, found["step_seconds"][OURS], batch, peak, bandwidth
-        ),
+        **records.floors(program, found["step_seconds"][OURS], batch, peak, bandwidth),
         "peak_bytes": planned | allocated,
         "uncounted": program.uncounted,
         "parts_seconds": parts,
@@ -199,7 +196,7 @@ def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
         rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
     times = timing.in_turns(steppers, STEPS.value)
     return {
-        **step_record.speeds(times, race.trainers, released),
+        **records.speeds(times, race.trainers, released),
         "in_a_row_seconds": timing.in_rows(rows, min(ROW, STEPS.value)),
     }
 
@@ -264,15 +261,15 @@ def main(argv: list[str]) -> None:
             if out.is_dir():
                 raise ValueError(f"{out} is a folder; give another --out, a file")
             cli.folder(out.parent, flag="--out")
-        record = machine.described(torch_mode=MODE.value * (PEER.value != "none"))
+        record = records.described(torch_mode=MODE.value * (PEER.value != "none"))
         record |= {"phases": {}}
-        print(machine.header(record), flush=True)
+        print(records.header(record), flush=True)
         if DATA.value:
             record["data_images_per_second"] = rate = data_rate(config)
             print(f"data: {rate:.0f} images/s")
         for phase in phases:
             record["phases"][phase] = measure(config, phase)
-            print(step_record.table(phase, record["phases"][phase]), flush=True)
+            print(records.table(phase, record["phases"][phase]), flush=True)
             keep(record, out)
             peers.release()
         if OUT.value:

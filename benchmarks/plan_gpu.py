@@ -23,8 +23,8 @@ import os
 import pathlib
 
 import jax
-import machine  # this and the next two are beside this file
 import planned
+import records  # this and the next two are beside this file
 import timed_step
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
             cli.folder(out, flag="--out")
         for phase, adversarial in phases.items():
             program = planned.compiled(config, gpu, adversarial=adversarial)
-            record = machine.versions() | planned.record_of(program, gpu)
+            record = records.versions() | planned.record_of(program, gpu)
             batch, dtype = config.train.batch_size, config.train.dtype
             size = "x".join(map(str, timed_step.image_shape(config)[:2]))
             record |= {"size": size, "batch": batch, "dtype": dtype}

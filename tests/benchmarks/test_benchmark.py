@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import peers
 import pytest
-import step_record
+import records
 import timed_step
 import timing
 import tiny
@@ -215,7 +215,7 @@ def test_how_many_times_as_long_each_takes():
         "ours, fresh forward": [3.0, 4.0, 5.0],
         "torch, eager": [6.0, 6.0, 7.0],
     }
-    found = step_record.speeds(times, ["torch, eager"], "ours, fresh forward")
+    found = records.speeds(times, ["torch, eager"], "ours, fresh forward")
     assert found["step_seconds"]["radiovae_jax"] == 2.0
     assert found["ratio_to_ours"]["torch, eager"] == 3.0
     assert found["ratio_like_for_like"] == {"torch, eager": 1.5}
@@ -224,7 +224,7 @@ def test_how_many_times_as_long_each_takes():
 
 def test_floors_are_what_the_device_could_do():
     program = timing.Program(None, 1.0, 2.0, 6e9, 4e9, 0)
-    found = step_record.floors(program, 0.5, batch=4, peak=24e9, bandwidth=8e9)
+    found = records.floors(program, 0.5, batch=4, peak=24e9, bandwidth=8e9)
     assert found["images_per_second"] == 8.0
     assert found["flops_per_image"] == 1.5e9
     assert found["share_of_peak"] == 0.5
