@@ -85,15 +85,17 @@ class Reference:
 
     def run(self, monkeypatch):
         """Returns the logs of all iterations and the last state."""
-        noise, drawn = list(self.arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
+        noise, keys = list(self.arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
 
-        def next_noise():
-            drawn.append(noise[len(drawn)])
-            return drawn[-1]
+        def next_noise(key):
+            keys.append(tuple(key.tolist()))
+            return noise[len(keys) - 1]
 
         def draw_noise(autoencoder, image, key):
             shape = jax.ShapeDtypeStruct(noise[0].shape, jnp.float32)
-            return jax.experimental.io_callback(next_noise, shape, ordered=True)
+            return jax.experimental.io_callback(
+                next_noise, shape, jax.random.key_data(key), ordered=True
+            )
 
         monkeypatch.setattr(train_step, "draw_noise", draw_noise)
 
@@ -116,7 +118,7 @@ class Reference:
         for x in self.arrays["x"]:
             state, log = step(state, jnp.asarray(x))
             logs.append(jax.device_get(log))
-        assert len(drawn) == len(noise)
+        assert len(set(keys)) == len(keys) == len(noise)  # each pass has its own
         return logs, state
 
 
