@@ -9,6 +9,7 @@ command in the same workdir continues a run that was stopped.
 """
 
 import functools
+import importlib
 import pathlib
 
 from radiovae_jax import ctrl_c
@@ -52,6 +53,8 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 flags.mark_flag_as_required("config")
 
 
+# Config field `stage` -> the module with the `make` of its task.
+STAGES = {"vae": "radiovae_jax.vae.task"}
 LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
 
@@ -79,9 +82,10 @@ def run() -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
+    from radiovae_jax import training
     from radiovae_jax.data import datasets
     from radiovae_jax.reporting import showing
-    from radiovae_jax.training import distributed, dry_run, judging, train
+    from radiovae_jax.training import distributed, dry_run, validation
 
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
     join = functools.partial(
@@ -96,13 +100,14 @@ def run() -> None:
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
+    make = importlib.import_module(STAGES[CONFIG.value.get("stage", "vae")]).make
     if DRY_RUN.value:
-        page = dry_run.run(CONFIG.value)
+        page = dry_run.run(make, CONFIG.value)
         if distributed.is_first():
             cli.say(page)
         return
     try:
-        metrics = train.run(CONFIG.value, workdir)
+        metrics = training.run(make, CONFIG.value, workdir)
     except FloatingPointError:
         if distributed.is_first():
             showing.after_training(workdir, latents=0)  # its warnings say more
@@ -112,7 +117,7 @@ def run() -> None:
         alone = jax.process_count() == 1
         showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
         db = datasets.db_range(CONFIG.value)
-        report(workdir, judging.quality(metrics, db) if metrics else "")
+        report(workdir, validation.quality(metrics, db) if metrics else "")
 
 
 def default_workdir() -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from radiovae_jax.training.judging import Compiled
 
 from radiovae_jax import metrics
-from radiovae_jax.training.judging import Compiled
 from radiovae_jax.vae import validate
 
 LOGGED = (

@@ -42,12 +42,13 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from radiovae_jax import cli, files, inputs, losses, metrics
+from radiovae_jax import cli, files, inputs, losses, metrics, training
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import config_check, run_folder, train
+from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.vae import task
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -298,7 +299,7 @@ def sweep(
                 if result.exists():
                     run_folder.claim(folder, config)  # refuses that of another config
                     continue
-                train.run(config, folder)
+                training.run(task.make, config, folder)
             except (ValueError, OSError) as error:  # of the other command's flag
                 said = str(error).replace("--workdir", "--out")
                 known = ValueError if isinstance(error, ValueError) else OSError

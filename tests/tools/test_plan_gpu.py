@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tool
 
-from radiovae_jax.vae import experiment
+from radiovae_jax.vae import task
 
 # As XLA writes it: a product within a fusion in a fusion, three ways of a convolution.
 CONVOLUTION = (
@@ -297,7 +297,7 @@ def test_phases_are_those_that_the_loop_runs_with_some_disc_start(
     loop = set()
     for start in (0, config.train.steps):
         config.loss.disc_start = start
-        loop.add(experiment.adversarial(config, 0))
+        loop.add(task.adversarial(config, 0))
     assert set(runs.values()) == loop
 
 

@@ -12,7 +12,7 @@ from whole_runs import saved, without_time
 
 import radiovae_jax
 from radiovae_jax.data import datasets, radiomap
-from radiovae_jax.training import config_check, logbook, run_folder, train
+from radiovae_jax.training import config_check, logbook, run_folder
 from radiovae_jax.vae import experiment
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -27,16 +27,16 @@ def city(tmp_path_factory):
 def unbroken(city, tmp_path_factory):
     """A run of six steps, three without and three with the discriminator."""
     workdir = tmp_path_factory.mktemp("runs") / "unbroken"
-    metrics = train.run(tiny.config(city), workdir)
+    metrics = tiny.train(tiny.config(city), workdir)
     return workdir, metrics
 
 
 def test_stopping_and_going_on_equals_one_unbroken_run_bit_for_bit(
     city, unbroken, tmp_path
 ):
-    train.run(tiny.config(city, stop_at=4), tmp_path)
+    tiny.train(tiny.config(city, stop_at=4), tmp_path)
     assert logbook.read(tmp_path / "metrics.jsonl")[-1]["step"] == 4
-    train.run(tiny.config(city), tmp_path)
+    tiny.train(tiny.config(city), tmp_path)
     one, one_data = saved(unbroken[0], tiny.config(city))
     two, two_data = saved(tmp_path, tiny.config(city))
     assert int(one.step) == 6
@@ -59,7 +59,7 @@ def test_a_run_keeps_how_it_was_made_and_takes_the_home_folder(
     monkeypatch.chdir(tmp_path)
     config = run_folder.read_config("~/unbroken")
     config.data.root = os.path.join("~", os.path.relpath(config.data.root, Path.home()))
-    assert train.run(config, Path("~/unbroken"))["nmse"] == metrics["nmse"]
+    assert tiny.train(config, Path("~/unbroken"))["nmse"] == metrics["nmse"]
     found = json.loads((workdir / "run.json").read_text())
     assert [(one["step"], one["ended"]) for one in found["resumes"]] == [(6, "done")]
     assert "~" not in run_folder.read_config(workdir).data.root
@@ -101,7 +101,7 @@ def test_adversarial_numbers_are_zero_before_disc_start_and_not_after(unbroken):
 @pytest.mark.slow
 def test_the_discriminator_does_not_move_before_disc_start(city, unbroken, tmp_path):
     config = tiny.config(city, stop_at=3)
-    train.run(config, tmp_path)
+    tiny.train(config, tmp_path)
     state, _ = saved(tmp_path, config)
     init_key, _, _ = jax.random.split(jax.random.key(config.seed), 3)
     built = experiment.build(config, (32, 32, 1))
@@ -124,7 +124,7 @@ def test_the_released_mode_runs_the_discriminator_from_the_first_step(city, tmp_
         "ema": ("schedule", "decay", "of"),
     }.items():
         config[section].update({name: released[section][name] for name in fields})
-    train.run(config, tmp_path)
+    tiny.train(config, tmp_path)
     state, _ = saved(tmp_path, config)
     assert float(np.abs(state.disc_stats["norm_1"]["mean"]).max()) > 0
     assert set(state.ema) == {"autoencoder", "logvar", "disc_params", "disc_stats"}
@@ -185,7 +185,7 @@ def test_another_config_in_the_same_folder_is_refused_and_nothing_changes(
     config = tiny.config(city)
     config.loss.kl_weight = 1e-3
     with pytest.raises(ValueError, match=r"loss.kl_weight: 1e-06 there, 0.001 here"):
-        train.run(config, workdir)
+        tiny.train(config, workdir)
     after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
     assert before == after
 
@@ -249,7 +249,7 @@ def test_maps_that_are_not_square_are_not_squashed(tmp_path):
     config = tiny.config(tmp_path / "maps")
     config.data.update(source="folder", image_size=16)
     with pytest.raises(ValueError, match=r"16x32 are not square.*data.image_size=0"):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -288,7 +288,7 @@ def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
     config = tiny.config(city)
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -306,7 +306,7 @@ def test_unknown_and_missing_fields_of_a_config_file_are_named_together(city, tm
         config.loss.kl_wieght = 1e-3
         del config.train.images
     with pytest.raises(ValueError) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "loss.kl_wieght is no field; did you mean loss.kl_weight?" in str(
         error.value
     )
@@ -328,7 +328,7 @@ def test_a_run_that_fails_late_has_saved_what_it_had(tmp_path):
     path = validation.path("gray", 1)  # the first one is looked at before any step
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=path.name):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     state, position = saved(tmp_path / "run", config)
     assert int(state.step) == position["position"] == 5
     last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
@@ -339,7 +339,7 @@ def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(city, tm
     config = tiny.config(city)
     config.loss.update(perceptual_weight=1.0, perceptual_weights=str(tmp_path))
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "perceptual_weight=0" in str(error.value)
     assert "perceptual_weights" in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax.training import logbook, run_folder, train, warm_start
+from radiovae_jax.training import logbook, run_folder, warm_start
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import experiment, train_step
 
@@ -97,11 +97,11 @@ def test_a_folder_that_cannot_start_a_run_stops_it_before_it_is_made(
 ):
     config = tiny.config(city, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"train.init_from: .*nowhere is not"):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     config = tiny.config(city, init_from=str(donor[0]))
     config.autoencoder.ch_mult = (1, 2)
     with pytest.raises(ValueError) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "holds another autoencoder" in str(error.value)
     assert "'ch_mult': [1, 1]" in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -113,7 +113,7 @@ def test_a_decoder_of_images_starts_no_run_of_logits_and_none_of_logits_one_of_i
     config = tiny.config(city, init_from=str(donor[0]))
     config.loss.reconstruction = "bce"
     with pytest.raises(ValueError) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "with loss.reconstruction=l1_mse and this run has bce" in str(error.value)
     assert "Set loss.reconstruction=l1_mse" in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -131,9 +131,9 @@ def test_a_decoder_of_images_starts_no_run_of_logits_and_none_of_logits_one_of_i
 def test_a_run_goes_on_when_the_folder_it_started_from_is_gone(city, donor, tmp_path):
     folder = tmp_path / "donor"
     shutil.copytree(donor[0], folder)
-    train.run(tiny.config(city, init_from=str(folder), stop_at=1), tmp_path / "run")
+    tiny.train(tiny.config(city, init_from=str(folder), stop_at=1), tmp_path / "run")
     shutil.rmtree(folder)
-    train.run(tiny.config(city, init_from=str(folder), stop_at=2), tmp_path / "run")
+    tiny.train(tiny.config(city, init_from=str(folder), stop_at=2), tmp_path / "run")
     lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     np.testing.assert_allclose(
