@@ -11,6 +11,7 @@ import time
 import command
 import jax
 import pytest
+import tiny
 from PIL import Image
 
 from radiovae_jax import cli
