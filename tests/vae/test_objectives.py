@@ -56,10 +56,7 @@ def trained(config, split: str) -> list[dict]:
     @jax.jit
     def step(state, raw):
         return train_step.train_step(
-            built.networks,
-            built.opt,
-            built.schedules,
-            built.settings,
+            built,
             (),
             state,
             built.to_batch(raw),

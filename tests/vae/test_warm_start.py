@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax.training import logbook, run_folder, warm_start
+from radiovae_jax.training import logbook, run_folder
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.vae import experiment, train_step
+from radiovae_jax.vae import experiment, warm_start
+from radiovae_jax.vae.state import averaged
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -56,7 +57,7 @@ def assert_equal(one, two) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_the_judged_weights_start_the_run_and_nothing_else_does(city, donor):
+def test_the_averaged_weights_start_the_run_and_nothing_else_does(city, donor):
     folder, theirs = donor
     shapes = shapes_of(tiny.config(city))
     fresh = random_like(shapes, seed=1)._replace(step=jnp.int32(0))
@@ -76,7 +77,7 @@ def test_an_average_over_everything_starts_as_what_it_is_of(city, donor):
     shapes = shapes_of(config)
     weights = read(donor[0], shapes)
     state = warm_start.start(random_like(shapes, seed=1), weights)
-    assert_equal(state.ema, train_step.averaged(state, config.ema.of))
+    assert_equal(state.ema, averaged(state, config.ema.of))
 
 
 def test_a_discriminator_of_another_shape_is_left_fresh_and_said(city, donor, caplog):
