@@ -18,13 +18,13 @@ from absl import logging
 from radiovae_jax import inputs, sharding
 from radiovae_jax.data import datasets, pipeline, sources
 from radiovae_jax.training import (
-    config_check,
     distributed,
     logbook,
     overview,
     run_folder,
     run_lock,
     run_record,
+    schema,
 )
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.training.distributed import Together
@@ -124,7 +124,7 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
     with distributed.all_or_none():
-        config_check.check(config)
+        schema.check(config)
     described = run_folder.jsonable(config)
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
     text = json.dumps(described, sort_keys=True)
