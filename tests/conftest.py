@@ -98,8 +98,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     Trained once for all workers of a session, so to be read; `trained_copy` is for the
     tests that write.
     """
+    from radiovae_jax import training
     from radiovae_jax.reporting import showing  # not for tests of a function alone
-    from radiovae_jax.training import train
+    from radiovae_jax.vae import task
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -111,7 +112,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             # The city keeps its name in the run's config, so it is written in place.
             folder.mkdir()
             try:
-                train.run(tiny.config(folder / "city"), folder / "run")
+                training.run(task.make, tiny.config(folder / "city"), folder / "run")
                 showing.after_training(folder / "run", latents=2)
             except BaseException:
                 shutil.rmtree(folder)

@@ -17,7 +17,6 @@ from PIL import Image
 import radiovae_jax
 from radiovae_jax import DiagonalGaussian, apply, verbs
 from radiovae_jax.data import mapfiles, radiomap, sionna
-from radiovae_jax.training import train
 from radiovae_jax.vae import codec
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -31,7 +30,7 @@ HEIGHT, WIDTH = 30, 27  # the columns are no multiple of 2, the down-sampling
 def run(tmp_path_factory):
     """A folder with run/ (32x32, two levels), a.png, b.png, and one map in dB."""
     folder = tmp_path_factory.mktemp("apply")
-    train.run(tiny.config(folder / "city", steps=3), folder / "run")
+    tiny.train(tiny.config(folder / "city", steps=3), folder / "run")
     maps = sorted((folder / "city" / "gain" / "DPM").glob("*.png"))
     shutil.copy(maps[0], folder / "a.png")
     shutil.copy(maps[-1], folder / "b.png")

@@ -40,13 +40,13 @@ from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from radiovae_jax import cli, files, inputs, losses, metrics
+from radiovae_jax import cli, files, inputs, losses, metrics, training
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import run_folder, schema, train
-from radiovae_jax.vae import codec
+from radiovae_jax.training import run_folder, schema
+from radiovae_jax.vae import codec, task
 
 Overrides = Mapping[str, str] | None
 KINDS = ("bce", "mse", "l1", "l1_mse")
@@ -285,7 +285,7 @@ def sweep(
                 if result.exists():
                     run_folder.claim(folder, config)  # refuses that of another config
                     continue
-                train.run(config, folder)
+                training.run(task.make, config, folder)
             except (ValueError, OSError) as error:  # of the other command's flag
                 said = str(error).replace("--workdir", "--out")
                 known = ValueError if isinstance(error, ValueError) else OSError

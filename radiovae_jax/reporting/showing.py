@@ -22,7 +22,7 @@ from radiovae_jax.reporting import (
     plots,
     report_page,
 )
-from radiovae_jax.training import judging, run_folder
+from radiovae_jax.training import run_folder, validation
 from radiovae_jax.vae import codec
 
 LATENT_SEED = 0
@@ -38,7 +38,7 @@ def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
     """
     run = curves.read(workdir)
     folder = cli.folder(pathlib.Path(workdir) / "figures", flag="workdir")
-    samples = read_samples(pathlib.Path(workdir) / "images" / judging.NEWEST_SAMPLES)
+    samples = read_samples(pathlib.Path(workdir) / "images" / validation.NEWEST_SAMPLES)
     return [
         plots.save(figure, folder / f"{name}.png")
         for name, figure in (

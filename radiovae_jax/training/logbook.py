@@ -169,11 +169,11 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def last_validation(path: pathlib.Path) -> dict[str, float]:
     """Returns the numbers of the last validation, without their prefix."""
-    judged = [line for line in read(path) if "val/nmse" in line]
-    if not judged:
-        return {}
-    return {
-        name.removeprefix("val/"): math.nan if value is None else value
-        for name, value in judged[-1].items()
-        if name.startswith("val/")
-    }
+    found: dict[str, float] = {}
+    for line in read(path):
+        found = {
+            name.removeprefix("val/"): math.nan if value is None else value
+            for name, value in line.items()
+            if name.startswith("val/")
+        } or found
+    return found

@@ -9,12 +9,11 @@ from jaxtyping import Float, PyTree
 from radiovae_jax import losses, metrics
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import resize_back
+from radiovae_jax.training.updates import Logs
 from radiovae_jax.types import Array, Batch, Image, PRNGKey
 from radiovae_jax.vae import objectives
-from radiovae_jax.vae.objectives import LossSettings, Reconstruction
-from radiovae_jax.vae.train_step import Networks, TrainState
-
-Logs = dict[str, Float[Array, ""]]
+from radiovae_jax.vae.objectives import Reconstruction
+from radiovae_jax.vae.state import LossSettings, Networks, TrainState
 
 
 class Totals(NamedTuple):
@@ -44,7 +43,7 @@ def validate_batch(
     nothing; the sources validate on a sample.
 
     Args:
-      params: of the autoencoder that is judged (the live ones, or their average).
+      params: of the autoencoder (the live ones, or their average).
       target: the maps to compare with, f in [0, 1]; reconstructions are brought to
         their size.
       mask: 0 for images that only fill up the batch.

@@ -9,7 +9,7 @@ import tiny
 from radiovae_jax import evaluate
 from radiovae_jax.evaluation import record
 from radiovae_jax.reporting import curves, report_charts, showing
-from radiovae_jax.training import logbook, train
+from radiovae_jax.training import logbook
 from radiovae_jax.vae import experiment
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -39,7 +39,7 @@ def ran(request, tmp_path_factory):
         for i in range(count):
             f = rng.random((16, 16, channels), np.float32)
             np.save(folder / "maps" / split / f"{i}.npy", f)
-    metrics = train.run(config(folder / "maps", channels), folder / "run")
+    metrics = tiny.train(config(folder / "maps", channels), folder / "run")
     return channels, folder / "run", metrics
 
 

@@ -20,14 +20,14 @@ from radiovae_jax.evaluation import baselines, comparison, record
 from radiovae_jax.evaluation.measure import Lines, measure
 from radiovae_jax.nn import lpips
 from radiovae_jax.reporting import report_page
-from radiovae_jax.training import run_folder, schema, train
+from radiovae_jax.training import run_folder, schema
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     config = tiny.config(folder / "city", steps=3)
-    validation = train.run(config, folder / "run")
+    validation = tiny.train(config, folder / "run")
     found = evaluate.evaluate(
         folder / "run", batch_size=3, baseline="pca", perceptual_weights="none"
     )

@@ -11,7 +11,7 @@ from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
 from radiovae_jax.interop import torch_structure, torch_weights
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import microbatches
+from radiovae_jax.training import updates
 from radiovae_jax.vae import adversary, objectives, train_step
 from radiovae_jax.vae.autoencoder import AutoencoderKL, attention_levels
 from radiovae_jax.vae.discriminator import PatchDiscriminator
@@ -304,7 +304,7 @@ def test_the_gradients_of_the_total_loss_match_pytorch_s():
         lambda params: train_step.pull_back(
             terms_of,
             params,
-            microbatches.split(x, 1),
+            updates.split(x, 1),
             train_step.last_kernel,
             settings,
             kl_weight=kl_weight,

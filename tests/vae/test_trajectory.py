@@ -67,17 +67,15 @@ class Reference:
         )
         disc = jax.tree.map(jnp.asarray, disc)
         self.arrays, self.config = arrays, config
-        built = build_reference(config, model_fields)
-        self.networks, self.settings = built.networks, built.settings
-        self.opt, self.schedules = built.opt, built.schedules
+        self.built = build_reference(config, model_fields)
         self.state = train_step.TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             disc_params=disc["params"],
             disc_stats=disc["batch_stats"],
             ema={"autoencoder": params["autoencoder"]},
-            opt_state=self.opt.autoencoder.init(params),
-            disc_opt_state=self.opt.discriminator.init(disc["params"]),
+            opt_state=self.built.opt.autoencoder.init(params),
+            disc_opt_state=self.built.opt.discriminator.init(disc["params"]),
             lecam=losses.LeCamState.start(),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
@@ -101,15 +99,11 @@ class Reference:
 
         @jax.jit
         def step(state, x):
-            batch = bare(x)
             return train_step.train_step(
-                self.networks,
-                self.opt,
-                self.schedules,
-                self.settings,
+                self.built,
                 (),
                 state,
-                batch,
+                bare(x),
                 jax.random.key(0),
                 adversarial=True,
             )

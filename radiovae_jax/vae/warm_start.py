@@ -1,16 +1,18 @@
-"""Weights put into a fresh state: from another run's folder, or from an import."""
+"""Weights put into a fresh state: from another run's folder (train.init_from)."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from absl import logging
 from jaxtyping import PyTree
 
 from radiovae_jax.training import run_folder
-from radiovae_jax.vae import codec, train_step
-from radiovae_jax.vae.train_step import TrainState
+from radiovae_jax.vae import codec
+from radiovae_jax.vae.state import TrainState, averaged
 
 
 class Weights(NamedTuple):
@@ -21,11 +23,18 @@ class Weights(NamedTuple):
     discriminator: Mapping[str, PyTree]  # {"params", "batch_stats"} or {}
 
 
+def prepared(
+    folder: str, fresh: TrainState, *, reconstruction: str
+) -> Callable[[TrainState], TrainState]:
+    """Reads the weights of another run; returns what puts them into a state."""
+    weights = read(folder, fresh, reconstruction=reconstruction)
+    return functools.partial(start, weights=weights)
+
+
 def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
     """Reads the weights of another run that a fresh state can start from.
 
-    Those of the autoencoder are the judged ones (the average), from the best
-    checkpoint.
+    Those of the autoencoder are the average (EMA), from the best checkpoint.
 
     Args:
       folder: of the other run (`train.init_from`).
@@ -84,7 +93,7 @@ def start(state: TrainState, weights: Weights) -> TrainState:
             disc_stats=_placed(weights.discriminator["batch_stats"], state.disc_stats),
         )
     # A copy: the step donates its input, and one buffer cannot be donated twice.
-    average = jax.tree.map(jnp.copy, train_step.averaged(state, tuple(state.ema)))
+    average = jax.tree.map(jnp.copy, averaged(state, tuple(state.ema)))
     return state._replace(ema=average)
 
 
@@ -92,10 +101,8 @@ def _differing(theirs: PyTree, ours: PyTree) -> list[str]:
     """Returns a line for every array that is not in both, with one shape."""
 
     def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            "/".join(part.key for part in path): leaf.shape for path, leaf in leaves
-        }
+        flat = flax.traverse_util.flatten_dict(dict(tree), sep="/")
+        return {name: leaf.shape for name, leaf in flat.items()}
 
     there, here = shapes(theirs), shapes(ours)
     return [
