@@ -19,7 +19,7 @@ from jaxtyping import Float, PyTree, Shaped
 from radiovae_jax import inputs
 from radiovae_jax.data import batch, datasets, gains, radiomap
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import checkpoint, config_check, run_folder
+from radiovae_jax.training import checkpoint, run_folder, schema
 from radiovae_jax.types import Array, Batch, Image, Latent, PRNGKey
 from radiovae_jax.vae import experiment, large_maps
 from radiovae_jax.vae.autoencoder import AutoencoderKL
@@ -299,7 +299,7 @@ def load(
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     model = experiment.build_autoencoder(config)
     lists = ("ch_mult", "attn_resolutions", "resolution")  # in a JSON, so not hashable
     fields = {name: _tuples(getattr(model, name)) for name in lists}
