@@ -169,7 +169,7 @@ def set_up(config: ConfigDict) -> Setup:
         train_data = datasets.open_data(config, config.data.train_split)
         val_data = None
         if config.data.val_split:
-            val_data = datasets.open_outlined(config, config.data.val_split)
+            val_data = datasets.open_with_buildings(config, config.data.val_split)
         built = experiment.build(config, train_data.shape)
         batches = datasets.train_batches(config, train_data)
         opened = {"training": train_data, "validation": val_data}

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from radiovae_jax.data import city as city_module
-from radiovae_jax.data import dominant_path, radiomap, splits, synthetic
+from radiovae_jax.data import radiomap, splits, synthetic
 from radiovae_jax.data.radiomapseer import RadioMapSeer
+from radiovae_jax.data.synthetic import city as city_module
+from radiovae_jax.data.synthetic import dominant_path
 
 ALL = ("gray", "buildings", "antenna")
 
