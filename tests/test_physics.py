@@ -1,5 +1,6 @@
 """Closed forms, the published numbers, and how much of real maps the terms reach."""
 
+import functools
 import pathlib
 import shutil
 import subprocess
@@ -20,6 +21,22 @@ PROJECT = pathlib.Path(__file__).resolve().parents[1]
 RANGES = ("unit", "released")
 write_k2 = tool.load("write_k2")
 NO_TX = jnp.zeros((1, 16, 16, 1))
+# The transmitter adds the same to both wave numbers, so edge_pinn has no mask.
+FORMS = {
+    "edge_pinn": lambda x, y, tx, **kw: physics.edge_pinn(x, y, **kw),
+    "edge_pinn_released": lambda x, y, tx, **kw: physics.edge_pinn_released(x, y, **kw),
+    "helmholtz": physics.helmholtz,
+    "helmholtz_released": physics.helmholtz_released,
+}
+
+
+@functools.partial(jax.jit, static_argnames="input_range")
+def terms(x, recon, tx, input_range="unit"):
+    """Returns every form of both terms, compiled together."""
+    return {
+        name: form(x, recon, tx, input_range=input_range)
+        for name, form in FORMS.items()
+    }
 
 
 def gain_of(power_w):
@@ -110,8 +127,8 @@ def test_the_released_forms_match_the_published_numbers(input_range):
         "power_w": power_w,
         "laplacian": physics.laplacian(power_w),
         "k2": physics.k2(f, tx),
-        "edge_pinn": physics.edge_pinn_released(x, y, input_range=input_range),
-        "dpm2irt4_pinn": physics.helmholtz_released(x, y, tx, input_range=input_range),
+        "edge_pinn": terms(x, y, tx, input_range)["edge_pinn_released"],
+        "dpm2irt4_pinn": terms(x, y, tx, input_range)["helmholtz_released"],
     }
     for name, value in found.items():
         # Differences of neighbours lose digits: the Laplacian and k2 are compared in
@@ -155,20 +172,13 @@ def test_the_transmitter_s_pixel_is_left_out_of_the_residual():
     unit, released = (physics.transmitter_mask(antenna, name) for name in RANGES)
     assert unit.max() == 1.0 and released.max() == 255.0
     x, recon = flat(0.9), flat(0.9).at[0, 8, 8, 0].add(0.1)
-    inside = np.s_[0, 8, 8, 0]
-
-    def terms(tx, x=x, recon=recon):
-        return [
-            form(x, recon, tx, input_range="unit")
-            for form in (physics.helmholtz, physics.helmholtz_released)
-        ]
-
-    for term in terms(NO_TX):
-        assert term[inside] == term.max() > term.min()
-    for mask in (unit, released):
-        assert terms(mask)[0][inside] == 0.0
-        np.testing.assert_allclose(terms(mask)[1][inside], 1e-7)
-    np.testing.assert_array_equal(terms(unit)[0], terms(released)[0])
+    found = [terms(x, recon, mask) for mask in (NO_TX, unit, released)]
+    for name, least in (("helmholtz", 0.0), ("helmholtz_released", 1e-7)):
+        without, *masked = (of[name] for of in found)
+        assert without[0, 8, 8, 0] == without.max() > without.min()
+        for term in masked:
+            np.testing.assert_allclose(term[0, 8, 8, 0], least)
+    np.testing.assert_array_equal(found[1]["helmholtz"], found[2]["helmholtz"])
 
 
 def reference(x, recon, tx):
@@ -198,18 +208,14 @@ def test_the_dimensionless_forms_are_their_formulas_at_any_power(offset):
     arrays = golden.load("physics")
     x, y = arrays["x"] + np.float32(offset), arrays["y"] + np.float32(offset)
     residual, difference = reference(x, y, arrays["tx"])
-    helmholtz = physics.helmholtz(x, y, jnp.asarray(arrays["tx"]), input_range="unit")
-    edge_pinn = physics.edge_pinn(x, y, input_range="unit")
-    np.testing.assert_allclose(
-        helmholtz[:, 1:-1, 1:-1], residual / (1 + residual / 0.15), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        edge_pinn, difference / (1 + difference / 0.2), rtol=1e-4, atol=1e-5
-    )
-    assert helmholtz.shape == x.shape
-    framed = np.asarray(helmholtz).copy()
-    framed[:, 1:-1, 1:-1] = 0
-    np.testing.assert_array_equal(framed, 0)
+    found = terms(x, y, jnp.asarray(arrays["tx"]))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    residual = np.pad(residual / (1 + residual / 0.15), border)
+    np.testing.assert_allclose(found["helmholtz"], residual, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found["helmholtz"][:, [0, -1]], 0)
+    np.testing.assert_array_equal(found["helmholtz"][:, :, [0, -1]], 0)
+    difference = difference / (1 + difference / 0.2)
+    np.testing.assert_allclose(found["edge_pinn"], difference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decibel", [-3.0, 0.1, 6.0])
@@ -219,14 +225,15 @@ def test_a_raised_pixel_costs_what_the_stencil_says(decibel):
     factor = 10 ** (decibel / 10)
     x = flat(0.5)
     recon = x.at[0, 8, 8, 0].add(2 * decibel / 100)
-    term = physics.helmholtz(x, recon, NO_TX, input_range="unit")
+    found = terms(x, recon, NO_TX)
+    term = found["helmholtz"]
     near = [term[0, 8, 8, 0], term[0, 7, 8, 0], term[0, 8, 9, 0], term[0, 7, 7, 0]]
     r = abs(factor - 1) * np.array([8 / (1 + factor), *[8 / (7 + factor)] * 2, 0.0])
     np.testing.assert_allclose(near, r / (1 + r / 0.15), rtol=1e-3)
     # k2 is 0 of the flat map and 4 / E - 4 at the pixel, bounded by 8.
     k2 = 4 / factor - 4
     r = (k2 / (1 + k2 / 8)) ** 2
-    term = physics.edge_pinn(x, recon, input_range="unit")
+    term = found["edge_pinn"]
     np.testing.assert_allclose(term[0, 7, 7, 0], r / (1 + r / 0.2), rtol=2e-3)
 
 
@@ -234,18 +241,9 @@ def test_a_shared_level_error_costs_nothing():
     arrays = golden.load("physics")
     x, tx = jnp.asarray(arrays["x"]), jnp.asarray(arrays["tx"])
     for recon in (x, x + 0.06):
-        helmholtz = physics.helmholtz(x, recon, tx, input_range="unit")
-        edge_pinn = physics.edge_pinn(x, recon, input_range="unit")
-        np.testing.assert_allclose(helmholtz, 0.0, atol=2e-5)
-        np.testing.assert_allclose(edge_pinn, 0.0, atol=1e-8)
-
-
-FORMS = {
-    "edge_pinn": lambda x, y, tx, **kw: physics.edge_pinn(x, y, **kw),
-    "edge_pinn_released": lambda x, y, tx, **kw: physics.edge_pinn_released(x, y, **kw),
-    "helmholtz": physics.helmholtz,
-    "helmholtz_released": physics.helmholtz_released,
-}
+        found = terms(x, recon, tx)
+        np.testing.assert_allclose(found["helmholtz"], 0.0, atol=2e-5)
+        np.testing.assert_allclose(found["edge_pinn"], 0.0, atol=1e-8)
 
 
 def walls():
@@ -253,27 +251,31 @@ def walls():
     return flat(1.0).at[:, 4:12, 4:12].set(-1.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("input_range", RANGES)
-def test_gradients_are_finite_where_maps_are_flat_dark_or_torn(form, input_range):
+def test_gradients_are_finite_where_maps_are_flat_dark_or_torn(input_range):
     noise = 0.5 * jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
-    tx = NO_TX.at[0, 3, 3, 0].set(1.0)
+    maps = (flat(0.0), flat(1.0), walls())
+    recons = (*maps, noise, 3.0 * jnp.sign(noise))
+    x, recon = (
+        jnp.concatenate(images)
+        for images in zip(*((x, recon) for x in maps for recon in recons), strict=True)
+    )
+    tx = jnp.repeat(NO_TX.at[0, 3, 3, 0].set(1.0), len(x), axis=0)
 
     @jax.jit
-    def gradient(x, recon):
-        def total(recon):
-            return FORMS[form](x, recon, tx, input_range=input_range).sum()
+    def gradients(x, recon):
+        def total(name):
+            return lambda y: terms(x, y, tx, input_range)[name].sum()
 
-        return jax.value_and_grad(total)(recon)
+        return {name: jax.value_and_grad(total(name))(recon) for name in FORMS}
 
-    for x in (flat(0.0), flat(1.0), walls()):
-        for recon in (x, flat(0.0), flat(1.0), walls(), noise, 3.0 * jnp.sign(noise)):
-            value, grad = gradient(x, recon)
-            assert np.isfinite(value)
-            assert np.isfinite(grad).all()
-            if form in ("edge_pinn", "helmholtz"):
-                assert np.abs(grad).max() < 500  # beside a wall, too
-                assert recon is not x or not np.any(grad)
+    same = np.array([np.array_equal(*pair) for pair in zip(x, recon, strict=True)])
+    assert same.sum() == len(maps)
+    for name, (value, grad) in gradients(x, recon).items():
+        assert np.isfinite(value) and np.isfinite(grad).all(), name
+        if not name.endswith("_released"):
+            assert np.abs(grad).max() < 500, name  # beside a wall, too
+            assert not np.any(grad[same]), name
 
 
 @pytest.fixture(scope="module")
@@ -301,39 +303,56 @@ def smoothed(noise):
     return noise / noise.std()
 
 
-def gradient(form, real, error):
-    def total(recon, x, tx):
-        return form(x, recon, tx, input_range="unit").sum()
-
-    recon = real["x"] + np.float32(0.04) * real[error]  # 2 dB are 0.02 of f
-    return np.abs(jax.jit(jax.grad(total))(recon, real["x"], real["tx"]))
+def absolute_gradient(form):
+    """Returns |d form / d recon|, compiled once for both errors."""
+    total = jax.jit(jax.grad(lambda y, x, tx: form(x, y, tx, input_range="unit").sum()))
+    return lambda real, recon: abs(np.asarray(total(recon, real["x"], real["tx"])))
 
 
-def reach(form, real, error):
-    """Returns the share of street pixels whose gradient is at least 1% of the pixel
-    loss's median gradient there, and the greatest gradient anywhere."""
-    pixel = gradient(lambda x, y, tx, **kw: losses.reconstruction(x, y), real, error)
-    found = gradient(form, real, error)
-    least = 0.01 * np.median(pixel[real["street"]])
-    return (found[real["street"]] >= least).mean(), found.max()
+GRADIENTS = {
+    name: absolute_gradient(form)
+    for name, form in {
+        "pixel": lambda x, y, tx, **kw: losses.reconstruction(x, y),
+        **FORMS,
+    }.items()
+    if name != "edge_pinn_released"
+}
 
 
-@pytest.mark.parametrize("error", ["white", "smooth"])
-@pytest.mark.parametrize("form", ["helmholtz", "edge_pinn"])
-def test_the_default_forms_reach_most_of_the_real_streets(form, error, real):
-    share, greatest = reach(FORMS[form], real, error)
-    print(f"{form}, {error}: {share:.4f} of the street, at most {greatest:.0f}")
-    assert share > 0.9  # measured: 0.993 to 0.999
-    assert greatest < 200  # measured: 128 and 34; the pixel loss has 1 to 1.4
+@pytest.fixture(scope="module", params=["white", "smooth"])
+def gradients(request, real):
+    """The gradients of the pixel loss and the terms at an error of 2 dB."""
+    recon = real["x"] + np.float32(0.04) * real[request.param]  # 2 dB are 0.02 of f
+    return request.param, {
+        name: gradient(real, recon) for name, gradient in GRADIENTS.items()
+    }
 
 
-def test_the_released_residual_is_dead_on_real_maps(real):
-    recon = real["x"] + np.float32(0.04) * real["white"]
-    term = physics.helmholtz_released(real["x"], recon, real["tx"], input_range="unit")
-    passes = np.mean(term > 1.00001e-7)
-    assert 0.0011 < passes < 0.0015  # 0.13%, as DESIGN has it
-    share, _ = reach(physics.helmholtz_released, real, "white")
-    assert share < 1e-4
+def share_of_street(found, pixel, street):
+    """Returns how much of the street has at least 1% of the pixel loss's median."""
+    return (found[street] >= 0.01 * np.median(pixel[street])).mean()
+
+
+def test_the_default_forms_reach_most_of_the_real_streets(gradients, real):
+    error, found = gradients
+    for form in ("helmholtz", "edge_pinn"):
+        share = share_of_street(found[form], found["pixel"], real["street"])
+        greatest = found[form].max()
+        print(f"{form}, {error}: {share:.4f} of the street, at most {greatest:.0f}")
+        assert share > 0.9  # measured: 0.993 to 0.999
+        assert greatest < 200  # measured: 128 and 34; the pixel loss has 1 to 1.4
+
+
+def test_the_released_residual_is_dead_on_real_maps(gradients, real):
+    error, found = gradients
+    released = found["helmholtz_released"]
+    assert share_of_street(released, found["pixel"], real["street"]) < 1e-4
+    if error == "white":
+        recon = real["x"] + np.float32(0.04) * real["white"]
+        term = physics.helmholtz_released(
+            real["x"], recon, real["tx"], input_range="unit"
+        )
+        assert 0.0011 < np.mean(term > 1.00001e-7) < 0.0015  # 0.13% of the pixels
 
 
 def run_tool(*arguments):
@@ -389,27 +408,25 @@ def test_the_tool_says_what_is_wrong(city, tmp_path, capsys):
 
 def test_the_physics_of_maps_of_another_range_is_that_of_their_db():
     # The same gains, -250 to 0 dB over f, and as RadioMapSeer's f.
-    rng = np.random.default_rng(0)
-    gain_db = rng.uniform(-140, -60, (2, 2, 12, 12, 1))
+    db = physics.DbRange(-250.0, 250.0)
+    gain_db = np.random.default_rng(0).uniform(-140, -60, (2, 2, 12, 12, 1))
     seer = jnp.float32(2 * (gain_db + 147) / 100 - 1)
     other = jnp.float32(2 * (gain_db + 250) / 250 - 1)
     tx = jnp.zeros((2, 12, 12, 1))
-    unit, db = dict(input_range="unit"), physics.DbRange(-250.0, 250.0)
-
-    def seers(image):
-        return physics.to_radiomapseer(image, "unit", db)
-
-    for term, args in (
-        (physics.edge_pinn, ()),
-        (physics.edge_pinn_released, ()),
-        (physics.helmholtz, (tx,)),
-        (physics.helmholtz_released, (tx,)),
-    ):
-        expected = term(*seer, *args, **unit)
-        found = term(*map(seers, other), *args, **unit)
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
-        assert not np.allclose(term(*other, *args, **unit), expected, rtol=1e-2)
-    expected = physics.k2_neg_norm((seer[0] + 1) / 2, tx).astype(int)
-    f = (other[0] + 1) / 2
-    found = physics.k2_neg_norm(physics.rescaled(f, db), tx).astype(int)
-    np.testing.assert_allclose(found, expected, atol=1)  # of 255, truncated
+    expected, unaware = terms(*seer, tx), terms(*other, tx)
+    found = terms(*(physics.to_radiomapseer(image, "unit", db) for image in other), tx)
+    for name in FORMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
+        assert not np.allclose(unaware[name], expected[name], rtol=1e-2)
+    mask, expected = (
+        physics.k2_neg_norm(f, tx).astype(int)
+        for f in (physics.rescaled((other[0] + 1) / 2, db), (seer[0] + 1) / 2)
+    )
+    np.testing.assert_allclose(mask, expected, atol=1)  # of 255, truncated
+    # The released reading takes the image itself for f: dB = -250 + 250 x.
+    released = physics.to_radiomapseer(other[0], "released", db)
+    gain_of_x = physics.gain_to_db(physics.model_to_gain(released, "released"))
+    np.testing.assert_allclose(gain_of_x, -250 + 250 * other[0], rtol=1e-4)
+    assert (
+        physics.to_radiomapseer(released, "unit", physics.RADIOMAPSEER_DB) is released
+    )
