@@ -86,20 +86,12 @@ def gain_gray(
     own = Sight(transmitter[None], _reach(buildings, transmitter[None]))
     still = np.zeros(DIRECTIONS, np.float32)
     gain_db = np.full(buildings.shape, -np.inf, np.float32)
-    _shine(gain_db, transmitter, own.reach[0], offsets, length=0.0, loss_db=still)
+    _shine(gain_db, own, 0, offsets, length=0.0, loss_db=still)
     for arrival, corners in _arrivals(own, sight, max_turns):
         for corner in corners:
-            onward = arrival.turns_db[corner] + _turn_db(
-                np.arange(DIRECTIONS) - arrival.direction[corner]
-            )
-            _shine(
-                gain_db,
-                sight.points[corner],
-                sight.reach[corner],
-                offsets,
-                length=float(arrival.length[corner]),
-                loss_db=onward,
-            )
+            turns = _turn_db(np.arange(DIRECTIONS) - arrival.direction[corner])
+            onward, length = arrival.turns_db[corner] + turns, arrival.length[corner]
+            _shine(gain_db, sight, corner, offsets, length=length, loss_db=onward)
     if through_buildings:
         inside = _metres_inside(buildings, transmitter, offsets)
         distance = offsets.distance(transmitter)
@@ -149,23 +141,22 @@ def _law_db(length: np.ndarray) -> np.ndarray:
 
 def _shine(
     gain_db: np.ndarray,
-    point: np.ndarray,
-    reach: np.ndarray,
+    sight: Sight,
+    at: int | np.integer,
     offsets: _Offsets,
     *,
-    length: float,
+    length: float | np.floating,
     loss_db: np.ndarray,
 ) -> None:
     """Raises gain_db where the path over a point is the strongest yet.
 
     Args:
       gain_db: of every pixel so far; changed in place.
-      point: the transmitter, or a corner.
-      reach: how far one sees from it in each direction.
-      offsets: of maps of this size.
+      at: which point of `sight`: the transmitter, or a corner.
       length: of the path up to the point.
       loss_db: of all turns when going on in each direction.
     """
+    point, reach = sight.points[at], sight.reach[at]
     window = _window(point, reach, gain_db.shape)
     direction = offsets.direction(point)[window]
     distance = offsets.distance(point)[window]
@@ -254,7 +245,6 @@ def _reach(
     wall = np.pad(buildings, 1, constant_values=True)
     step = _clearance(wall)
     angles = ANGLES.astype(np.float32)
-    shape = (len(points), DIRECTIONS)
     # Half a pixel for rounding, one for the rim.
     row0 = np.repeat(points[:, 0].astype(np.float32) + 1.5, DIRECTIONS)
     column0 = np.repeat(points[:, 1].astype(np.float32) + 1.5, DIRECTIONS)
@@ -269,12 +259,10 @@ def _reach(
         cell = row * wall.shape[1] + column
         hit = wall.ravel()[cell]
         reach[alive[hit]] = gone[hit]
-        free = ~hit
-        alive, cell, gone = alive[free], cell[free], gone[free]
-        row0, column0 = row0[free], column0[free]
-        sine, cosine = sine[free], cosine[free]
+        rays = (alive, cell, gone, row0, column0, sine, cosine)
+        alive, cell, gone, row0, column0, sine, cosine = (ray[~hit] for ray in rays)
         gone = gone + step.ravel()[cell]
-    return reach.reshape(shape)
+    return reach.reshape(len(points), DIRECTIONS)
 
 
 def _metres_inside(
