@@ -137,7 +137,7 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
         train_data = datasets.open_data(config, config.data.train_split)
         val_data = None
         if config.data.val_split:
-            val_data = datasets.open_outlined(config, config.data.val_split)
+            val_data = datasets.open_with_buildings(config, config.data.val_split)
         task = make(config, train_data.shape)
         batches = datasets.train_batches(config, train_data)
         opened = {"training": train_data, "validation": val_data}

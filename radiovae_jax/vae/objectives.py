@@ -262,16 +262,20 @@ def elementwise(
     forms, of the image, whatever kind of reconstruction `rec` is.
     """
     x, recon = batch.target, made.image
-    physical = dict(input_range=objective.input_range, db_range=objective.db_range)
     terms = {"rec": losses.RECONSTRUCTION[objective.reconstruction](x, made.output)}
     if "edge" in TERMS[objective.name]:
         terms["edge"] = physics.edge(x, recon, batch.k2_neg_norm)
+    input_range = objective.input_range
+    x, recon = (
+        physics.to_radiomapseer(image, input_range, objective.db_range)
+        for image in (x, recon)
+    )
     if objective.name == "edge_pinn":
         form = physics.EDGE_PINN[objective.pinn_form]
-        terms["pinn"] = form(x, recon, **physical)
+        terms["pinn"] = form(x, recon, input_range=input_range)
     if objective.name == "dpm2irt4":
         form = physics.HELMHOLTZ[objective.pinn_form]
-        terms["pinn"] = form(x, recon, batch.transmitter, **physical)
+        terms["pinn"] = form(x, recon, batch.transmitter, input_range=input_range)
     return terms
 
 
