@@ -24,13 +24,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from radiovae_jax import cli
-from radiovae_jax.interop import (
-    diffusers_weights,
-    torch_files,
-    torch_structure,
-    torch_weights,
-)
+from radiovae_jax import cli, inputs
+from radiovae_jax.interop import diffusers_weights, torch_files, torch_weights
+from radiovae_jax.interop.torch_pickle import REMEDY
 from radiovae_jax.training import run_folder
 
 SUFFIXES = ", ".join(torch_files.SUFFIXES)
@@ -143,7 +139,7 @@ def diffusers_config(args: argparse.Namespace, params: dict) -> dict:
       ValueError, FileNotFoundError: the statistics asked for cannot be used.
     """
     config = run_folder.read_config(args.workdir)
-    structure = torch_structure.of_flax(params["params"])
+    structure = torch_weights.structure_of_flax(params["params"])
     factors = latent_factors(args, structure["z_channels"])
     resolution = config.autoencoder.resolution
     height = resolution if isinstance(resolution, int) else resolution[0]
@@ -156,12 +152,12 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
     measured = args.latents or args.workdir / "latents" / "statistics.json"
     imported = args.workdir / torch_files.FACTORS_FILE
     if args.latents or measured.exists():
-        found = torch_files.read_json(measured)
+        found = inputs.read_json(measured, remedy=REMEDY)
         diffusers_weights.check_statistics(found, z, measured)
         pair = diffusers_weights.latent_factors(found["mean"], found["std"])
         return dict(zip(("scaling_factor", "shift_factor"), pair, strict=True))
     if imported.exists():
-        return diffusers_weights.factors_of(torch_files.read_json(imported))
+        return diffusers_weights.factors_of(inputs.read_json(imported, remedy=REMEDY))
     return {}
 
 

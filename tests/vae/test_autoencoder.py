@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax.interop import torch_tables, torch_weights
+from radiovae_jax.interop import torch_weights
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.vae.autoencoder import AutoencoderKL, attention_levels
 
@@ -82,7 +82,7 @@ def test_the_torch_table_names_exactly_the_parameters_of_the_network(fields):
         tuple(part.key for part in path): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"])
     }
-    table = torch_tables.autoencoder_table(
+    table = torch_weights.autoencoder_table(
         in_channels=model.in_channels,
         out_ch=model.out_ch,
         ch=32,
@@ -95,7 +95,7 @@ def test_the_torch_table_names_exactly_the_parameters_of_the_network(fields):
         embed_dim=model.embed_dim,
         mid_attention=model.mid_attention,
     )
-    theirs = {entry.flax: torch_weights.flax_shape(entry) for entry in table}
+    theirs = {entry.flax: entry.flax_shape for entry in table}
     assert ours == theirs
 
 

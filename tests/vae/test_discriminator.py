@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax.interop import torch_tables, torch_weights
+from radiovae_jax.interop import torch_weights
 from radiovae_jax.vae import discriminator as discriminator_lib
 from radiovae_jax.vae.discriminator import BatchNorm, PatchDiscriminator
 
@@ -14,7 +14,7 @@ TINY = dict(in_channels=1, ndf=8, num_layers=3)
 def published(norm: str):
     arrays = golden.load(f"discriminator_{norm}")
     fields = dict(TINY, use_actnorm=norm == "actnorm")
-    table = torch_tables.discriminator_table(**fields)
+    table = torch_weights.discriminator_table(**fields)
     before, after = (
         torch_weights.from_torch(golden.below(arrays, prefix), table)
         for prefix in ("state/", "after/")
@@ -70,8 +70,8 @@ def test_the_torch_table_names_exactly_the_variables_of_the_network():
             for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
         }
         theirs = {
-            entry.flax: torch_weights.flax_shape(entry)
-            for entry in torch_tables.discriminator_table(**fields)
+            entry.flax: entry.flax_shape
+            for entry in torch_weights.discriminator_table(**fields)
         }
         assert ours == theirs
 
