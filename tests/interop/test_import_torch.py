@@ -15,7 +15,7 @@ import tool
 
 import radiovae_jax
 from radiovae_jax.interop import diffusers_weights, torch_structure, torch_weights
-from radiovae_jax.training import logbook, run_folder
+from radiovae_jax.training import config, logbook, run_folder
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models")
@@ -261,7 +261,7 @@ def test_bad_arguments_end_in_one_message(tmp_path, capsys):
         ("vae.pt", "--step=-1"): "--step=-1 is not within",
         ("vae.pt", "--step=300"): "train.steps=300",
         ("vae.pt", "--config.train.batch_size=0"): "train.batch_size=0 must be",
-        ("vae.pt", f"--config={tmp_path / 'bad.py'}"): "error: config: ",
+        ("vae.pt", f"--config={tmp_path / 'bad.py'}"): "bad.py: SyntaxError",
         ("vae.safetensors", "--weights=ema"): "no average",
     }.items():
         assert run(tmp_path, *arguments) == 1
@@ -459,8 +459,8 @@ def test_a_resolution_of_one_number_stays_one(tmp_path):
 
 def test_the_default_config_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args, _ = import_torch.parse(["vae.pt", "--workdir=run"])
-    assert import_torch.read_config(args.config, []).data.source == "radiomapseer"
+    args = import_torch.parse(["vae.pt", "--workdir=run"])
+    assert config.read(args.config).data.source == "radiomapseer"
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
