@@ -29,7 +29,7 @@ from absl import logging
 
 from radiovae_jax import cli, verbs
 from radiovae_jax.data import mapfiles, radiomap
-from radiovae_jax.vae import coder
+from radiovae_jax.vae import codec
 
 VERBS = {
     "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
@@ -59,7 +59,7 @@ def parser() -> cli.Parser:
         if maps:
             verb.add_argument(
                 "--size",
-                choices=coder.SIZES,
+                choices=codec.SIZES,
                 default="auto",
                 help="the size at which the network sees a map. training: resized to "
                 "data.image_size and back, as in training and evaluation; stored: as "
@@ -101,7 +101,7 @@ def _run_flags(verb: cli.Parser, name: str) -> None:
     _at_least(verb, "--step", 0, 0, "which checkpoint; default the best")
     verb.add_argument(
         "--tiles",
-        choices=coder.TILES,
+        choices=codec.TILES,
         default="auto",
         help="go band by band: the same result in less memory; auto (default): above "
         "512x512 pixels",
@@ -157,7 +157,7 @@ def use(flags: argparse.Namespace) -> None:
     """
     cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
-    run = coder.load(
+    run = codec.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
     cli.say(run.description)

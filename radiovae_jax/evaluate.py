@@ -34,8 +34,8 @@ from radiovae_jax.evaluation.measure import Measured, measure
 from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots, showing
-from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.training import run_folder, schema
+from radiovae_jax.vae import codec, latents
 
 ROWS = ("autoencoder", "autoencoder_sample", "pca")
 SAMPLE_SEED = 0
@@ -62,7 +62,7 @@ def evaluate(
     """
     workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     if data_root:
         data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.
@@ -73,7 +73,7 @@ def evaluate(
             )
         config.data.root = data_root
     step, (model, params) = run_folder.hold(
-        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+        workdir, step, lambda step: codec.load_network(workdir, weights, step=step)
     )
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)

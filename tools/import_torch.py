@@ -33,8 +33,7 @@ from absl import logging
 
 from radiovae_jax import cli
 from radiovae_jax.interop import diffusers_weights, torch_files, torch_weights
-from radiovae_jax.training import config as config_of_run
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import experiment
 
@@ -109,7 +108,7 @@ def import_file(args: argparse.Namespace) -> None:
       ValueError, OSError: what is wrong, and what to do about it.
     """
     cli.start_jax()
-    given = config_of_run.read(args.config, args.overrides)
+    given = schema.read(args.config, args.overrides)
     check(args, given)
     taken, facts = torch_files.read(
         args.file, args.weights, prefix=args.prefix, ignore=args.ignore
@@ -130,7 +129,7 @@ def import_file(args: argparse.Namespace) -> None:
     disc, logvar = {}, np.float32(config.loss.logvar_init)
     if args.with_loss:
         disc, logvar = read_loss(taken.state, args.with_loss, config)
-    config_check.check(config)
+    schema.check(config)
     record = dict(
         command=shlex.join(["tools/import_torch.py", *args.words]),
         sha256=sums,
@@ -162,7 +161,6 @@ def check(args: argparse.Namespace, config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"{folder} holds a run already, or other files; give another --workdir"
         )
-    config_check.check(config)
     if not 0 <= args.step < config.train.steps:
         raise ValueError(
             f"--step={args.step} is not within 0 and train.steps={config.train.steps}, "
@@ -271,7 +269,7 @@ def write(
 
 def command(args, given, config) -> str:
     """Returns the command that goes on from the imported run."""
-    before, after = (run_folder.flat(c.to_dict()) for c in (given, config))
+    before, after = (schema.flat(c.to_dict()) for c in (given, config))
     changed = {
         name: f"{value}".replace(" ", "")
         for name, value in after.items()

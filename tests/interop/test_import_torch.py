@@ -15,8 +15,8 @@ import tool
 
 import radiovae_jax
 from radiovae_jax.interop import diffusers_weights, torch_weights
-from radiovae_jax.training import config, logbook, run_folder
-from radiovae_jax.vae import experiment
+from radiovae_jax.training import logbook, schema
+from radiovae_jax.vae import codec, experiment
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models")
@@ -92,7 +92,7 @@ def test_an_imported_run_computes_what_its_file_s_average_does(tmp_path, capsys)
     assert run(tmp_path, "model-30.pt", "--with-loss", "loss_pinn") == 0
     assert '"ch_mult": [' in capsys.readouterr().out  # the inferred config
     assert_computes_what(OTHER_MODEL, tmp_path / "run")
-    logvar, disc = run_folder.load_loss(tmp_path / "run")
+    logvar, disc = codec.load_loss(tmp_path / "run")
     assert float(logvar) == OTHER_STATE["loss_pinn.logvar"].item() == 9.25
     found = torch_weights.discriminator_to_torch(disc)
     for name in ("main.0.weight", "main.3.running_var", "main.8.bias"):
@@ -119,7 +119,7 @@ def test_raw_weights_and_the_first_loss_are_taken_where_asked_for(tmp_path, writ
 def test_without_the_loss_the_discriminator_is_the_config_s(tmp_path):
     torch.save(OWN, tmp_path / "vae.pt")
     assert run(tmp_path, "vae.pt") == 0
-    logvar, disc = run_folder.load_loss(tmp_path / "run")
+    logvar, disc = codec.load_loss(tmp_path / "run")
     assert logvar == 0.0
     assert disc["params"]["conv_0"]["kernel"].shape[-1] == 16  # the quickstart's
 
@@ -442,7 +442,7 @@ def test_a_resolution_of_one_number_stays_one(tmp_path, written):
 def test_the_default_config_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = import_torch.parse(["vae.pt", "--workdir=run"])
-    assert config.read(args.config).data.source == "radiomapseer"
+    assert schema.read(args.config).data.source == "radiomapseer"
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
