@@ -59,23 +59,6 @@ def test_a_256_image_gives_30x30_logits():
     assert shape.shape == (1, 30, 30, 1)
 
 
-def test_the_torch_table_names_exactly_the_variables_of_the_network():
-    for use_actnorm in (False, True):
-        fields = dict(TINY, num_layers=2, use_actnorm=use_actnorm)
-        model = PatchDiscriminator(**fields)
-        x = jnp.zeros((1, 32, 32, 1))
-        shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-        ours = {
-            tuple(part.key for part in path): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-        }
-        theirs = {
-            entry.flax: entry.flax_shape
-            for entry in torch_weights.discriminator_table(**fields)
-        }
-        assert ours == theirs
-
-
 def test_kernels_start_as_normal_0_02_and_scales_around_one():
     model = PatchDiscriminator(ndf=64)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
