@@ -9,7 +9,7 @@ import tiny
 
 from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
-from radiovae_jax.interop import torch_structure, torch_tables, torch_weights
+from radiovae_jax.interop import torch_weights
 from radiovae_jax.vae import experiment, train_step
 
 
@@ -56,8 +56,10 @@ class Reference:
         disc_fields = dict(in_channels=1, ndf=8, num_layers=3, use_actnorm=False)
         state = golden.below(arrays, "state/")
         ours = {k: v for k, v in state.items() if not k.startswith("loss.")}
-        self.table = torch_tables.autoencoder_table(**torch_structure.of_torch(ours))
-        self.disc_table = torch_tables.discriminator_table(**disc_fields)
+        self.table = torch_weights.autoencoder_table(
+            **torch_weights.structure_of_torch(ours)
+        )
+        self.disc_table = torch_weights.discriminator_table(**disc_fields)
         autoencoder = torch_weights.from_torch(ours, self.table)
         disc = torch_weights.from_torch(
             golden.below(arrays, "state/loss.discriminator."), self.disc_table
