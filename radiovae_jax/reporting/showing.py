@@ -23,6 +23,7 @@ from radiovae_jax.reporting import (
     report_page,
 )
 from radiovae_jax.training import judging, run_folder
+from radiovae_jax.vae import codec
 
 LATENT_SEED = 0
 BATCH = 8  # maps that are encoded at a time
@@ -82,7 +83,7 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
     source = datasets.open_data(
         config, config.data.val_split or config.data.train_split
     )
-    model, params = run_folder.load(workdir)
+    model, params = codec.load_network(workdir)
     raw = pipeline.stack([source[i] for i in sources.spread(source, count)])
     names = raw.pop("name")
     size = config.data.image_size
