@@ -20,6 +20,7 @@ from radiovae_jax.data import datasets, pipeline
 from radiovae_jax.training import trainer
 from radiovae_jax.training.task import drawn
 from radiovae_jax.vae import experiment, task
+from radiovae_jax.vae.state import PHASES
 
 STEPS = 5
 MESHES = {"one": (1, 1), "data": (4, 1), "fsdp": (1, 4)}
@@ -49,7 +50,7 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     batches = pipeline.train_batches(
         source, batch_size=config.train.batch_size, seed=0, augment="none"
     )
-    step = trainer.compiled(stage, mesh, places).step[task.PHASES[True]]
+    step = trainer.compiled(stage, mesh, places).step[PHASES[True]]
     logs = []
     for _ in range(STEPS):
         raw = sharding.to_devices(next(batches), mesh)

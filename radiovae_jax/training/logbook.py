@@ -119,17 +119,8 @@ tensorboardX.record_writer.register_writer_factory(_EventFile.PREFIX, _EventFile
 class Silent:
     """The logbook of every process but the first: keeps nothing."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, png: pathlib.Path) -> None: ...
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-
-    def skipped(self, step: int, names: list[str]) -> None: ...
-
-    def rewind(self, step: int) -> None: ...
-
-    def close(self) -> None: ...
+    def __getattr__(self, name: str):
+        return lambda *arguments, **options: None
 
 
 def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:

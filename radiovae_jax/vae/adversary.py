@@ -10,7 +10,6 @@ from radiovae_jax import losses
 from radiovae_jax.training import updates
 from radiovae_jax.training.updates import Logs
 from radiovae_jax.types import Array, Batch, Image, Logits, Params
-from radiovae_jax.vae import discriminator as discriminator_lib
 from radiovae_jax.vae.discriminator import PatchDiscriminator
 from radiovae_jax.vae.state import Experiment, LossSettings, Number, TrainState
 
@@ -134,13 +133,3 @@ def idle_logs(settings: LossSettings) -> Logs:
     names += ["r1_loss"] * bool(settings.r1_weight)
     names += ["lecam_loss"] * bool(settings.lecam_weight)
     return dict.fromkeys(names, jnp.zeros(()))
-
-
-def set_actnorm(
-    discriminator: PatchDiscriminator, disc: Adversary, image: Image, cond
-) -> Adversary:
-    """Returns it with ActNorm set by these images, if no batch has set it before."""
-    params, stats = discriminator_lib.initialize(
-        discriminator, disc.params, disc.stats, jnp.concatenate([image, cond], axis=-1)
-    )
-    return disc._replace(params=params, stats=stats)

@@ -25,7 +25,7 @@ from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.training import updates
 from radiovae_jax.training.updates import Logs
 from radiovae_jax.types import Array, Batch, Image, Latent, Params, PerImage, PRNGKey
-from radiovae_jax.vae import adversary
+from radiovae_jax.vae import adversary, discriminator
 from radiovae_jax.vae.adversary import Adversary
 from radiovae_jax.vae.autoencoder import AutoencoderKL
 from radiovae_jax.vae.state import (
@@ -35,6 +35,7 @@ from radiovae_jax.vae.state import (
     Number,
     Objective,
     Pixelwise,
+    TrainState,
 )
 
 # The terms that each objective computes; their weights come from the config.
@@ -116,6 +117,22 @@ def reconstruct_all(
     return updates.accumulate(image_of, parts)[1]
 
 
+def set_actnorm(
+    networks: Networks, disc: Adversary, params: Params, parts: MicroBatch
+) -> Adversary:
+    """Returns it with ActNorm set by the first of the reconstructions.
+
+    If no batch has set it before.
+    """
+    part = updates.first(parts)
+    image = reconstruct(networks.autoencoder, params, part).image
+    shown = jnp.concatenate([image, part.batch.cond], axis=-1)
+    disc_params, stats = discriminator.initialize(
+        networks.discriminator, disc.params, disc.stats, shown
+    )
+    return disc._replace(params=disc_params, stats=stats)
+
+
 def forward(
     built: Experiment,
     perceptual_weights: PyTree,
@@ -191,11 +208,21 @@ def weighed(weights: LossTerms, terms: LossTerms) -> Float[Array, ""]:
     return sum(jax.tree.leaves(jax.tree.map(jnp.multiply, weights, terms)))
 
 
-def logs(terms: LossTerms, settings: LossSettings) -> Logs:
-    """Returns what is logged of the terms themselves; see `loss_terms` for the rest."""
+def logs(terms: LossTerms, aux: Aux, settings: LossSettings) -> Logs:
+    """Returns what is logged of the pass as a whole; see `loss_terms` for the rest."""
     found = {"nll_loss": terms.balance.rec, "g_loss": terms.g}
     if settings.feature_matching_weight:
         found["feature_matching_loss"] = terms.feature_matching
+    found |= updates.extremes("recon", aux.recon)
+    return found | updates.extremes("posterior_logvar", aux.posterior_logvar)
+
+
+def norms(old: TrainState, new: TrainState, grads: Params, disc_grads: Params) -> Logs:
+    """Returns the lengths of both networks' gradients, updates and parameters."""
+    before, after, grad = (p["autoencoder"] for p in (old.params, new.params, grads))
+    found = updates.norms("ae", grad, before, after) | {"logvar": old.params["logvar"]}
+    if disc_grads:
+        found |= updates.norms("disc", disc_grads, old.disc_params, new.disc_params)
     return found
 
 

@@ -7,11 +7,13 @@ import optax
 from jaxtyping import Float, Int, PyTree
 
 from radiovae_jax import losses, physics
-from radiovae_jax.types import Array, Image, Params, PerImage
+from radiovae_jax.types import Array, Image, PerImage
 from radiovae_jax.vae.autoencoder import AutoencoderKL
 from radiovae_jax.vae.discriminator import PatchDiscriminator
 
 Number = Float[Array, ""] | float | int
+# The phases of the training, by whether the discriminator takes part.
+PHASES = {False: "without discriminator", True: "with discriminator"}
 
 
 class TrainState(NamedTuple):
@@ -37,11 +39,6 @@ def averaged(state: TrainState, names: tuple[str, ...]) -> PyTree:
         "disc_stats": state.disc_stats,
     }
     return {name: everything[name] for name in names}
-
-
-def last_kernel(params: Params) -> Float[Array, "3 3 i o"]:
-    """The decoder's output kernel (not its bias): where the terms are balanced."""
-    return params["autoencoder"]["decoder"]["conv_out"]["kernel"]
 
 
 class Networks(NamedTuple):

@@ -1,21 +1,15 @@
 """The first stage as the engine takes it: the VAE-GAN's steps, validation, pictures."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from absl import logging
-from jaxtyping import PyTree
 
-from radiovae_jax import metrics
-from radiovae_jax.data import datasets, radiomap
-from radiovae_jax.training import validation
+from radiovae_jax.data import datasets
 from radiovae_jax.training.task import Limit, Numbers, Raw, Task
-from radiovae_jax.types import Array, PRNGKey
+from radiovae_jax.types import PRNGKey
 from radiovae_jax.vae import (
     experiment,
     objectives,
@@ -25,11 +19,9 @@ from radiovae_jax.vae import (
 )
 from radiovae_jax.vae.adversary import Adversary
 from radiovae_jax.vae.objectives import MicroBatch
-from radiovae_jax.vae.state import Experiment, TrainState
+from radiovae_jax.vae.state import PHASES, Experiment, TrainState
 
 ConfigDict = ml_collections.ConfigDict
-# The phases of the training, by whether the discriminator takes part.
-PHASES = {False: "without discriminator", True: "with discriminator"}
 
 
 def make(config: ConfigDict, shape: tuple[int, int, int]) -> Task:
@@ -60,15 +52,15 @@ def of(config: ConfigDict, built: Experiment) -> Task:
         step={
             phase: step_of(built, adversarial=kind) for kind, phase in PHASES.items()
         },
-        validate=functools.partial(validated, config, built),
-        sample=functools.partial(samples, config, built),
-        activations=functools.partial(latents, built),
+        validate=functools.partial(validate.sums, config, built),
+        sample=functools.partial(validate.samples, config, built),
+        activations=functools.partial(validate.latents, built),
         residuals={
             phase: residuals_of(built, adversarial=kind)
             for kind, phase in PHASES.items()
         },
-        metrics=functools.partial(numbers, config),
-        figures=functools.partial(figures, config),
+        metrics=functools.partial(validate.numbers, config),
+        figures=functools.partial(validate.figures, config),
         weights=lambda state: (
             state.params["autoencoder"] | {"discriminator": state.disc_params}
         ),
@@ -149,92 +141,6 @@ def slowed(built: Experiment, factor: float) -> Experiment:
     names = ("learning_rate", "logvar_rate", "disc_rate")
     rates = {name: times(getattr(built.schedules, name)) for name in names}
     return built._replace(schedules=built.schedules._replace(**rates))
-
-
-def ema_params(state: TrainState) -> PyTree:
-    """The weights that validation, export and `best` use: the average."""
-    return state.ema["autoencoder"]
-
-
-def validated(
-    config: ConfigDict,
-    built: Experiment,
-    perceptual_weights: PyTree,
-    state: TrainState,
-    raw: Raw,
-    phase: str,
-) -> tuple[validate.Totals, Mapping[str, Array]]:
-    """Returns the sums of a batch, and its maps and their reconstructions as f."""
-    batch = built.to_batch(raw)
-    stored = config.train.metrics_size == "stored"
-    target = radiomap.model_to_f(batch.target)
-    if stored:
-        target = radiomap.gray_to_f(raw["gray"])
-    last, adversarial = state.step - 1, phase == PHASES[True]
-    factor = built.schedules.disc_factor(last) if adversarial else jnp.zeros(())
-    totals, recon = validate.validate_batch(
-        built.networks,
-        built.settings,
-        perceptual_weights,
-        state,
-        ema_params(state),
-        batch,
-        target,
-        raw["mask"],
-        factor,
-        adversarial=adversarial,
-    )
-    return totals, {"target": target, "recon": recon}
-
-
-def samples(config: ConfigDict, built: Experiment, _, state: TrainState, key: PRNGKey):
-    """Returns f decoded from draws of the prior."""
-    shape = (config.train.images, *built.latent_shape)
-    params = ema_params(state)
-    return {"samples": validate.prior_samples(built.networks, params, key, shape)}
-
-
-def latents(built: Experiment, _, state: TrainState, raw: Raw):
-    """Returns the posterior of a batch."""
-    variables, image = {"params": ema_params(state)}, built.to_batch(raw).image
-    posterior = built.networks.autoencoder.apply(variables, image, method="encode")
-    return {"mean": posterior.mean, "logvar": posterior.logvar}
-
-
-def numbers(
-    config: ConfigDict, totals: validate.Totals, samples: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    """Returns losses and metrics of the set, and how far samples are apart."""
-    span = datasets.db_range(config).span
-    found = validate.result(totals, db_per_unit=span)
-    if config.train.images > 1:  # in f where it has no dB
-        diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
-        apart = diversity(samples["samples"], db_per_unit=span or 1.0)
-        found["sample_diversity"] = float(apart)
-    return found
-
-
-def figures(
-    config: ConfigDict,
-    examples: Mapping[str, np.ndarray],
-    raw: Mapping[str, np.ndarray],
-    samples: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
-    """Draws maps with their reconstructions, and the samples."""
-    from radiovae_jax.reporting import plots  # matplotlib, for the first validation
-
-    target, db = examples["target"], datasets.db_range(config)
-    return {
-        "reconstructions": plots.reconstructions(
-            target,
-            examples["recon"],
-            names=[str(name) for name in raw["name"]],
-            buildings=validation.building_mask(raw, target.shape[1]),
-            max_rows=config.train.images,
-            db=db,
-        ),
-        "samples": plots.samples(samples["samples"], db=db),
-    }
 
 
 def bar(values: Numbers) -> dict[str, float]:

@@ -24,19 +24,12 @@ from jaxtyping import Float, PyTree
 from radiovae_jax import losses
 from radiovae_jax.training import updates
 from radiovae_jax.training.updates import Logs
-from radiovae_jax.types import Array, Batch, Image, Latent, Params, PRNGKey
+from radiovae_jax.types import Array, Batch, Image, Latent, Params, PRNGKey, Scalar
 from radiovae_jax.vae import adversary, objectives
 from radiovae_jax.vae.adversary import Adversary
 from radiovae_jax.vae.autoencoder import AutoencoderKL
-from radiovae_jax.vae.objectives import Aux, LossTerms, MicroBatch
-from radiovae_jax.vae.state import (
-    Experiment,
-    LossSettings,
-    Number,
-    TrainState,
-    averaged,
-    last_kernel,
-)
+from radiovae_jax.vae.objectives import LossTerms, MicroBatch
+from radiovae_jax.vae.state import Experiment, LossSettings, TrainState, averaged
 
 
 def train_step(
@@ -57,26 +50,12 @@ def train_step(
     networks, settings, schedules = built.networks, built.settings, built.schedules
     step_key = jax.random.fold_in(key, state.step)
     sample_key, dropout_key, fresh_key = jax.random.split(step_key, 3)
-    split = functools.partial(updates.split, parts=settings.accumulate_steps)
-    draw = functools.partial(draw_noise, networks.autoencoder, batch.image)
-    parts = MicroBatch(
-        batch=split(batch),
-        noise=split(draw(sample_key)),
-        dropout_key=jax.random.split(dropout_key, settings.accumulate_steps),
-    )
-    weighing = {
-        "disc_factor": schedules.disc_factor(state.step)
-        if adversarial
-        else jnp.zeros(()),
-        "kl_weight": schedules.kl_weight(state.step),
-    }
+    parts = micro_batches(built, batch, sample_key, dropout_key)
+    factor = schedules.disc_factor(state.step) if adversarial else jnp.zeros(())
+    kl_weight = schedules.kl_weight(state.step)
     disc = Adversary(state.disc_params, state.disc_stats, state.lecam)
     if adversarial and networks.discriminator.use_actnorm:
-        part = updates.first(parts)
-        recon = objectives.reconstruct(networks.autoencoder, state.params, part).image
-        disc = adversary.set_actnorm(
-            networks.discriminator, disc, recon, part.batch.cond
-        )
+        disc = objectives.set_actnorm(networks, disc, state.params, parts)
 
     terms_of = functools.partial(
         objectives.forward, built, perceptual_weights, disc, adversarial=adversarial
@@ -87,8 +66,9 @@ def train_step(
         parts,
         last_kernel,
         settings,
+        kl_weight=kl_weight,
+        disc_factor=factor,
         adversarial=adversarial,
-        **weighing,
     )
     new = descended(built, state, grads)
 
@@ -96,22 +76,35 @@ def train_step(
     if adversarial:
         recons = aux.recon
         if settings.fresh_reconstruction:
-            fresh = parts._replace(noise=split(draw(fresh_key)))
+            fresh = micro_batches(built, batch, fresh_key, dropout_key)
             recons = objectives.reconstruct_all(networks, new.params, fresh)
         disc = disc._replace(stats=averages.disc_stats)
         new, disc_grads, disc_logs = adversary.descended(
-            built, new, disc, parts.batch, recons, state.step, weighing["disc_factor"]
+            built, new, disc, parts.batch, recons, state.step, factor
         )
 
-    decay = schedules.ema_decay(state.step)
-    current = averaged(new, tuple(new.ema))
+    current, decay = averaged(new, tuple(new.ema)), schedules.ema_decay(state.step)
     new = new._replace(ema=updates.moved_average(new.ema, current, decay))
     watched = (logs["total_loss"], disc_logs["disc_loss"], grads, disc_grads)
     new = updates.unless_bad(new, state, watched)
-    logs |= averages.means | disc_logs | weighing | objectives.logs(terms, settings)
-    logs |= observed(state, new, grads, disc_grads, aux)
-    logs["learning_rate"] = schedules.learning_rate(state.step)
+    logs |= averages.means | disc_logs | objectives.logs(terms, aux, settings)
+    logs |= objectives.norms(state, new, grads, disc_grads)
+    logs |= {"disc_factor": factor, "kl_weight": kl_weight}
+    logs |= {"learning_rate": schedules.learning_rate(state.step)}
     return new, {name: jnp.asarray(n, jnp.float32) for name, n in logs.items()}
+
+
+def micro_batches(
+    built: Experiment, batch: Batch, noise_key: PRNGKey, dropout_key: PRNGKey
+) -> MicroBatch:
+    """Returns a batch as micro-batches, with what is drawn for them."""
+    count = built.settings.accumulate_steps
+    noise = draw_noise(built.networks.autoencoder, batch.image, noise_key)
+    return MicroBatch(
+        batch=updates.split(batch, count),
+        noise=updates.split(noise, count),
+        dropout_key=jax.random.split(dropout_key, count),
+    )
 
 
 def draw_noise(autoencoder: AutoencoderKL, image: Image, key: PRNGKey) -> Latent:
@@ -132,16 +125,16 @@ def pull_back(
     last_layer: Callable[[Params], Float[Array, "..."]],
     settings: LossSettings,
     *,
-    kl_weight: Number,
-    disc_factor: Number,
+    kl_weight: Scalar,
+    disc_factor: Scalar,
     adversarial: bool,
 ) -> tuple[Params, LossTerms, Any, Any, Logs]:
     """Weighs the terms and returns the gradient of their sum.
 
     One micro-batch is one forward pass. Several are gone through twice, since d_weight
     is that of the whole batch and must be known before gradients are weighed: 4/3 of
-    the work in the adversarial phase, and nothing before it; to accumulate g's gradient
-    apart would pull back twice through everything (5/3) and hold two gradients.
+    the work in the adversarial phase, nothing before. To accumulate g's gradient apart
+    would pull back twice through everything (5/3) and hold two gradients.
 
     Args:
       terms_of: (params, micro-batch) -> (LossTerms, (what to average, to stack)).
@@ -161,8 +154,7 @@ def pull_back(
         vjp_of = lambda part: whole  # noqa: E731
 
     def pulled(pullback, weights: LossTerms) -> Params:
-        (grads,) = pullback(jax.tree.map(jnp.asarray, weights))
-        return grads
+        return pullback(jax.tree.map(jnp.asarray, weights))[0]
 
     def last_gradients(part):
         _, pullback, _ = vjp_of(part)
@@ -188,6 +180,11 @@ def pull_back(
     return grads, terms, averages, aux, logs
 
 
+def last_kernel(params: Params) -> Float[Array, "3 3 i o"]:
+    """The decoder's output kernel (not its bias): where the terms are balanced."""
+    return params["autoencoder"]["decoder"]["conv_out"]["kernel"]
+
+
 def descended(built: Experiment, state: TrainState, grads: Params) -> TrainState:
     """Returns the state with the autoencoder and logvar one step on."""
     opt, schedules = built.opt, built.schedules
@@ -201,19 +198,3 @@ def descended(built: Experiment, state: TrainState, grads: Params) -> TrainState
         for name, (rate, limit) in rates.items()
     }
     return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-
-
-def observed(
-    old: TrainState, new: TrainState, grads: Params, disc_grads: Params, aux: Aux
-) -> Logs:
-    """Returns what is logged besides the losses: norms and ranges."""
-    before, after, slope = (p["autoencoder"] for p in (old.params, new.params, grads))
-    logs = (
-        updates.norms("ae", slope, before, after)
-        | updates.extremes("recon", aux.recon)
-        | updates.extremes("posterior_logvar", aux.posterior_logvar)
-        | {"logvar": old.params["logvar"]}
-    )
-    if disc_grads:
-        logs |= updates.norms("disc", disc_grads, old.disc_params, new.disc_params)
-    return logs

@@ -26,8 +26,9 @@ def shapes_of(config):
     return experiment.state_shapes(config, built)
 
 
-def read(folder, fresh):
-    return warm_start.read(str(folder), fresh, reconstruction="l1_mse")
+def started(folder, fresh):
+    start = warm_start.prepared(str(folder), fresh, reconstruction="l1_mse")
+    return start(fresh)
 
 
 def random_like(shapes, seed: int):
@@ -61,7 +62,7 @@ def test_the_averaged_weights_start_the_run_and_nothing_else_does(city, donor):
     folder, theirs = donor
     shapes = shapes_of(tiny.config(city))
     fresh = random_like(shapes, seed=1)._replace(step=jnp.int32(0))
-    state = warm_start.start(fresh, read(folder, shapes))
+    state = started(folder, fresh)
     assert_equal(state.params["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.ema["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.params["logvar"], theirs.params["logvar"])
@@ -75,8 +76,7 @@ def test_an_average_over_everything_starts_as_what_it_is_of(city, donor):
     config = tiny.config(city)
     config.ema.of = ("autoencoder", "logvar", "disc_params", "disc_stats")
     shapes = shapes_of(config)
-    weights = read(donor[0], shapes)
-    state = warm_start.start(random_like(shapes, seed=1), weights)
+    state = started(donor[0], random_like(shapes, seed=1))
     assert_equal(state.ema, averaged(state, config.ema.of))
 
 
@@ -86,8 +86,7 @@ def test_a_discriminator_of_another_shape_is_left_fresh_and_said(city, donor, ca
     shapes = shapes_of(config)
     fresh = random_like(shapes, seed=1)
     with caplog.at_level("INFO"):
-        weights = read(donor[0], shapes)
-    state = warm_start.start(fresh, weights)
+        state = started(donor[0], fresh)
     assert "discriminator has another shape: starting a fresh one" in caplog.text
     assert_equal(state.disc_params, fresh.disc_params)
     assert_equal(state.params["autoencoder"], donor[1].ema["autoencoder"])
@@ -121,11 +120,11 @@ def test_a_decoder_of_images_starts_no_run_of_logits_and_none_of_logits_one_of_i
     # The other way round; but any kind of images starts any other.
     folder, shapes = tmp_path / "logits", shapes_of(config)
     shutil.copytree(donor[0], folder)
-    assert warm_start.read(str(folder), shapes, reconstruction="mse").logvar
+    assert warm_start.prepared(str(folder), shapes, reconstruction="mse")
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"l1_mse"', '"bce"'))
     with pytest.raises(ValueError, match=r"reconstruction=bce and this run has mse"):
-        warm_start.read(str(folder), shapes, reconstruction="mse")
+        warm_start.prepared(str(folder), shapes, reconstruction="mse")
 
 
 @pytest.mark.slow
