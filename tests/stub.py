@@ -20,7 +20,7 @@ LOGGED = (
 
 
 class Step:
-    """As `distributed.Together`, with nothing to compile."""
+    """As `distributed.BarrierJit`, with nothing to compile."""
 
     def __init__(self, function: Callable):
         self._function, self.ready = function, False

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from radiovae_jax import sharding
 from radiovae_jax.training import overview, train
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.overview import MB
 from radiovae_jax.training.train import Setup
 from radiovae_jax.vae import experiment, train_step
@@ -84,7 +84,7 @@ def run(config: ml_collections.ConfigDict) -> str:
 
 
 def plan(
-    step: Together, state: PyTree, raw: PyTree, *, kept: int, devices: int
+    step: BarrierJit, state: PyTree, raw: PyTree, *, kept: int, devices: int
 ) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 

@@ -15,7 +15,7 @@ from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import distributed, logbook
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.vae import validate
 from radiovae_jax.vae.train_step import TrainState
 
@@ -27,10 +27,10 @@ class Compiled(NamedTuple):
     """The executables of a run."""
 
     # Each twice: {False: without any discriminator, True: with it}.
-    step: dict[bool, Together]
-    validate: dict[bool, Together]
-    sample: Together
-    latents: Together  # (state, raw batch) -> mean and deviation of the posterior
+    step: dict[bool, BarrierJit]
+    validate: dict[bool, BarrierJit]
+    sample: BarrierJit
+    latents: BarrierJit  # (state, raw batch) -> mean and deviation of the posterior
 
 
 class Judge(NamedTuple):

@@ -29,7 +29,7 @@ from radiovae_jax.training import (
     warm_start,
 )
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.loop import Compiled, Loop
 from radiovae_jax.vae import experiment, train_step, validate
 from radiovae_jax.vae.experiment import Experiment
@@ -98,10 +98,10 @@ def compile_all(
         )
         return {"mean": posterior.mean, "logvar": posterior.logvar}
 
-    def together(function, *first, **options) -> Together:
-        return Together("a step", jax.jit(function, **options), *first)
+    def together(function, *first, **options) -> BarrierJit:
+        return BarrierJit("a step", jax.jit(function, **options), *first)
 
-    def compiled(function, **options) -> dict[bool, Together]:
+    def compiled(function, **options) -> dict[bool, BarrierJit]:
         return {
             adversarial: together(
                 functools.partial(function, adversarial=adversarial),

@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from radiovae_jax import moments, sharding
+from radiovae_jax import files, moments, sharding
 from radiovae_jax.data import pipeline, shards, sources
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.data.shards import FORMATS, MANIFEST, PROGRESS, Record
@@ -188,7 +188,7 @@ def export(
             listed.append(shard)
             if not (folder / MANIFEST).exists():
                 state = dict(identity=identity, shards=listed)
-                shards.write_json(folder / PROGRESS, state)
+                files.write_json(folder / PROGRESS, state)
     manifest = dict(
         identity=identity,
         count=len(source),
@@ -198,8 +198,8 @@ def export(
         shards=listed,
     )
     numbers = manifest["statistics"] | {"maps": len(source)}
-    shards.write_json(folder / STATISTICS, numbers)
-    shards.write_json(folder / MANIFEST, manifest)
+    files.write_json(folder / STATISTICS, numbers)
+    files.write_json(folder / MANIFEST, manifest)
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 

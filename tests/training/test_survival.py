@@ -20,6 +20,7 @@ import stub
 import tiny
 from whole_runs import saved, without_time
 
+from radiovae_jax import files
 from radiovae_jax.data import synthetic
 from radiovae_jax.training import logbook, run_folder, train
 
@@ -185,7 +186,7 @@ def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     """Root may write everywhere: a folder in the file's place holds root off too."""
     config = few_steps(folder / "city", stop_at=2)
     stubbed(config, folder / "run")
-    blocking = folder / "run" / f".config.json.{os.getpid()}.partial"
+    blocking = files.partial(folder / "run" / "config.json")
     blocking.mkdir()
     config.train.stop_at = 0
     with pytest.raises(OSError, match=r"/run cannot be made or written as the folder"):
