@@ -30,9 +30,10 @@ from radiovae_jax.evaluation.comparison import SCALES
 from radiovae_jax.evaluation.measure import Measured, measure
 from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
-from radiovae_jax.reporting import plots, showing
+from radiovae_jax.reporting import artifacts, plots
 from radiovae_jax.training import config_check, run_folder
 from radiovae_jax.vae import latents
+from radiovae_jax.vae.charts import CHARTS
 
 WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
 SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
@@ -275,7 +276,7 @@ def main(argv: list[str]) -> None:
         cli.say(record.table(found))
         place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
         cli.say(f"written: {place}.json, .csv and _best_worst.png")
-        for path in showing.renew_report(WORKDIR.value):
+        for path in artifacts.renew_report(WORKDIR.value, CHARTS):
             cli.say(f"renewed: {path}")
 
 

@@ -80,8 +80,10 @@ def run() -> None:
     import jax
 
     from radiovae_jax.data import datasets
-    from radiovae_jax.reporting import showing
+    from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import distributed, dry_run, judging, train
+    from radiovae_jax.vae import latent_figures
+    from radiovae_jax.vae.charts import CHARTS
 
     workdir = pathlib.Path(WORKDIR.value or default_workdir())
     join = functools.partial(
@@ -105,12 +107,13 @@ def run() -> None:
         metrics = train.run(CONFIG.value, workdir)
     except FloatingPointError:
         if distributed.is_first():
-            showing.after_training(workdir, latents=0)  # its warnings say more
+            artifacts.after_training(workdir, CHARTS)  # its warnings say more
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
-        showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
+        latents = functools.partial(latent_figures.draw, workdir, count=LATENTS_SHOWN)
+        artifacts.after_training(workdir, CHARTS, latents=latents if alone else None)
         db = datasets.db_range(CONFIG.value)
         report(workdir, judging.quality(metrics, db) if metrics else "")
 

@@ -19,6 +19,7 @@ from absl import app, flags
 
 from radiovae_jax import cli
 from radiovae_jax.reporting import report_page
+from radiovae_jax.vae.charts import CHARTS
 
 WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -27,7 +28,8 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 def main(argv: list[str]) -> None:
     with cli.one_message(debug=DEBUG.value):
         cli.nothing_more(argv)
-        cli.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+        page = report_page.write(pathlib.Path(WORKDIR.value), CHARTS)
+        cli.say(f"written: {page}")
 
 
 if __name__ == "__main__":

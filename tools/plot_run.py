@@ -21,7 +21,8 @@ import sys
 from collections.abc import Sequence
 
 from radiovae_jax import cli
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
+from radiovae_jax.vae import latent_figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,9 +54,9 @@ def draw(args: argparse.Namespace) -> None:
       ValueError, OSError: what is wrong, and what to do about it.
     """
     cli.start_jax()
-    paths = showing.training_figures(args.workdir)
+    paths = artifacts.training_figures(args.workdir)
     if args.latents > 0:
-        paths += showing.latent_figures(args.workdir, count=args.latents)
+        paths += latent_figures.draw(args.workdir, count=args.latents)
     for path in paths:
         cli.say(str(path))
 
