@@ -47,8 +47,8 @@ def __dir__() -> list[str]:
 
 
 def load(workdir, weights: str = "ema", *, step: int = 0):
-    """Returns (model, params) of a run; see `run_folder.load`."""
+    """Returns (model, params) of a run; see `vae.codec.load_network`."""
     # Not at the top: the core must import without the libraries of the loop.
-    from radiovae_jax.training import run_folder
+    from radiovae_jax.vae import codec
 
-    return run_folder.load(workdir, weights, step=step)
+    return codec.load_network(workdir, weights, step=step)

@@ -29,7 +29,7 @@ from absl import logging
 
 from radiovae_jax import cli, verbs
 from radiovae_jax.data import mapfiles, radiomap
-from radiovae_jax.vae import coder
+from radiovae_jax.vae import codec
 
 VERBS = {
     "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
@@ -46,13 +46,7 @@ STOPPED = (
 
 
 def parser() -> cli.Parser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        prog="python -m radiovae_jax.apply",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.apply")
     chosen = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (_, words) in VERBS.items():
         verb = chosen.add_parser(name, help=words, description=words)
@@ -65,7 +59,7 @@ def parser() -> cli.Parser:
         if maps:
             verb.add_argument(
                 "--size",
-                choices=coder.SIZES,
+                choices=codec.SIZES,
                 default="auto",
                 help="the size at which the network sees a map. training: resized to "
                 "data.image_size and back, as in training and evaluation; stored: as "
@@ -92,7 +86,7 @@ def parser() -> cli.Parser:
     return parser
 
 
-def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
+def _run_flags(verb: cli.Parser, name: str) -> None:
     required = dict(type=cli.path, metavar="DIR")
     verb.add_argument("--workdir", required=True, help="folder of the run", **required)
     verb.add_argument(
@@ -107,14 +101,12 @@ def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
     _at_least(verb, "--step", 0, 0, "which checkpoint; default the best")
     verb.add_argument(
         "--tiles",
-        choices=coder.TILES,
+        choices=codec.TILES,
         default="auto",
         help="go band by band: the same result in less memory; auto (default): above "
         "512x512 pixels",
     )
-    verb.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
+    verb.add_debug()
 
 
 def _output_flags(verb: argparse.ArgumentParser, name: str) -> None:
@@ -153,6 +145,7 @@ def _at_least(
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     flags = parser().parse_args(argv)
+    cli.log_plainly(logging.WARNING)
     return cli.status(lambda: use(flags), debug=flags.debug, stopped=STOPPED)
 
 
@@ -164,7 +157,7 @@ def use(flags: argparse.Namespace) -> None:
     """
     cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
-    run = coder.load(
+    run = codec.load(
         flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
     )
     cli.say(run.description)
@@ -181,5 +174,4 @@ def use(flags: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.log_plainly(logging.WARNING)
     sys.exit(main())

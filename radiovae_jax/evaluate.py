@@ -14,13 +14,16 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
+import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
 from radiovae_jax import cli, inputs, provenance
 from radiovae_jax.data import datasets, radiomap, sources
@@ -32,26 +35,8 @@ from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import artifacts, plots
 from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae.charts import CHARTS
-
-WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
-SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
-DATA_ROOT = cli.define_path("data_root", "", "Data, if not where the config says.")
-WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
-STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "Maps at a time over all devices.", lower_bound=1
-)
-BASELINE = flags.DEFINE_enum(
-    "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
-)
-PERCEPTUAL = cli.define_path(
-    "perceptual_weights",
-    "",
-    "LPIPS's: hub, a folder, random, or none; the config's if not given.",
-)
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 ROWS = ("autoencoder", "autoencoder_sample", "pca")
 SAMPLE_SEED = 0
@@ -89,7 +74,7 @@ def evaluate(
             )
         config.data.root = data_root
     step, (model, params) = run_folder.hold(
-        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+        workdir, step, lambda step: codec.load_network(workdir, weights, step=step)
     )
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
@@ -258,28 +243,43 @@ def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
     )
 
 
-def main(argv: list[str]) -> None:
+def parser() -> cli.Parser:
+    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.evaluate")
+    add, path = parser.add_argument, dict(type=cli.path, metavar="DIR")
+    add("--workdir", required=True, help="folder of the run", **path)
+    add("--split", default="val", help="train, val (default), test, or all maps found")
+    add("--data_root", default="", help="data, if not where the config says", **path)
+    words = "which weights, default ema"
+    add("--weights", choices=("ema", "live"), default="ema", help=words)
+    words = "which checkpoint; default the best"
+    add("--step", type=cli.at_least(0), default=0, metavar="N", help=words)
+    words = "maps at a time over all devices, default 8"
+    add("--batch_size", type=cli.at_least(1), default=8, metavar="N", help=words)
+    words = "a linear row beside: PCA of patches"
+    add("--baseline", choices=("none", "pca"), default="none", help=words)
+    words = "LPIPS's: hub, a folder, random, or none; the config's if not given"
+    add("--perceptual_weights", default="", help=words, **path)
+    parser.add_debug()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parser().parse_args(argv)
     cli.log_plainly(logging.ERROR)  # what is worth saying is in the notes
-    with cli.one_message(debug=DEBUG.value):
-        cli.nothing_more(argv)
-        cli.start_jax()
-        found = evaluate(
-            pathlib.Path(WORKDIR.value),
-            split=SPLIT.value,
-            data_root=DATA_ROOT.value,
-            weights=WEIGHTS.value,
-            step=STEP.value,
-            batch_size=BATCH_SIZE.value,
-            baseline=BASELINE.value,
-            perceptual_weights=PERCEPTUAL.value,
-        )
-        cli.say(record.table(found))
-        place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
-        cli.say(f"written: {place}.json, .csv and _best_worst.png")
-        for path in artifacts.renew_report(WORKDIR.value, CHARTS):
-            cli.say(f"renewed: {path}")
+    return cli.status(lambda: _evaluate(args), debug=args.debug)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    cli.start_jax()
+    fields = {name: value for name, value in vars(args).items() if name != "debug"}
+    found = evaluate(**fields | {"perceptual_weights": str(args.perceptual_weights)})
+    cli.say(record.table(found))
+    place = args.workdir / "evaluation" / args.split
+    cli.say(f"written: {place}.json, .csv and _best_worst.png")
+    for path in artifacts.renew_report(args.workdir, CHARTS):
+        cli.say(f"renewed: {path}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

@@ -18,8 +18,8 @@ from radiovae_jax.data.mapfiles import MapFile
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.vae import coder, latent_files
-from radiovae_jax.vae.coder import Coder, Frame
+from radiovae_jax.vae import codec, latent_files
+from radiovae_jax.vae.codec import Coder, Frame
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -93,7 +93,7 @@ def reconstruct(job: Job) -> None:
         frame = frame_of(job, held)
         recon = np.stack(
             [
-                coder.decode(job.coder, mean, frame)
+                codec.decode(job.coder, mean, frame)
                 for mean, _ in (moments(job, f, frame) for f in held.f)
             ]
         )
@@ -156,7 +156,7 @@ def decode(job: Job) -> None:
     """The maps of latents."""
     given = [(path, latent_files.read(path)) for path in job.flags.files]
     for _, held in given:  # what is wrong with one is said before hours of work
-        coder.check_latents(job.coder, held.z[0], latent_frame(job, held))
+        codec.check_latents(job.coder, held.z[0], latent_frame(job, held))
     names = [
         [
             *(f"{name}.{job.flags.format}" for name in held.names),
@@ -168,7 +168,7 @@ def decode(job: Job) -> None:
     for path, held in given:
         outs = list(itertools.islice(free, len(held.z)))
         frame = latent_frame(job, held)
-        maps = [coder.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
+        maps = [codec.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
         write_maps(job, outs, np.stack(maps))
         title = f"{path.name}, decoded"
         figure = plots.samples(np.stack(maps), title=title, db=job.coder.db)
@@ -193,7 +193,7 @@ def sample(job: Job) -> None:
     shape = (rows, columns, job.coder.latent_channels)
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(count)]
     maps = [
-        coder.decode(
+        codec.decode(
             job.coder, np.asarray(jax.random.normal(key, shape)), Frame(size, size)
         )
         for key in bar(keys, "samples")
@@ -230,7 +230,7 @@ def interpolate(job: Job) -> None:
     shares = np.linspace(0, 1, len(steps), dtype=np.float32)
     maps = np.stack(
         [
-            coder.decode(job.coder, (1 - share) * first + share * last, frame)
+            codec.decode(job.coder, (1 - share) * first + share * last, frame)
             for share in bar(shares, "steps")
         ]
     )
@@ -322,7 +322,7 @@ def no_db(run: Coder) -> str:
 
 def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):
     """Returns mean and logvar of one map, [p, q, z] each."""
-    posterior = coder.encode(job.coder, f, frame)
+    posterior = codec.encode(job.coder, f, frame)
     return np.asarray(posterior.mean)[0], np.asarray(posterior.logvar)[0]
 
 
@@ -331,7 +331,7 @@ def frame_of(job: Job, held: MapFile) -> Frame:
     stored = held.f.shape[1:3]
     maps = f"maps of {by(stored)}:"
     try:
-        frame = coder.frame(job.coder, stored, job.flags.size)
+        frame = codec.frame(job.coder, stored, job.flags.size)
     except ValueError as error:
         raise ValueError(f"{held.path}: {error}") from error
     if frame.seen != stored:
@@ -343,7 +343,7 @@ def frame_of(job: Job, held: MapFile) -> Frame:
             "so at another size the error may be larger than the evaluation's"
             + ("; --size training resizes" if job.coder.image_size else "")
         )
-    rows, columns = coder.padding(job.coder, frame)
+    rows, columns = codec.padding(job.coder, frame)
     if rows or columns:
         job.say_once(
             f"{maps} {rows} rows and {columns} columns mirrored at the end, for a "

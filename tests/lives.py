@@ -14,9 +14,8 @@ import sys
 import command
 import jax
 import stub
-from absl import app
 
-from radiovae_jax import cli
+from radiovae_jax import main
 from radiovae_jax.training import train
 
 
@@ -39,9 +38,6 @@ def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int 
 
 
 def live(folder, arguments, real: bool, limit: int) -> None:
-    # Here: a process has the flags of one command, and the tests' others.
-    from radiovae_jax import main
-
     said = os.open(folder / "said.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(said, descriptor)
@@ -54,19 +50,10 @@ def live(folder, arguments, real: bool, limit: int) -> None:
         train.compile_all = stub.compiled()
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    # The flags of a config look into sys.argv themselves.
-    sys.argv = [
-        "main",
-        "--config=configs/quickstart.py",
-        f"--workdir={folder / 'run'}",
-        f"--config.data.root={folder / 'city'}",
-        *command.TINY,
-        "--config.train.images=1",
-        *arguments,
-    ]
     os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
-    app.run(main.main, sys.argv, flags_parser=cli.parse)
+    flags = command.tiny_quickstart(folder, "--config.train.images=1", *arguments)
+    sys.exit(main.main(flags))
 
 
 def ended(process, folder: pathlib.Path) -> tuple[int, str]:

@@ -17,13 +17,13 @@ from PIL import Image
 import radiovae_jax
 from radiovae_jax import DiagonalGaussian, apply, verbs
 from radiovae_jax.data import mapfiles, radiomap, sionna
-from radiovae_jax.training import run_folder, train
-from radiovae_jax.vae import coder
+from radiovae_jax.training import train
+from radiovae_jax.vae import codec
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 # Every command loads and compiles; here the first one does.
-load_once = functools.cache(coder.load)
+load_once = functools.cache(codec.load)
 HEIGHT, WIDTH = 30, 27  # the columns are no multiple of 2, the down-sampling
 
 
@@ -62,7 +62,7 @@ def autoencode(run):
 def call(run, tmp_path, monkeypatch, capsys):
     """Calls a verb; returns the folder of its results and what it said."""
 
-    monkeypatch.setattr(coder, "load", load_once)
+    monkeypatch.setattr(codec, "load", load_once)
 
     def of(verb, *arguments, out=tmp_path / "out", status=0):
         flags = [f"--workdir={run / 'run'}", f"--out={out}"]
@@ -177,11 +177,11 @@ def test_interpolation_is_straight_in_latent_space(run, call, autoencode):
 def test_large_maps_go_band_by_band(
     run, monkeypatch, tiles, one_pass, one_attention, by_bands
 ):
-    monkeypatch.setattr(coder, "ONE_PASS", one_pass)
-    monkeypatch.setattr(coder, "ONE_ATTENTION", one_attention)
+    monkeypatch.setattr(codec, "ONE_PASS", one_pass)
+    monkeypatch.setattr(codec, "ONE_ATTENTION", one_attention)
     marker = DiagonalGaussian(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)))
-    monkeypatch.setattr(coder.tiling, "encode", lambda *a, **options: marker)
-    found = coder.load(run / "run", tiles=tiles).encode(np.zeros((1, 32, 32, 1)))
+    monkeypatch.setattr(codec.tiling, "encode", lambda *a, **options: marker)
+    found = codec.load(run / "run", tiles=tiles).encode(np.zeros((1, 32, 32, 1)))
     assert (found is marker) == by_bands
 
 
@@ -300,7 +300,7 @@ def test_a_run_whose_config_does_not_fit_is_refused(run, tmp_path):
     config["autoencoder"]["ch"] = "a"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"does not fit this version:\n +autoencoder"):
-        coder.load(tmp_path / "run")
+        codec.load(tmp_path / "run")
 
 
 def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeypatch):
@@ -360,9 +360,9 @@ def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
 def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
     image_size, stored, size, seen
 ):
-    nothing = dict.fromkeys(coder.Coder._fields)
-    half = coder.Coder(**(nothing | {"image_size": image_size}))
-    assert coder.frame(half, stored, size).seen == seen
+    nothing = dict.fromkeys(codec.Coder._fields)
+    half = codec.Coder(**(nothing | {"image_size": image_size}))
+    assert codec.frame(half, stored, size).seen == seen
 
 
 @pytest.mark.parametrize("verb", ["reconstruct", "encode", "interpolate"])
@@ -370,7 +370,7 @@ def test_a_map_that_would_be_squashed_is_named_before_the_work(
     run, call, monkeypatch, verb
 ):
     half = load_once(run / "run")._replace(image_size=16)
-    monkeypatch.setattr(coder, "load", lambda *a, **options: half)
+    monkeypatch.setattr(codec, "load", lambda *a, **options: half)
     np.save(run / "wide_f.npy", np.zeros((16, 32), np.float32))
     files = [run / name for name in ("a.png", "wide_f.npy")]
     if verb == "interpolate":
@@ -384,7 +384,7 @@ def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
     run, call, monkeypatch, tmp_path
 ):
     wide = load_once(run / "run")._replace(db=radiomap.DbRange(-200.0, 250.0))
-    monkeypatch.setattr(coder, "load", lambda *a, **options: wide)
+    monkeypatch.setattr(codec, "load", lambda *a, **options: wide)
     gain_db = np.full((32, 32), -75.0, np.float32)  # f = 0.5
     gain_db[0, :3] = (60, -np.inf, -250)
     np.save(run / "loud.npy", gain_db)
@@ -418,7 +418,7 @@ def test_the_field_that_says_the_trainings_size_is_found(
     config = tiny.config(tmp_path)
     config.autoencoder.resolution = (64, 48)
     config.data.update(source=source, crop=crop, image_size=image_size)
-    assert run_folder.training_side(config) == found
+    assert codec.training_side(config) == found
 
 
 def test_maps_of_five_channels_are_interpolated_in_colours_or_channel_by_channel():
@@ -463,7 +463,7 @@ def of_run(workdir, verb, *arguments, status=0, capsys, out):
 def test_maps_without_a_unit_are_measured_in_f_and_no_db_is_made_up(
     run, told, autoencode, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(coder, "load", load_once)
+    monkeypatch.setattr(codec, "load", load_once)
     call = functools.partial(
         of_run, told["unknown"], capsys=capsys, out=tmp_path / "out"
     )
@@ -480,7 +480,7 @@ def test_maps_without_a_unit_are_measured_in_f_and_no_db_is_made_up(
 def test_the_dB_of_a_run_are_read_and_written(
     run, told, autoencode, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(coder, "load", load_once)
+    monkeypatch.setattr(codec, "load", load_once)
     f = np.load(run / "in_f.npy")[:, :26]
     np.save(tmp_path / "b.npy", 250 * f - 250)
     out = tmp_path / "out"
@@ -503,12 +503,12 @@ def test_latents_that_decode_to_no_numbers_are_refused(run, call, tmp_path):
 
 def test_a_map_that_is_resized_comes_back_at_its_size():
     # A network that changes nothing; the enlargement has an exact inverse.
-    nothing = dict.fromkeys(coder.Coder._fields)
+    nothing = dict.fromkeys(codec.Coder._fields)
     functions = dict(encode=lambda x: DiagonalGaussian(x, x), decode=lambda z: z)
     numbers = dict(factor=1, channels=1, latent_channels=1, image_size=40)
-    same = coder.Coder(**(nothing | functions | numbers))
+    same = codec.Coder(**(nothing | functions | numbers))
     f = np.random.default_rng(0).random((32, 32, 1)).astype(np.float32)
-    frame = coder.frame(same, (32, 32), "auto")
-    z = coder.encode(same, f, frame).mean
+    frame = codec.frame(same, (32, 32), "auto")
+    z = codec.encode(same, f, frame).mean
     assert z.shape == (1, 40, 40, 1)
-    np.testing.assert_allclose(coder.decode(same, z[0], frame), f, atol=1e-5)
+    np.testing.assert_allclose(codec.decode(same, z[0], frame), f, atol=1e-5)

@@ -22,10 +22,13 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
+import argparse
 import functools
 import importlib
 import os
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,36 +39,15 @@ import step_parts
 import step_record
 import timed_step
 import timing
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 from step_record import OURS
 
 from radiovae_jax import cli, files, sharding
+from radiovae_jax.training import config as config_of_run
 from radiovae_jax.training import config_check
 from radiovae_jax.vae import experiment
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
-STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
-PEER = flags.DEFINE_enum("peer", "none", ["none", "torch"], "What to time beside ours.")
-EAGER = flags.DEFINE_bool("eager", True, "Time eager PyTorch.")
-COMPILED = flags.DEFINE_bool("compiled", True, "Time compiled PyTorch.")
-MODE = flags.DEFINE_enum(
-    "torch_mode",
-    "default",
-    ["default", "max-autotune-no-cudagraphs"],
-    "What torch.compile is told.",
-)
-PARTS = flags.DEFINE_bool("parts", True, "Time parts and variants of the step.")
-PHASE = flags.DEFINE_enum(
-    "phase", "both", ["both", *timed_step.PHASES], "Which steps to time."
-)
-DATA = flags.DEFINE_bool("data", False, "Time the config's data as well.")
-OUT = cli.define_path("out", "benchmark.json", "The record; empty: none.")
-TRACE = cli.define_path(
-    "trace", "", "Folder for a profile of our steps, for xprof or ui.perfetto.dev."
-)
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-flags.mark_flag_as_required("config")
+ARGS = argparse.Namespace()  # of the command line
 
 ROW = 10  # steps that are waited for together, at most
 TRACED = 5
@@ -97,10 +79,10 @@ def check(config) -> None:
     # JAX before PyTorch, which brings a cuDNN: the first one is loaded for both.
     backend = jax.default_backend()
     wanted = {
-        "--data": ["grain"] * DATA.value,
+        "--data": ["grain"] * ARGS.data,
         "LPIPS (loss.perceptual_weight)": ["flaxmodels.vgg.vgg"]
         * (config.loss.perceptual_weight > 0),
-        "--peer torch": ["torch", "diffusers"] * (PEER.value != "none"),
+        "--peer torch": ["torch", "diffusers"] * (ARGS.peer != "none"),
     }
     for name, modules in wanted.items():
         for module in modules:
@@ -111,7 +93,7 @@ def check(config) -> None:
                     f"{name} needs {module} ({error}); in a checkout pip install -e "
                     "'.[torch]' has everything, with a GPU '.[cuda,torch]'"
                 ) from error
-    if PEER.value == "none":
+    if ARGS.peer == "none":
         timed_step.check_plain(config, {})
         return
     if not modes():
@@ -161,12 +143,12 @@ def measure(config, phase: str) -> dict[str, Any]:
     planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
     allocated = {name: t.peak_bytes(*race.given) for name, t in race.trainers.items()}
     parts = {}
-    if PARTS.value:
+    if ARGS.parts:
         parts = step_parts.seconds_of(
-            programs[OURS], STEPS.value, adversarial=adversarial
+            programs[OURS], ARGS.steps, adversarial=adversarial
         )
-    if TRACE.value:
-        trace(programs[OURS], pathlib.Path(TRACE.value) / phase)
+    if ARGS.trace:
+        trace(programs[OURS], pathlib.Path(ARGS.trace) / phase)
     return {
         "size": list(shape[:2]),
         "batch": batch,
@@ -197,19 +179,19 @@ def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
     for name, trainer in race.trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *race.given)
         rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
-    times = timing.in_turns(steppers, STEPS.value)
+    times = timing.in_turns(steppers, ARGS.steps)
     return {
         **step_record.speeds(times, race.trainers, released),
-        "in_a_row_seconds": timing.in_rows(rows, min(ROW, STEPS.value)),
+        "in_a_row_seconds": timing.in_rows(rows, min(ROW, ARGS.steps)),
     }
 
 
 def modes() -> dict[str, str]:
     """Returns what --peer asks for: torch.compile's mode by the trainer's name."""
-    if PEER.value == "none":
+    if ARGS.peer == "none":
         return {}
-    eager = {"torch, eager": ""} if EAGER.value else {}
-    return eager | ({"torch, compiled": MODE.value} if COMPILED.value else {})
+    eager = {"torch, eager": ""} if ARGS.eager else {}
+    return eager | ({"torch, compiled": ARGS.torch_mode} if ARGS.compiled else {})
 
 
 def trace(ours: timed_step.Ours, folder: pathlib.Path) -> None:
@@ -223,9 +205,9 @@ def trace(ours: timed_step.Ours, folder: pathlib.Path) -> None:
 def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ours]:
     """Returns our step as configured, and what is timed beside it, by name."""
     kinds = {OURS: {}}
-    if adversarial and (PARTS.value or PEER.value != "none"):
+    if adversarial and (ARGS.parts or ARGS.peer != "none"):
         kinds["ours, fresh forward"] = {"fresh": True}
-    if adversarial and PARTS.value:
+    if adversarial and ARGS.parts:
         kinds["ours, fixed weight"] = {"fixed_weight": True}
     built = experiment.build(config, shape)
     maps = (config.train.batch_size, *shape)
@@ -240,58 +222,90 @@ def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ou
     }
 
 
-def main(argv: list[str]) -> None:
+def parser() -> cli.ConfigParser:
+    parser = cli.ConfigParser(doc=__doc__)
+    add = parser.add_argument
+    add("--config", required=True, help="name or path of a config, maybe :VARIANT")
+    words = "timed steps of each, default 20"
+    add("--steps", type=cli.at_least(1), default=20, metavar="N", help=words)
+    add("--peer", choices=("none", "torch"), default="none", help="to time beside ours")
+    for name, words in {
+        "eager": "eager PyTorch",
+        "compiled": "compiled PyTorch",
+        "parts": "parts and variants of the step",
+    }.items():
+        add(f"--{name}", action="store_true", default=True, help=f"time {words}")
+        add(f"--no{name}", dest=name, action="store_false", help=f"leave out {words}")
+    modes = ("default", "max-autotune-no-cudagraphs")
+    words = "what torch.compile is told"
+    add("--torch_mode", choices=modes, default=modes[0], help=words)
+    phases = ("both", *timed_step.PHASES)
+    add("--phase", choices=phases, default="both", help="which steps to time")
+    add("--data", action="store_true", help="time the config's data as well")
+    words = "the record, default benchmark.json; empty: none"
+    add("--out", default="benchmark.json", help=words)
+    words = "folder for a profile of our steps, for xprof or ui.perfetto.dev"
+    add("--trace", default="", metavar="DIR", help=words)
+    parser.add_debug()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    parser().parse_args(argv, ARGS)
     cli.log_plainly(logging.INFO)
-    with cli.one_message(debug=DEBUG.value):
-        cli.nothing_more(argv)
-        if PEER.value != "none":  # else XLA takes most of a GPU before PyTorch starts
-            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        # What was compiled before would be read, and its time called compiling.
-        jax.config.update("jax_enable_compilation_cache", False)
-        cli.start_jax()
-        config = CONFIG.value
-        config_check.check(config)
-        check(config)
-        phases = timed_step.phases_of(config, PHASE.value)
-        if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
-            logging.warning(
-                "a loop's body is counted once, on a GPU not at all: with "
-                "train.accumulate_steps or autoencoder.attention_chunk FLOPs, bytes "
-                "and floors are too low"
-            )
-        out = pathlib.Path(OUT.value)
-        if OUT.value:
-            if out.is_dir():
-                raise ValueError(f"{out} is a folder; give another --out, a file")
-            cli.folder(out.parent, flag="--out")
-        record = machine.described(torch_mode=MODE.value * (PEER.value != "none"))
-        record |= {"phases": {}}
-        print(machine.header(record), flush=True)
-        if DATA.value:
-            record["data_images_per_second"] = rate = data_rate(config)
-            print(f"data: {rate:.0f} images/s")
-        for phase in phases:
-            record["phases"][phase] = measure(config, phase)
-            print(step_record.table(phase, record["phases"][phase]), flush=True)
-            keep(record, out)
-            peers.release()
-        if OUT.value:
-            print(f"record: {out}")
-        missed = {
-            f"{name} ({phase}): {reason}"
-            for phase, found in record["phases"].items()
-            for name, reason in found["not_timed"].items()
-        }
-        if missed:
-            raise ValueError("not timed: " + "; ".join(sorted(missed)))
+    return cli.status(benchmark, debug=ARGS.debug)
+
+
+def benchmark() -> None:
+    if ARGS.peer != "none":  # else XLA takes most of a GPU before PyTorch starts
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # What was compiled before would be read, and its time called compiling.
+    jax.config.update("jax_enable_compilation_cache", False)
+    cli.start_jax()
+    config = config_of_run.read(ARGS.config, ARGS.overrides)
+    config_check.check(config)
+    check(config)
+    phases = timed_step.phases_of(config, ARGS.phase)
+    if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
+        logging.warning(
+            "a loop's body is counted once, on a GPU not at all: with "
+            "train.accumulate_steps or autoencoder.attention_chunk FLOPs, bytes "
+            "and floors are too low"
+        )
+    out = pathlib.Path(ARGS.out)
+    if ARGS.out:
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder; give another --out, a file")
+        cli.folder(out.parent, flag="--out")
+    record = machine.described(torch_mode=ARGS.torch_mode * (ARGS.peer != "none"))
+    record |= {"phases": {}}
+    print(machine.header(record), flush=True)
+    if ARGS.data:
+        record["data_images_per_second"] = rate = data_rate(config)
+        print(f"data: {rate:.0f} images/s")
+    for phase in phases:
+        record["phases"][phase] = measure(config, phase)
+        print(step_record.table(phase, record["phases"][phase]), flush=True)
+        keep(record, out)
+        peers.release()
+    if ARGS.out:
+        print(f"record: {out}")
+    missed = {
+        f"{name} ({phase}): {reason}"
+        for phase, found in record["phases"].items()
+        for name, reason in found["not_timed"].items()
+    }
+    if missed:
+        raise ValueError("not timed: " + "; ".join(sorted(missed)))
 
 
 def keep(record: dict[str, Any], out: pathlib.Path) -> None:
     """Writes what is measured so far, for the next phase may be too large."""
-    if OUT.value:
+    if ARGS.out:
         files.write_json(out, record)
 
 
 if __name__ == "__main__":
     cli.with_huge_pages()
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

@@ -48,7 +48,7 @@ from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
 from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae.charts import CHARTS
 
 
@@ -112,7 +112,7 @@ def export(args: argparse.Namespace) -> None:
         step, (model, params) = run_folder.hold(
             args.workdir,
             args.step or begun,
-            lambda step: run_folder.load(args.workdir, args.weights, step=step),
+            lambda step: codec.load_network(args.workdir, args.weights, step=step),
         )
     except FileNotFoundError as error:
         if not begun:

@@ -32,6 +32,7 @@ from radiovae_jax.interop import (
     torch_weights,
 )
 from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec
 
 SUFFIXES = ", ".join(torch_files.SUFFIXES)
 StateDict = dict[str, np.ndarray]
@@ -121,8 +122,8 @@ def export(args: argparse.Namespace) -> None:
 
 def read(args: argparse.Namespace, step: int, *, with_loss: bool) -> tuple[dict, Any]:
     """Returns the parameters, and with the loss (logvar, discriminator), of a step."""
-    _, params = run_folder.load(args.workdir, args.weights, step=step)
-    loss = run_folder.load_loss(args.workdir, step=step) if with_loss else ()
+    _, params = codec.load_network(args.workdir, args.weights, step=step)
+    loss = codec.load_loss(args.workdir, step=step) if with_loss else ()
     return jax.device_get((params, loss))
 
 

@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from radiovae_jax import cli
 from radiovae_jax.interop import (
@@ -41,37 +40,32 @@ from radiovae_jax.interop import (
     torch_tables,
     torch_weights,
 )
+from radiovae_jax.training import config as config_of_run
 from radiovae_jax.training import config_check, run_folder
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import experiment
 
 # Each copy: discriminator, logvar, perceptual_loss (LPIPS, which we have already).
 LOSSES = ("loss", "loss_pinn", "loss_pinn_dpm2irt4")
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "radio.py"
 StateDict = dict[str, np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    args, overrides = parse(argv)
-    return cli.status(lambda: import_file(args, overrides), debug=args.debug)
+    args = parse(argv)
+    return cli.status(lambda: import_file(args), debug=args.debug)
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = cli.Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.ConfigParser(doc=__doc__)
     parser.add_argument("file", type=cli.path, help="file, or diffusers folder")
     parser.add_argument(
         "--workdir", type=cli.path, required=True, help="run folder to make"
     )
     parser.add_argument(
         "--config",
-        type=cli.path,
-        default=CONFIG,
-        help="config file of all that tensors do not say (default: configs/radio.py); "
+        default="radio",
+        help="name or path of the config of all that tensors do not say (radio); "
         "fields of it as --config.SECTION.FIELD=VALUE",
     )
     parser.add_argument(
@@ -110,18 +104,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         default=0,
         help="step at which the run goes on (default 0): schedules follow it",
     )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    args, rest = parser.parse_known_args(argv)
+    parser.add_debug()
+    args = parser.parse_args(argv)
     args.words = sys.argv[1:] if argv is None else list(argv)
-    for word in rest:
-        if not word.startswith("--config."):
-            parser.error(f"unknown argument {word}")
-    return args, rest
+    return args
 
 
-def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
+def import_file(args: argparse.Namespace) -> None:
     """Does what the command line asks for.
 
     Raises:
@@ -135,7 +124,7 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
             f"{args.workdir} holds a run already, or other files; give another "
             "--workdir"
         )
-    given = read_config(args.config, overrides)
+    given = config_of_run.read(args.config, args.overrides)
     config_check.check(given)
     if not 0 <= args.step < given.train.steps:
         raise ValueError(
@@ -183,7 +172,7 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     cli.say(f"wrote {args.workdir} at step {args.step}; its network:")
     cli.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
     cli.say("go on training from it with (and --config.data.root=... for your maps)")
-    cli.say("  " + command(args, overrides, given, config))
+    cli.say("  " + command(args, given, config))
 
 
 def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
@@ -261,27 +250,6 @@ def read_loss(
     return disc, logvar
 
 
-def read_config(path: pathlib.Path, overrides: list[str]) -> ml_collections.ConfigDict:
-    """Returns the config as main.py would read it.
-
-    Raises:
-      ValueError: there is no such file or field, or the file cannot be run.
-    """
-    words, _ = cli.config_words(["", f"--config={path}", *overrides])
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=words
-    )
-    try:
-        values(words)
-        # The copy also raises what the flag kept for later.
-        return holder.value.copy_and_resolve_references()
-    except Exception as error:  # a config file is code: anything may come out of it
-        text = str(error).replace("\\n", "\n").strip("\"' \n")
-        last = text.splitlines()[-1] if text else type(error).__name__
-        raise ValueError(f"config: {last}") from error
-
-
 def write(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
@@ -317,18 +285,18 @@ def write(
     checkpoints.close()
 
 
-def command(args, overrides: list[str], given, config) -> str:
+def command(args, given, config) -> str:
     """Returns the command that goes on from the imported run."""
     before, after = (run_folder.flat(c.to_dict()) for c in (given, config))
     changed = {
-        f"--config.{name}": f"{value}".replace(" ", "")
+        name: f"{value}".replace(" ", "")
         for name, value in after.items()
         if before[name] != value
     }
     # What the weights say otherwise replaces what was given.
-    kept = [word for word in overrides if word.partition("=")[0] not in changed]
-    words = [f"--config={args.config}", f"--workdir={args.workdir}", *kept]
-    words += [f"{name}={value}" for name, value in changed.items()]
+    fields = args.overrides | changed
+    words = [f"--config={args.config}", f"--workdir={args.workdir}"]
+    words += [f"--config.{name}={value}" for name, value in fields.items()]
     return "python -m radiovae_jax.main " + shlex.join(words)
 
 

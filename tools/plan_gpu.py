@@ -19,67 +19,77 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
+import argparse
 import os
-import pathlib
+import sys
+from collections.abc import Sequence
 
 import jax
 import machine  # this and the next two are beside this file
 import planned
 import timed_step
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from radiovae_jax import cli, files
+from radiovae_jax.training import config as config_of_run
 from radiovae_jax.training import config_check
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, maybe :VARIANT.")
-GPU = flags.DEFINE_enum("gpu", "h200", list(planned.GPUS), "The GPU to plan for.")
-PHASE = flags.DEFINE_enum(
-    "phase", "both", ["both", *timed_step.PHASES], "Which steps to plan."
-)
-OUT = cli.define_path("out", "", "Folder for the record and XLA's text, if any.")
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-flags.mark_flag_as_required("config")
 
 # In a loop the body stands once, whatever it is run.
 LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
 
 
-def main(argv: list[str]) -> None:
+def parser() -> cli.ConfigParser:
+    parser = cli.ConfigParser(doc=__doc__)
+    add = parser.add_argument
+    add("--config", required=True, help="name or path of a config, maybe :VARIANT")
+    add("--gpu", choices=planned.GPUS, default="h200", help="the GPU to plan for")
+    phases = ("both", *timed_step.PHASES)
+    add("--phase", choices=phases, default="both", help="which steps to plan")
+    words = "folder for the record and XLA's text, if any"
+    add("--out", type=cli.path, metavar="DIR", help=words)
+    parser.add_debug()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parser().parse_args(argv)
     cli.log_plainly(logging.WARNING)
-    with cli.one_message(debug=DEBUG.value):
-        cli.nothing_more(argv)
-        config, gpu = CONFIG.value, planned.GPUS[GPU.value]
-        config_check.check(config)
-        timed_step.check_plain(config, LOOPS)
-        phases = timed_step.phases_of(config, PHASE.value)
-        if config.train.dtype == "auto":
-            config.train.dtype = "bfloat16"
-        # What chooses algorithms by trying them needs the card; the plugin's own check
-        # of the driver does too.
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0"
-        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-        jax.config.update("jax_platforms", "cpu")
-        cli.start_jax()
-        out = pathlib.Path(OUT.value) if OUT.value else None
+    return cli.status(lambda: plan(args), debug=args.debug)
+
+
+def plan(args: argparse.Namespace) -> None:
+    config = config_of_run.read(args.config, args.overrides)
+    gpu, out = planned.GPUS[args.gpu], args.out
+    config_check.check(config)
+    timed_step.check_plain(config, LOOPS)
+    phases = timed_step.phases_of(config, args.phase)
+    if config.train.dtype == "auto":
+        config.train.dtype = "bfloat16"
+    # What chooses algorithms by trying them needs the card; the plugin's own check
+    # of the driver does too.
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_autotune_level=0"
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    jax.config.update("jax_platforms", "cpu")
+    cli.start_jax()
+    if out:
+        cli.folder(out, flag="--out")
+    for phase, adversarial in phases.items():
+        program = planned.compiled(config, gpu, adversarial=adversarial)
+        record = machine.versions() | planned.record_of(program, gpu)
+        batch, dtype = config.train.batch_size, config.train.dtype
+        size = "x".join(map(str, timed_step.image_shape(config)[:2]))
+        record |= {"size": size, "batch": batch, "dtype": dtype}
+        title = f"{phase} step, {size}, {dtype}"
+        print(planned.page(title, batch, gpu, record), flush=True)
         if out:
-            cli.folder(out, flag="--out")
-        for phase, adversarial in phases.items():
-            program = planned.compiled(config, gpu, adversarial=adversarial)
-            record = machine.versions() | planned.record_of(program, gpu)
-            batch, dtype = config.train.batch_size, config.train.dtype
-            size = "x".join(map(str, timed_step.image_shape(config)[:2]))
-            record |= {"size": size, "batch": batch, "dtype": dtype}
-            title = f"{phase} step, {size}, {dtype}"
-            print(planned.page(title, batch, gpu, record), flush=True)
-            if out:
-                name = f"{GPU.value}_{phase}_{size}_{batch}_{dtype}"
-                name += "_remat" * config.autoencoder.remat
-                with files.written(out / f"{name}.hlo.txt") as partial:
-                    partial.write_text(program.as_text())
-                files.write_json(out / f"{name}.json", record)
+            name = f"{args.gpu}_{phase}_{size}_{batch}_{dtype}"
+            name += "_remat" * config.autoencoder.remat
+            with files.written(out / f"{name}.hlo.txt") as partial:
+                partial.write_text(program.as_text())
+            files.write_json(out / f"{name}.json", record)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

@@ -28,28 +28,28 @@ import functools
 import itertools
 import json
 import pathlib
-import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 from radiovae_jax import cli, files, inputs, losses, metrics
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
+from radiovae_jax.training import config as config_of_run
 from radiovae_jax.training import config_check, run_folder, train
+from radiovae_jax.vae import codec
 
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
+Overrides = Mapping[str, str] | None
 KINDS = ("bce", "mse", "l1", "l1_mse")
 BETAS = (0.1, 1.0, 4.0, 10.0)
 SCHEDULES = ("constant", "linear", "cyclical")
@@ -98,17 +98,17 @@ def configure(
     steps: int,
     size: int,
     city: pathlib.Path,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = None,
 ) -> ml_collections.ConfigDict:
     """Returns the config of one run.
 
     Args:
-      overrides: "--config.SECTION.FIELD=VALUE", as main.py takes them.
+      overrides: {"section.field": text}, of --config.SECTION.FIELD=VALUE.
 
     Raises:
       ValueError: there is no such field, or it takes no such value.
     """
-    config = runpy.run_path(str(CONFIG))["get_config"](kind)
+    config = config_of_run.read(f"vae:{kind}")
     config.autoencoder.update(ch_mult=(1, 1, 2), resolution=(size, size))
     config.loss.update(
         kl_weight=beta, kl_schedule=schedule, kl_warmup_steps=max(1, steps // 3)
@@ -121,20 +121,8 @@ def configure(
         checkpoint_every=steps,
         metrics_size="seen",
     )
-    values, words = flags.FlagValues(), ["", *overrides]
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=words
-        )
-        values(words)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # KeyErrors and the config flags quote and escape their messages.
-        said = str(error).replace("\\n", " ").replace("\\'", "").strip("\"' ")
-        raise ValueError(
-            f"{' '.join(overrides)} cannot be set ({said}); configs/radio.py has all "
-            "fields"
-        ) from error
-    return holder.value
+    config_of_run.override(config, overrides or {})
+    return config
 
 
 def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -144,7 +132,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     beta the run was trained with. rec is what the run minimises, the negative logarithm
     of a likelihood up to a constant of its kind: ELBOs compare within a kind.
     """
-    model, params = run_folder.load(folder)
+    model, params = codec.load_network(folder)
     # With the weights as arguments, so that all runs share what is compiled.
     encode, decode, decode_output = (
         jax.jit(functools.partial(model.apply, method=method))
@@ -268,7 +256,7 @@ def sweep(
     *,
     steps: int,
     size: int,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = None,
 ) -> None:
     """Trains and measures what is not there yet.
 
@@ -309,13 +297,20 @@ def sweep(
                 partial.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def same(steps: int, size: int, overrides: Sequence[str]) -> dict[str, Any]:
+def same(steps: int, size: int, overrides: Overrides) -> dict[str, Any]:
     """Returns what all runs of one table have in common, for their records."""
-    return dict(steps=steps, size=size, config=" ".join(sorted(overrides)))
+    given = sorted(
+        f"--config.{name}={text}" for name, text in (overrides or {}).items()
+    )
+    return dict(steps=steps, size=size, config=" ".join(given))
 
 
 def check_finished(
-    out: pathlib.Path, *, steps: int, size: int, overrides: Sequence[str] = ()
+    out: pathlib.Path,
+    *,
+    steps: int,
+    size: int,
+    overrides: Overrides = None,
 ) -> None:
     """Raises a ValueError if what is in OUT does not go into one table with new runs.
 
@@ -431,13 +426,8 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def parser() -> cli.Parser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser() -> cli.ConfigParser:
+    parser = cli.ConfigParser(doc=__doc__)
     add = parser.add_argument
     add(
         "--out",
@@ -450,31 +440,27 @@ def parser() -> cli.Parser:
     add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
     add("--beta", nargs="+", type=float, default=BETAS, help="default 0.1 1 4 10")
     add("--schedule", nargs="+", choices=SCHEDULES, default=SCHEDULES)
-    add("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_debug()
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    args, overrides = parse(argv)
+    args = parse(argv)
     cli.log_plainly(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
-    return cli.status(lambda: compare(args, overrides), debug=args.debug)
+    return cli.status(lambda: compare(args), debug=args.debug)
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     reader = parser()
-    args, rest = reader.parse_known_args(argv)
-    for word in rest:
-        name = word.removeprefix("--config.").partition("=")[0]
-        if name in OWN:
-            reader.error(f"{word}: the sweep sets this field by {OWN[name]}")
-        if not word.startswith("--config."):
-            reader.error(f"unknown argument {word}")
-    return args, rest
+    args = reader.parse_args(argv)
+    for name in args.overrides.keys() & OWN.keys():
+        reader.error(f"--config.{name}: the sweep sets this field by {OWN[name]}")
+    return args
 
 
-def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+def compare(args: argparse.Namespace) -> None:
     """Does what the command line asks for.
 
     Raises:
@@ -482,7 +468,7 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """
     cli.start_jax()
     runs = list(itertools.product(args.reconstruction, args.beta, args.schedule))
-    given = dict(steps=args.steps, size=args.size, overrides=overrides)
+    given = dict(steps=args.steps, size=args.size, overrides=args.overrides)
     check_finished(args.out, **given)
     sweep(args.out, runs, **given)
     records = collect(args.out)

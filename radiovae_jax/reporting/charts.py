@@ -103,7 +103,7 @@ def _chart(run: Run, title: str, found: Mapping[str, Curve]) -> Chart:
 
 
 def data(run: Run, drawn: Sequence[Chart]) -> dict[str, Any]:
-    """Returns what the page's script draws; only finite numbers, so it is plain JSON."""
+    """Returns what the page draws; only finite numbers, so it is plain JSON."""
     return {
         "range": [run.lines[0]["step"], run.last_step],
         "switch": run.switch if math.isfinite(run.switch) else None,

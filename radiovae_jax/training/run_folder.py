@@ -1,22 +1,19 @@
-"""The folder of a run: its config, and the trained model read back from it."""
+"""The folder of a run: its config, claimed and read back; which checkpoint is best."""
 
-import functools
+import importlib
 import json
 import pathlib
 import shlex
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
 from radiovae_jax import files, inputs
-from radiovae_jax.training import checkpoint, config_check
-from radiovae_jax.vae import experiment
-from radiovae_jax.vae.autoencoder import AutoencoderKL
+from radiovae_jax.training import checkpoint
 
 # Changing these does not change what a step computes: a resumed run may.
 FREE = (
@@ -254,46 +251,6 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error
 
 
-def training_side(
-    config: ml_collections.ConfigDict,
-) -> tuple[str, int | tuple[int, ...]]:
-    """Returns the field that says at which size a run trained, and its value.
-
-    Of maps that are used as they are stored the config only has the size for which
-    the autoencoder was laid out.
-    """
-    fields = {
-        "data.crop": config.data.crop,
-        "data.image_size": config.data.image_size,
-        "data.synthetic.size": config.data.source == "synthetic"
-        and config.data.synthetic.size,
-        "autoencoder.resolution": config.autoencoder.resolution,
-    }
-    field, side = next((field, side) for field, side in fields.items() if side)
-    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
-
-
-def load(
-    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
-) -> tuple[AutoencoderKL, Any]:
-    """Returns (model, params) of a run, ready for `encode` and `decode`.
-
-    The model computes in float32 wherever it was trained.
-
-    Args:
-      workdir: folder of the run.
-      weights: "ema" (the average that validation judges) or "live".
-      step: which checkpoint; 0 is the one with the lowest validation NMSE.
-
-    Raises:
-      FileNotFoundError: no run, or no checkpoint in it.
-      ValueError: unknown `weights`, or a config that does not fit this version.
-    """
-    if weights not in ("ema", "live"):
-        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
-    return hold(workdir, step, lambda step: _load(workdir, weights, step))[1]
-
-
 def hold(
     workdir: pathlib.Path | str, step: int, read: Callable[[int], Any]
 ) -> tuple[int, Any]:
@@ -323,49 +280,6 @@ def hold(
         time.sleep(PAUSE_S)
 
 
-def _load(
-    workdir: pathlib.Path | str, weights: str, step: int
-) -> tuple[AutoencoderKL, Any]:
-    config = read_config(workdir)
-    config_check.check(config)
-    model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
-    side = model.downsampling
-    x = jnp.zeros((1, side, side, model.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
-    part = {"ema": "ema", "live": "params"}[weights]
-    like = {part: {"autoencoder": shapes["params"]}}
-    restored = checkpoint.restore_part(
-        inputs.local(workdir, "workdir"), step, _here(like)
-    )
-    return model, {"params": restored[part]["autoencoder"]}
-
-
-def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
-    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
-
-    Args:
-      step: as for `load`.
-    """
-    discriminator = experiment.build_discriminator(read_config(workdir))
-    init = functools.partial(experiment.init_discriminator, discriminator)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    like = {
-        "params": {"logvar": jax.ShapeDtypeStruct((), jnp.float32)},
-        "disc_params": shapes["params"],
-        "disc_stats": shapes["batch_stats"],
-    }
-    like = _here(like)
-    _, restored = hold(
-        workdir,
-        step,
-        lambda step: checkpoint.restore_part(
-            inputs.local(workdir, "workdir"), step, like
-        ),
-    )
-    disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
-    return restored["params"]["logvar"], disc
-
-
 def best_step(workdir: pathlib.Path | str) -> int:
     """Returns the step of the lowest validation NMSE; the latest without one.
 
@@ -374,14 +288,6 @@ def best_step(workdir: pathlib.Path | str) -> int:
     """
     read_config(workdir)
     return checkpoint.best_step(inputs.local(workdir, "workdir"))
-
-
-def _here(like: Any) -> Any:
-    """Returns the shapes as arrays on one device have them."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-    )
 
 
 def jsonable(config: ml_collections.ConfigDict) -> dict:
@@ -398,3 +304,18 @@ def flat(nested: dict, prefix: str = "") -> dict[str, Any]:
         else:
             items[prefix + name] = value
     return items
+
+
+def __getattr__(name: str) -> Any:
+    """Finds for one more release what version 0.1 had here: a run's network."""
+    moved = {"load": "load_network", "load_loss": "load_loss"}
+    if name not in moved:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "radiovae_jax.vae.codec"
+    warnings.warn(
+        f"run_folder.{name} is {home}.{moved[name]} now (radiovae_jax.load for a run's "
+        "model and parameters); the old name goes with the next release",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return getattr(importlib.import_module(home), moved[name])

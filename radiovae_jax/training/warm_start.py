@@ -9,7 +9,7 @@ from absl import logging
 from jaxtyping import PyTree
 
 from radiovae_jax.training import run_folder
-from radiovae_jax.vae import train_step
+from radiovae_jax.vae import codec, train_step
 from radiovae_jax.vae.train_step import TrainState
 
 
@@ -42,8 +42,8 @@ def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
             folder,
             0,
             lambda step: (
-                run_folder.load(folder, step=step),
-                run_folder.load_loss(folder, step=step),
+                codec.load_network(folder, step=step),
+                codec.load_loss(folder, step=step),
             ),
         )
     except FileNotFoundError as error:

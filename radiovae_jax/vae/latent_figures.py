@@ -9,6 +9,7 @@ from radiovae_jax.data import datasets, pipeline, radiomap, sources
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec
 
 SEED = 0
 BATCH = 8  # maps that are encoded at a time
@@ -27,7 +28,7 @@ def draw(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
     config = run_folder.read_config(workdir)
     split = config.data.val_split or config.data.train_split
     source = datasets.open_data(config, split)
-    model, params = run_folder.load(workdir)
+    model, params = codec.load_network(workdir)
     raw = pipeline.stack([source[i] for i in sources.spread(source, count)])
     raw.pop("name")
     size = config.data.image_size

@@ -13,7 +13,7 @@ import tool
 import radiovae_jax
 from radiovae_jax.interop import torch_tables
 from radiovae_jax.training import run_folder
-from radiovae_jax.vae import experiment
+from radiovae_jax.vae import codec, experiment
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models")
@@ -86,7 +86,7 @@ def test_an_exported_file_has_exactly_the_released_names_and_shapes(
     close = dict(rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(torch_models.nhwc(ours), moments, **close)
     np.testing.assert_allclose(torch_models.nhwc(decoded), recon, **close)
-    logvar, disc = run_folder.load_loss(workdir)
+    logvar, disc = codec.load_loss(workdir)
     assert released.loss.logvar.item() == logvar == 0.25
     kernel = released.loss.discriminator.main[5].weight.detach().permute(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, disc["params"]["conv_2"]["kernel"])

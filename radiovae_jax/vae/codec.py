@@ -3,19 +3,22 @@
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Float
 
+from radiovae_jax import inputs
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import resize, resize_back, resized
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import checkpoint, config_check, run_folder
 from radiovae_jax.types import Array, Image, Latent
-from radiovae_jax.vae import tiling
+from radiovae_jax.vae import experiment, tiling
+from radiovae_jax.vae.autoencoder import AutoencoderKL
 
 TILES = ("auto", "always", "never")
 SIZES = ("auto", "training", "stored")
@@ -71,7 +74,7 @@ def load(
     config = run_folder.read_config(workdir)
     config_check.check(config)
     step, (model, params) = run_folder.hold(
-        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
+        workdir, step, lambda step: load_network(workdir, weights, step=step)
     )
     whole = {
         name: jax.jit(functools.partial(model.apply, params, method=name))
@@ -96,7 +99,7 @@ def load(
             x = whole["decode"](z)
         return jnp.clip(radiomap.model_to_f(x), 0, 1)
 
-    size_field, side = run_folder.training_side(config)
+    size_field, side = training_side(config)
     return Coder(
         encode=encode,
         decode=decode,
@@ -187,3 +190,94 @@ def check_latents(coder: Coder, z: Float[Array, "p q z"], frame: Frame) -> None:
             f"which has {sides[0]}x{sides[1]} in {coder.description}: they are another "
             "model's; give its --workdir"
         )
+
+
+def load_network(
+    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
+) -> tuple[AutoencoderKL, Any]:
+    """Returns (model, params) of a run, ready for `encode` and `decode`.
+
+    The model computes in float32 wherever it was trained.
+
+    Args:
+      workdir: folder of the run.
+      weights: "ema" (the average that validation judges) or "live".
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+      ValueError: unknown `weights`, or a config that does not fit this version.
+    """
+    if weights not in ("ema", "live"):
+        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
+    return run_folder.hold(workdir, step, lambda step: _load(workdir, weights, step))[1]
+
+
+def _load(
+    workdir: pathlib.Path | str, weights: str, step: int
+) -> tuple[AutoencoderKL, Any]:
+    config = run_folder.read_config(workdir)
+    config_check.check(config)
+    model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
+    side = model.downsampling
+    x = jnp.zeros((1, side, side, model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
+    part = {"ema": "ema", "live": "params"}[weights]
+    like = {part: {"autoencoder": shapes["params"]}}
+    restored = checkpoint.restore_part(
+        inputs.local(workdir, "workdir"), step, _here(like)
+    )
+    return model, {"params": restored[part]["autoencoder"]}
+
+
+def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
+    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
+
+    Args:
+      step: as for `load_network`.
+    """
+    discriminator = experiment.build_discriminator(run_folder.read_config(workdir))
+    init = functools.partial(experiment.init_discriminator, discriminator)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    like = {
+        "params": {"logvar": jax.ShapeDtypeStruct((), jnp.float32)},
+        "disc_params": shapes["params"],
+        "disc_stats": shapes["batch_stats"],
+    }
+    like = _here(like)
+    _, restored = run_folder.hold(
+        workdir,
+        step,
+        lambda step: checkpoint.restore_part(
+            inputs.local(workdir, "workdir"), step, like
+        ),
+    )
+    disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
+    return restored["params"]["logvar"], disc
+
+
+def _here(like: Any) -> Any:
+    """Returns the shapes as arrays on one device have them."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+
+
+def training_side(
+    config: ml_collections.ConfigDict,
+) -> tuple[str, int | tuple[int, ...]]:
+    """Returns the field that says at which size a run trained, and its value.
+
+    Of maps that are used as they are stored the config only has the size for which
+    the autoencoder was laid out.
+    """
+    fields = {
+        "data.crop": config.data.crop,
+        "data.image_size": config.data.image_size,
+        "data.synthetic.size": config.data.source == "synthetic"
+        and config.data.synthetic.size,
+        "autoencoder.resolution": config.autoencoder.resolution,
+    }
+    field, side = next((field, side) for field, side in fields.items() if side)
+    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
