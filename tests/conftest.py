@@ -103,6 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import train
     from radiovae_jax.vae.charts import CHARTS
+    from radiovae_jax.vae.latent_figures import draw
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -115,9 +116,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             folder.mkdir()
             try:
                 train.run(tiny.config(folder / "city"), folder / "run")
-                latents = functools.partial(
-                    latent_figures.draw, folder / "run", count=2
-                )
+                latents = functools.partial(draw, folder / "run", count=2)
                 artifacts.after_training(folder / "run", CHARTS, latents=latents)
             except BaseException:
                 shutil.rmtree(folder)
