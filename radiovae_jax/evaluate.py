@@ -34,7 +34,7 @@ from radiovae_jax.evaluation.measure import Measured, measure
 from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import artifacts, plots
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae.charts import CHARTS
 
@@ -63,7 +63,7 @@ def evaluate(
     """
     workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     if data_root:
         data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.

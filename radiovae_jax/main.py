@@ -23,7 +23,7 @@ import ml_collections
 from absl import logging
 
 from radiovae_jax import cli
-from radiovae_jax.training import config, config_files
+from radiovae_jax.training import config_files, schema
 
 LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
@@ -52,6 +52,8 @@ def parser() -> cli.ConfigParser:
     add("--connect_s", type=int, default=300, metavar="N", help=words)
     words = "print memory, work and rates of the run; train and write nothing"
     add("--dry_run", action="store_true", help=words)
+    words = "print the fields of the config, those with WORD in their line"
+    add("--print_config", nargs="?", const="", metavar="WORD", help=words)
     parser.add_debug()
     return parser
 
@@ -60,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     reader = parser()
     args = reader.parse_args(argv)
-    if not args.config:
+    if not args.config and args.print_config is None:
         reader.error(f"no --config is given\n{config_files.listed()}")
     try:
-        settings = config.read(args.config, args.overrides)
+        settings = schema.read(args.config or "radio", args.overrides)
+        if args.print_config is not None:
+            cli.say(schema.describe(settings, args.print_config))
+            return 0
     except ValueError as error:
         reader.error(str(error))
     # Not at the top: --help and a misspelt field shall not wait for JAX.

@@ -18,7 +18,7 @@ def ends_with(done, *words: str) -> None:
     [
         (["--config.train.stepz=5"], ["train.stepz", "did you mean train.steps?"]),
         (["--config.trian.steps=5"], ["trian.steps", "did you mean train.steps?"]),
-        (["--config.train.steps=many"], ["train.steps=many"]),
+        (["--config.train.steps=many"], ["train.steps='many'", "a whole number"]),
         (["--config.train.steps"], ["--config.train.steps=VALUE"]),
         (["--config.train=5"], ["train", "a section"]),
         (
@@ -103,3 +103,14 @@ def test_every_command_starts(name):
 def test_commands_work_without_their_docstrings(monkeypatch, name):
     monkeypatch.setattr(f"radiovae_jax.{name}.__doc__", None)
     assert command.call(name, "--help").status == 0
+
+
+def test_the_fields_of_a_config_are_printed_and_nothing_is_trained(tmp_path):
+    words = command.tiny_quickstart(tmp_path, "--print_config=disc_ndf")
+    done = command.call("main", *words)
+    assert (done.status, done.stderr) == (0, "")
+    _, line = done.stdout.splitlines()
+    assert line.split()[:3] == ["*", "loss.disc_ndf", "8"]
+    assert "default 64" in line and not list(tmp_path.iterdir())
+    whole = command.call("main", "--print_config").stdout
+    assert "\n  loss.lecam_weight " in whole and "\n*" not in whole

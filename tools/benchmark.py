@@ -43,8 +43,7 @@ from absl import logging
 from step_record import OURS
 
 from radiovae_jax import cli, files, sharding
-from radiovae_jax.training import config as config_of_run
-from radiovae_jax.training import config_check
+from radiovae_jax.training import schema
 from radiovae_jax.vae import experiment
 
 ARGS = argparse.Namespace()  # of the command line
@@ -263,8 +262,7 @@ def benchmark() -> None:
     # What was compiled before would be read, and its time called compiling.
     jax.config.update("jax_enable_compilation_cache", False)
     cli.start_jax()
-    config = config_of_run.read(ARGS.config, ARGS.overrides)
-    config_check.check(config)
+    config = schema.read(ARGS.config, ARGS.overrides)
     check(config)
     phases = timed_step.phases_of(config, ARGS.phase)
     if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:

@@ -47,7 +47,7 @@ from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
 from radiovae_jax.reporting import artifacts
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae.charts import CHARTS
 
@@ -100,7 +100,7 @@ def export(args: argparse.Namespace) -> None:
     """
     cli.start_jax()
     config = run_folder.read_config(args.workdir)
-    config_check.check(config)
+    schema.check(config)
     if args.data_root:
         config.data.root = str(args.data_root)
     source, fields = open_with_condition(config, args.split)
@@ -127,7 +127,7 @@ def export(args: argparse.Namespace) -> None:
     identity = {
         "config": {
             name: value
-            for name, value in run_folder.flat(run_folder.jsonable(config)).items()
+            for name, value in schema.flat(run_folder.jsonable(config)).items()
             if name not in run_folder.FREE or name == "data.root"
         },
         "commit": provenance.commit(),

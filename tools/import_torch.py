@@ -40,8 +40,7 @@ from radiovae_jax.interop import (
     torch_tables,
     torch_weights,
 )
-from radiovae_jax.training import config as config_of_run
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import experiment
 
@@ -124,8 +123,7 @@ def import_file(args: argparse.Namespace) -> None:
             f"{args.workdir} holds a run already, or other files; give another "
             "--workdir"
         )
-    given = config_of_run.read(args.config, args.overrides)
-    config_check.check(given)
+    given = schema.read(args.config, args.overrides)
     if not 0 <= args.step < given.train.steps:
         raise ValueError(
             f"--step={args.step} is not within 0 and train.steps={given.train.steps}, "
@@ -157,7 +155,7 @@ def import_file(args: argparse.Namespace) -> None:
         disc, logvar = read_loss(loss, args.with_loss, config)
     else:
         disc, logvar = {}, np.float32(config.loss.logvar_init)
-    config_check.check(config)
+    schema.check(config)
     params = {"autoencoder": params, "logvar": logvar}
     with torch_files.replacing(args.workdir) as folder:
         write(folder, config, params, disc, args.step)
@@ -287,7 +285,7 @@ def write(
 
 def command(args, given, config) -> str:
     """Returns the command that goes on from the imported run."""
-    before, after = (run_folder.flat(c.to_dict()) for c in (given, config))
+    before, after = (schema.flat(c.to_dict()) for c in (given, config))
     changed = {
         name: f"{value}".replace(" ", "")
         for name, value in after.items()

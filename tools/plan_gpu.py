@@ -31,8 +31,7 @@ import timed_step
 from absl import logging
 
 from radiovae_jax import cli, files
-from radiovae_jax.training import config as config_of_run
-from radiovae_jax.training import config_check
+from radiovae_jax.training import schema
 
 # In a loop the body stands once, whatever it is run.
 LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
@@ -59,9 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plan(args: argparse.Namespace) -> None:
-    config = config_of_run.read(args.config, args.overrides)
+    config = schema.read(args.config, args.overrides)
     gpu, out = planned.GPUS[args.gpu], args.out
-    config_check.check(config)
     timed_step.check_plain(config, LOOPS)
     phases = timed_step.phases_of(config, args.phase)
     if config.train.dtype == "auto":

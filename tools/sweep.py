@@ -45,8 +45,7 @@ from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import config as config_of_run
-from radiovae_jax.training import config_check, run_folder, train
+from radiovae_jax.training import run_folder, schema, train
 from radiovae_jax.vae import codec
 
 Overrides = Mapping[str, str] | None
@@ -108,7 +107,7 @@ def configure(
     Raises:
       ValueError: there is no such field, or it takes no such value.
     """
-    config = config_of_run.read(f"vae:{kind}")
+    config = schema.read(f"vae:{kind}")
     config.autoencoder.update(ch_mult=(1, 1, 2), resolution=(size, size))
     config.loss.update(
         kl_weight=beta, kl_schedule=schedule, kl_warmup_steps=max(1, steps // 3)
@@ -121,7 +120,7 @@ def configure(
         checkpoint_every=steps,
         metrics_size="seen",
     )
-    config_of_run.override(config, overrides or {})
+    schema.override(config, overrides or {})
     return config
 
 
@@ -267,7 +266,7 @@ def sweep(
     given = dict(steps=steps, size=size, city=out / "city", overrides=overrides)
     configs = [configure(*run, **given) for run in runs]
     for config in configs:
-        config_check.check(config)
+        schema.check(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()

@@ -175,5 +175,5 @@ def _chance(run: Run) -> Iterator[Warned]:
         )
 
 
-def _recent(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def _recent(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m"]:
     return values[len(values) - math.ceil(RECENT * len(values)) :]

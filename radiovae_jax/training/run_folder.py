@@ -13,82 +13,16 @@ import ml_collections
 from absl import logging
 
 from radiovae_jax import files, inputs
-from radiovae_jax.training import checkpoint
+from radiovae_jax.training import checkpoint, rules, schema
 
-# Changing these does not change what a step computes: a resumed run may.
-FREE = (
-    "autoencoder.remat",
-    "autoencoder.attention_chunk",
-    "data.db_floor",
-    "data.db_span",
-    "data.root",
-    "data.threads",
-    "data.prefetch",
-    "loss.perceptual_weights",
-    "train.extend",
-    "train.fsdp",
-    "train.stop_at",
-    "train.log_every",
-    "train.validate_every",
-    "train.validation_batch_size",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.images",
-    "train.histogram_every",
-    "train.max_skipped",
-    "train.rollback",
-    "train.stop_on_plateau_steps",
-    "train.stop_on_kl_below",
-    "train.stop_on_divergence",
-)
-# With train.extend a run goes on with other values of these, and its optimizers' state.
-EXTENDED = (
-    "train.steps",
-    "optimizer.learning_rate",
-    "optimizer.disc_learning_rate",
-    "optimizer.logvar_learning_rate",
-    "optimizer.schedule",
-    "optimizer.end_factor",
-    "optimizer.warmup_steps",
-)
+# Fields that a resumed run may change: they change nothing that a step computes; or,
+# with train.extend, the state of the optimizers goes on with other values.
+FREE, EXTENDED = schema.names(rules.FREE), schema.names(rules.EXTEND)
 # Fields that came after version 0.1, each with the value that does what 0.1 did: runs
 # of that version have none of them in their config.json.
-ADDED = {
-    "autoencoder.attention_chunk": 0,
-    "autoencoder.remat": False,
-    "data.dataset": "mnist",
-    "data.db_floor": None,
-    "data.db_span": None,
-    "data.split_by": "file",
-    "loss.feature_matching_weight": 0.0,
-    "loss.free_bits": 0.0,
-    "loss.free_bits_per": "dimension",
-    "loss.kl_cycles": 4,
-    "loss.kl_ratio": 0.5,
-    "loss.kl_reduction": "same",
-    "loss.kl_schedule": "constant",
-    "loss.kl_warmup_steps": 10_000,
-    "loss.lecam_decay": 0.99,
-    "loss.lecam_weight": 0.0,
-    "loss.r1_weight": 0.0,
-    "loss.reconstruction": "l1_mse",
-    "loss.reduction": "sum",
-    "loss.ssim_balance": 0.0,
-    "loss.ssim_weight": 0.0,
-    "optimizer.clip_weights": 0.0,
-    "train.accumulate_steps": 1,
-    "train.extend": False,
-    "train.fsdp": 1,
-    "train.histogram_every": 5_000,
-    "train.max_skipped": 10,
-    "train.rollback": 0,
-    "train.rollback_factor": 0.5,
-    "train.stop_on_divergence": 0.0,
-    "train.stop_on_kl_below": 1e-8,
-    "train.stop_on_plateau_steps": 0,
-}
+ADDED = schema.older()
 # Of these the configs have other values now: an older run goes on as it began.
-CHANGED = ("data.split_by",)
+CHANGED = tuple(n for n, value in ADDED.items() if value != schema.FIELDS[n].default)
 CONFIG_REMEDY = "put the run's config back, or give another --workdir"
 # How often the best checkpoint is chosen anew where a training replaced it, and the
 # time that the removal of one is given.
@@ -109,8 +43,7 @@ def continued(
         there = read_config(workdir).data
         config.data.update(db_floor=there.db_floor, db_span=there.db_span)
     for name in _lacking(workdir):
-        section, field = name.split(".")
-        config[section][field] = ADDED[name]
+        schema.put(config, name, ADDED[name])
     return config
 
 
@@ -119,7 +52,7 @@ def _lacking(workdir: pathlib.Path) -> list[str]:
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
         return []
-    there = flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
+    there = schema.flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
     return [name for name in CHANGED if name not in there]
 
 
@@ -168,7 +101,10 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     Raises:
       ValueError: it is another run's.
     """
-    saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
+    saved, new = (
+        schema.flat(read_config(workdir).to_dict()),
+        schema.flat(jsonable(config)),
+    )
     free, units = set(FREE), {"data.db_floor", "data.db_span"}
     if config.loss.objective != "base" or config.data.source == "sionna":
         free -= units  # what is trained on them
@@ -243,10 +179,10 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
-        for name, value in ADDED.items():
-            section, field = name.split(".")
-            values[section].setdefault(field, value)
-        return ml_collections.ConfigDict(values)
+        config, there = ml_collections.ConfigDict(values), schema.flat(values)
+        for name in ADDED.keys() - there.keys():
+            schema.put(config, name, ADDED[name])
+        return config
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error
 
@@ -293,17 +229,6 @@ def best_step(workdir: pathlib.Path | str) -> int:
 def jsonable(config: ml_collections.ConfigDict) -> dict:
     """Returns the config as it reads back from JSON: tuples are lists."""
     return json.loads(config.to_json())
-
-
-def flat(nested: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.field": value}."""
-    items: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            items |= flat(value, f"{prefix}{name}.")
-        else:
-            items[prefix + name] = value
-    return items
 
 
 def __getattr__(name: str) -> Any:

@@ -19,13 +19,13 @@ from absl import logging
 from radiovae_jax import inputs, sharding
 from radiovae_jax.data import datasets, pipeline, radiomap, sources
 from radiovae_jax.training import (
-    config_check,
     distributed,
     logbook,
     overview,
     run_folder,
     run_lock,
     run_record,
+    schema,
     warm_start,
 )
 from radiovae_jax.training.checkpoint import Checkpoints
@@ -156,7 +156,7 @@ def set_up(config: ConfigDict) -> Setup:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
     with distributed.all_or_none():
-        config_check.check(config)
+        schema.check(config)
     described = run_folder.jsonable(config)
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
     text = json.dumps(described, sort_keys=True)

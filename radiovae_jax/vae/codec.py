@@ -15,7 +15,7 @@ from radiovae_jax import inputs
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import resize, resize_back, resized
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import checkpoint, config_check, run_folder
+from radiovae_jax.training import checkpoint, run_folder, schema
 from radiovae_jax.types import Array, Image, Latent
 from radiovae_jax.vae import experiment, tiling
 from radiovae_jax.vae.autoencoder import AutoencoderKL
@@ -72,7 +72,7 @@ def load(
       ValueError: its config does not fit this version.
     """
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     step, (model, params) = run_folder.hold(
         workdir, step, lambda step: load_network(workdir, weights, step=step)
     )
@@ -217,7 +217,7 @@ def _load(
     workdir: pathlib.Path | str, weights: str, step: int
 ) -> tuple[AutoencoderKL, Any]:
     config = run_folder.read_config(workdir)
-    config_check.check(config)
+    schema.check(config)
     model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
     side = model.downsampling
     x = jnp.zeros((1, side, side, model.in_channels))

@@ -20,7 +20,7 @@ from radiovae_jax.evaluation import baselines, comparison, record
 from radiovae_jax.evaluation.measure import Lines, measure
 from radiovae_jax.nn import lpips
 from radiovae_jax.reporting import report_page
-from radiovae_jax.training import run_folder, train
+from radiovae_jax.training import run_folder, schema, train
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one
     path = folder / "run" / "evaluation" / "train.json"
     four = json.loads(path.read_text())
     for part in ("rows", "frechet", "latent"):
-        ours, theirs = (run_folder.flat({part: r[part]}) for r in (one, four))
+        ours, theirs = (schema.flat({part: r[part]}) for r in (one, four))
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             if isinstance(value, float):  # NaN and infinity are null

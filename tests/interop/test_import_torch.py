@@ -15,7 +15,7 @@ import tool
 
 import radiovae_jax
 from radiovae_jax.interop import diffusers_weights, torch_structure, torch_weights
-from radiovae_jax.training import config, logbook, run_folder
+from radiovae_jax.training import logbook, run_folder, schema
 from radiovae_jax.vae import codec
 
 torch = pytest.importorskip("torch")
@@ -461,7 +461,7 @@ def test_a_resolution_of_one_number_stays_one(tmp_path):
 def test_the_default_config_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = import_torch.parse(["vae.pt", "--workdir=run"])
-    assert config.read(args.config).data.source == "radiomapseer"
+    assert schema.read(args.config).data.source == "radiomapseer"
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import tool
 from test_tfds_images import TinyImages
 
 from radiovae_jax import DiagonalGaussian
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.training import run_folder, schema
 
 sweep = tool.load("sweep")
 
@@ -81,7 +81,7 @@ def test_the_configs_are_the_grids(tmp_path):
     assert config.loss.reconstruction == "mse"
     assert (config.loss.kl_weight, config.loss.kl_schedule) == (4.0, "cyclical")
     assert config.loss.disc_factor == config.loss.perceptual_weight == 0
-    config_check.check(config)
+    schema.check(config)
 
 
 def test_runs_that_do_not_go_into_one_table_are_refused(counted, tmp_path):

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import tiny
 
-from radiovae_jax.training import run_folder
+from radiovae_jax.training import schema
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "fidelity.md"
 COLUMNS = ["point", "documents", "released code", "field"]
@@ -40,7 +40,7 @@ def quoted(cell: str) -> list[str]:
 
 def settings(name: str) -> dict:
     """Returns {"section.field": value} of a config, tuples as they are."""
-    return run_folder.flat(tiny.read(name).to_dict())
+    return schema.flat(tiny.read(name).to_dict())
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["point"])

@@ -11,7 +11,7 @@ import tiny
 from radiovae_jax import physics
 from radiovae_jax.data import datasets, pipeline, radiomap, synthetic
 from radiovae_jax.data.batch import to_batch
-from radiovae_jax.training import config_check, logbook, run_folder, train
+from radiovae_jax.training import logbook, run_folder, schema, train
 from radiovae_jax.vae import experiment, objectives, train_step
 
 
@@ -252,10 +252,10 @@ def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
 )
 def test_what_would_do_nothing_is_refused(city, fields, message):
     config = tiny.config(city)
-    config_check.check(config)
+    schema.check(config)
     config.update_from_flattened_dict(fields)
     with pytest.raises(ValueError) as error:
-        config_check.check(config)
+        schema.check(config)
     assert message in str(error.value)
 
 
