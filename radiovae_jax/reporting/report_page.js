@@ -109,6 +109,12 @@ for (const { card } of charts) {
     zoom(at - (at - view[0]) * factor, at + (view[1] - at) * factor);
   };
 }
+document.getElementById("search").oninput = ({ target }) => {
+  for (const row of document.querySelectorAll(".sections tr")) {
+    const field = `${row.closest(".card").querySelector("h3").textContent}.${row.textContent}`.toLowerCase();
+    row.hidden = !field.includes(target.value.toLowerCase());
+  }
+};
 document.getElementById("all").onclick = () => zoom(...all);
 section.onchange = () => charts.forEach(draw);
 charts.forEach(draw);

@@ -289,7 +289,8 @@ def settings(config: Mapping[str, Any]) -> str:
         cards.append(
             f'<div class="card"><h3>{escape(name)}</h3>{table((), rows)}</div>'
         )
-    return f'<div class="sections">{"".join(cards)}</div>'
+    search = '<p><input type="search" id="search" placeholder="search the fields"></p>'
+    return f'{search}<div class="sections">{"".join(cards)}</div>'
 
 
 def starts(found: Mapping[str, Any]) -> str:
