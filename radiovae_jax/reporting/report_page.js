@@ -65,7 +65,7 @@ function draw({ card, curves }) {
     }
   });
   late.setAttribute("x", 1000 * Math.min(Math.max(share(data.switch ?? Infinity), 0), 1));
-  const levels = (log ? logTicks : ticks)(low, high, 6), steps = ticks(...view, Math.max(plot.clientWidth / 90, 2));
+  const levels = (log ? logTicks : ticks)(low, high, 6), steps = ticks(...view, Math.max(plot.clientWidth / 60, 2));
   plot.replaceChildren(...levels.map((v) => tick("y", height(v), v, levels[1] - levels[0])),
     ...steps.map((s) => tick("x", share(s), s, steps[1] - steps[0])), plot.lastChild);
 }
@@ -79,14 +79,15 @@ function read(pointed) {
     output.textContent = show(values[at]) + (apart ? ` at ${show(steps[at])}` : "");
   });
   document.getElementById("step").textContent = show(Math.round(step));
-  section.style.setProperty("--at", `${100 * share(step)}%`);
-  section.style.setProperty("--from", `${100 * share(start ?? step)}%`);
+  for (const [name, place] of [["--at", step], ["--from", start ?? step]])
+    section.style.setProperty(name, `${100 * Math.min(Math.max(share(place), 0), 1)}%`);
 }
 
 function zoom(low, high) {
   const width = Math.max(high - low, (all[1] - all[0]) / 5000), from = Math.max((low + high - width) / 2, all[0]);
   view = width < all[1] - all[0] ? [Math.min(from, all[1] - width), Math.min(from + width, all[1])] : all;
   charts.forEach(draw);
+  read(last);
 }
 
 for (const { card } of charts) {
