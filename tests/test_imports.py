@@ -21,7 +21,6 @@ main evaluate apply report apply_commands __init__
 """.split("\n")[1:-1]
 # What the engine still knows of the first stage.
 YET = """
-reporting->vae.latents
 """.split()
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "
