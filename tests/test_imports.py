@@ -17,7 +17,7 @@ training
 reporting
 vae
 interop
-main evaluate apply report verbs __init__
+main evaluate apply report verbs scripts __init__
 """.split("\n")[1:-1]
 # What the engine still knows of the first stage.
 YET = """
