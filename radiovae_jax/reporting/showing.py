@@ -6,14 +6,11 @@ Reads a run's folder; for the latents, its checkpoint and data as well.
 import pathlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
 from radiovae_jax import cli, inputs
-from radiovae_jax.data import datasets, pipeline, radiomap, sources
-from radiovae_jax.data.batch import to_batch
 from radiovae_jax.reporting import (
     curves,
     dashboard,
@@ -22,11 +19,8 @@ from radiovae_jax.reporting import (
     plots,
     report_page,
 )
-from radiovae_jax.training import run_folder, validation
-from radiovae_jax.vae import codec
-
-LATENT_SEED = 0
-BATCH = 8  # maps that are encoded at a time
+from radiovae_jax.training import validation
+from radiovae_jax.vae import latents
 
 
 def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -79,36 +73,15 @@ def latent_figures(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
     Raises:
       FileNotFoundError, ValueError: no run, no checkpoint, or no data.
     """
-    config = run_folder.read_config(workdir)
-    source = datasets.open_data(
-        config, config.data.val_split or config.data.train_split
-    )
-    model, params = codec.load_network(workdir)
-    raw = pipeline.stack([source[i] for i in sources.spread(source, count)])
-    names = raw.pop("name")
-    size = config.data.image_size
-    batch = to_batch(raw, image_size=size, pixel_weights="none", conditional=False)
-
-    @jax.jit
-    def encode(params, image, key):
-        posterior = model.apply(params, image, method="encode")
-        return posterior.mode(), posterior.sample(key)
-
-    parts = []
-    for first in range(0, len(names), BATCH):
-        key = jax.random.fold_in(jax.random.key(LATENT_SEED), first)
-        part = encode(params, batch.image[first : first + BATCH], key)
-        parts.append(jax.device_get(part))
-    mode, z = map(np.concatenate, zip(*parts, strict=True))
-    maps = radiomap.model_to_f(batch.image)
-    db = datasets.db_range(config)
-    title = f"latents of {len(names)} maps, drawn from their posteriors"
+    shown = latents.examples(workdir, count=count)
+    title = f"latents of {len(shown.f)} maps, drawn from their posteriors"
     folder = pathlib.Path(workdir) / "figures"
-    channels = latent_plots.channels(maps, mode, db=db)
+    channels = latent_plots.channels(shown.f, shown.mode, db=shown.db)
     return [
         plots.save(channels, folder / "latent_channels.png"),
         plots.save(
-            latent_plots.histogram(z, title=title), folder / "latent_histogram.png"
+            latent_plots.histogram(shown.sample, title=title),
+            folder / "latent_histogram.png",
         ),
     ]
 

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from radiovae_jax import sharding
 from radiovae_jax.training import overview, trainer
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.overview import MB
 from radiovae_jax.training.task import Task
 from radiovae_jax.training.trainer import Make, Setup
@@ -80,7 +80,7 @@ def run(make: Make, config: ml_collections.ConfigDict) -> str:
     return "\n\n".join(filter(None, sections))
 
 
-def plan(step: Together, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
+def plan(step: BarrierJit, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 
     Args:

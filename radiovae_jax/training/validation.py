@@ -14,7 +14,7 @@ from radiovae_jax import files, sharding
 from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.training import distributed, logbook, stopping
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.task import State, Task
 
 NAMED = 20  # maps in a warning
@@ -24,10 +24,10 @@ NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
 class Compiled(NamedTuple):
     """The executables of a run, by phase where they differ; see `Task`."""
 
-    step: Mapping[str, Together]
-    validate: Mapping[str, Together]
-    sample: Together
-    activations: Together
+    step: Mapping[str, BarrierJit]
+    validate: Mapping[str, BarrierJit]
+    sample: BarrierJit
+    activations: BarrierJit
 
 
 class Validator(NamedTuple):

@@ -154,11 +154,11 @@ def build_objective(config: ConfigDict) -> Objective:
     )
 
 
-def physical_range(config: ConfigDict) -> tuple[float, float]:
+def physical_range(config: ConfigDict) -> radiomap.DbRange:
     """Returns what radio terms take f for: where no dB are known, RadioMapSeer's."""
     data = config.data
     known = sources.db_range(data.source, data.db_floor, data.db_span)
-    return tuple(known if known.span else radiomap.RADIOMAPSEER_DB)
+    return known if known.span else radiomap.RADIOMAPSEER_DB
 
 
 def build_autoencoder(config: ConfigDict) -> AutoencoderKL:

@@ -289,16 +289,19 @@ def elementwise(
     forms, of the image, whatever kind of reconstruction `rec` is.
     """
     x, image = batch.target, recon.image
-    physical = dict(input_range=objective.input_range, db_range=objective.db_range)
     terms = {"rec": losses.RECONSTRUCTION[objective.reconstruction](x, recon.output)}
     if "edge" in TERMS[objective.name]:
         terms["edge"] = physics.edge(x, image, batch.k2_neg_norm)
+    input_range = objective.input_range
+    x, image = (
+        physics.to_radiomapseer(y, input_range, objective.db_range) for y in (x, image)
+    )
     if objective.name == "edge_pinn":
         form = physics.EDGE_PINN[objective.pinn_form]
-        terms["pinn"] = form(x, image, **physical)
+        terms["pinn"] = form(x, image, input_range=input_range)
     if objective.name == "dpm2irt4":
         form = physics.HELMHOLTZ[objective.pinn_form]
-        terms["pinn"] = form(x, image, batch.transmitter, **physical)
+        terms["pinn"] = form(x, image, batch.transmitter, input_range=input_range)
     return terms
 
 

@@ -84,7 +84,7 @@ class Objective(NamedTuple):
     pinn_form: str  # "dimensionless" or "released"
     input_range: str  # "unit" or "released"
     reconstruction: str = "l1_mse"  # of losses.RECONSTRUCTION
-    db_range: tuple[float, float] = physics.DB_RANGE  # for the physics of `pinn`
+    db_range: physics.DbRange = physics.RADIOMAPSEER_DB  # for the physics of `pinn`
 
 
 class LossSettings(NamedTuple):

@@ -15,11 +15,11 @@ from radiovae_jax.training import validation
 def test_validation_data_bring_their_buildings_where_there_are_any(city, tmp_path):
     config = tiny.config(city)
     config.data.source = "radiomapseer"
-    record = datasets.open_outlined(config, "val")[0]
+    record = datasets.open_with_buildings(config, "val")[0]
     assert set(record) == {"name", "gray", "buildings"}
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     config.data.update(source="folder", root=str(tmp_path))
-    assert set(datasets.open_outlined(config, "all")[0]) == {"name", "gray"}
+    assert set(datasets.open_with_buildings(config, "all")[0]) == {"name", "gray"}
 
 
 def test_buildings_that_are_missing_in_part_are_said(city, tmp_path, caplog):
@@ -28,14 +28,14 @@ def test_buildings_that_are_missing_in_part_are_said(city, tmp_path, caplog):
     masks = sorted((tmp_path / "copy" / "png" / "buildings_complete").iterdir())
     masks[0].unlink()
     with caplog.at_level(logging.WARNING):
-        source = datasets.open_outlined(config, "all")
+        source = datasets.open_with_buildings(config, "all")
     assert source.fields == ("gray",)
     (said,) = caplog.messages
     assert said.startswith("pictures will not show buildings: field 'buildings': 1 of")
     caplog.clear()
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     config.data.update(source="folder", root=str(tmp_path))
-    datasets.open_outlined(config, "all")
+    datasets.open_with_buildings(config, "all")
     assert not caplog.messages
 
 

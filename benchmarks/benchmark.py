@@ -1,7 +1,7 @@
 """Times a training step, its parts and its floors; beside PyTorch where asked.
 
-    python tools/benchmark.py --config configs/quickstart.py
-    python tools/benchmark.py --config configs/radio.py:native --peer torch \\
+    python benchmarks/benchmark.py --config configs/quickstart.py
+    python benchmarks/benchmark.py --config configs/radio.py:native --peer torch \\
         --config.loss.perceptual_weights=random --config.train.batch_size=8
 
 Sizes, widths, batch and dtype are the config's; the maps are random, on the device as
@@ -32,15 +32,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import machine  # this, peers, step_*, timed_step and timing are beside this file
 import numpy as np
 import peers
+import records  # this and the next four are beside this file
 import step_parts
-import step_record
 import timed_step
 import timing
 from absl import logging
-from step_record import OURS
+from records import OURS
 
 from radiovae_jax import cli, files, sharding
 from radiovae_jax.training import schema
@@ -158,9 +157,7 @@ def measure(config, phase: str) -> dict[str, Any]:
         "first_step_differs_by": race.apart,
         "not_timed": race.not_timed,
         **found,
-        **step_record.floors(
-            program, found["step_seconds"][OURS], batch, peak, bandwidth
-        ),
+        **records.floors(program, found["step_seconds"][OURS], batch, peak, bandwidth),
         "peak_bytes": planned | allocated,
         "uncounted": program.uncounted,
         "parts_seconds": parts,
@@ -180,7 +177,7 @@ def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
         rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
     times = timing.in_turns(steppers, ARGS.steps)
     return {
-        **step_record.speeds(times, race.trainers, released),
+        **records.speeds(times, race.trainers, released),
         "in_a_row_seconds": timing.in_rows(rows, min(ROW, ARGS.steps)),
     }
 
@@ -276,15 +273,15 @@ def benchmark() -> None:
         if out.is_dir():
             raise ValueError(f"{out} is a folder; give another --out, a file")
         cli.folder(out.parent, flag="--out")
-    record = machine.described(torch_mode=ARGS.torch_mode * (ARGS.peer != "none"))
+    record = records.described(torch_mode=ARGS.torch_mode * (ARGS.peer != "none"))
     record |= {"phases": {}}
-    print(machine.header(record), flush=True)
+    print(records.header(record), flush=True)
     if ARGS.data:
         record["data_images_per_second"] = rate = data_rate(config)
         print(f"data: {rate:.0f} images/s")
     for phase in phases:
         record["phases"][phase] = measure(config, phase)
-        print(step_record.table(phase, record["phases"][phase]), flush=True)
+        print(records.table(phase, record["phases"][phase]), flush=True)
         keep(record, out)
         peers.release()
     if ARGS.out:

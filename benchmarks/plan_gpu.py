@@ -1,7 +1,7 @@
 """What XLA would run of a training step on a GPU that is not here: memory and work.
 
     pip install "jax[cuda13]"  # neither a GPU nor its driver is needed
-    python tools/plan_gpu.py --config configs/radio.py:native --gpu h200 \\
+    python benchmarks/plan_gpu.py --config configs/radio.py:native --gpu h200 \\
         --config.train.batch_size=64 --config.loss.perceptual_weights=random
 
 Sizes, widths, batch and dtype are the config's ("auto" is bfloat16 here). The step is
@@ -25,8 +25,8 @@ import sys
 from collections.abc import Sequence
 
 import jax
-import machine  # this and the next two are beside this file
 import planned
+import records  # this and the next two are beside this file
 import timed_step
 from absl import logging
 
@@ -75,7 +75,7 @@ def plan(args: argparse.Namespace) -> None:
         cli.folder(out, flag="--out")
     for phase, adversarial in phases.items():
         program = planned.compiled(config, gpu, adversarial=adversarial)
-        record = machine.versions() | planned.record_of(program, gpu)
+        record = records.versions() | planned.record_of(program, gpu)
         batch, dtype = config.train.batch_size, config.train.dtype
         size = "x".join(map(str, timed_step.image_shape(config)[:2]))
         record |= {"size": size, "batch": batch, "dtype": dtype}

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import timed_step  # this and step_record are beside this file
-from step_record import OURS
+import timed_step  # this and records are beside this file
+from records import OURS
 
 from radiovae_jax.vae import experiment
 

@@ -12,11 +12,16 @@ import weakref
 import command
 import jax
 import numpy as np
+import peers
 import pytest
+import records
+import timed_step
+import timing
 import tiny
-import tool
 
 from radiovae_jax.vae import experiment
+
+pytestmark = pytest.mark.benchmark
 
 CORES = str(len(os.sched_getaffinity(0)))
 TINY = (
@@ -53,9 +58,10 @@ def step(self, *given):
 torch_peer.Peer.step = step
 """,
 }
+BESIDE = "import sys; sys.path[:0] = ['benchmarks']"
 RUN = """
 import runpy
-runpy.run_path("tools/benchmark.py", run_name="__main__")
+runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
 """
 
 # What a GPU image with jax, flax, optax, orbax, torch and matplotlib lacks, but for
@@ -67,12 +73,12 @@ absent += "huggingface_hub requests diffusers safetensors regex filelock"
 sys.modules.update(dict.fromkeys(absent.split()))
 # As PYTHONPATH=. and no installation leave it.
 sys.meta_path = [f for f in sys.meta_path if "editable" not in str(f)]
-sys.path[:0] = ["tools"]
-runpy.run_path("tools/benchmark.py", run_name="__main__")
+sys.path[:0] = ["benchmarks"]
+runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
 """
 
 
-def benchmark(*arguments, program=("tools/benchmark.py",), **environment):
+def benchmark(*arguments, program=("benchmarks/benchmark.py",), **environment):
     return subprocess.run(
         [sys.executable, *program, *TINY, *map(str, arguments)],
         cwd=command.PROJECT,
@@ -91,7 +97,6 @@ def refused(*arguments, **environment):
     return done.stderr
 
 
-@pytest.mark.slow
 def test_the_first_step_has_pytorch_s_losses_and_gradients(tmp_path):
     pytest.importorskip("diffusers")
     out = tmp_path / "new" / "record.json"
@@ -112,7 +117,6 @@ def test_the_first_step_has_pytorch_s_losses_and_gradients(tmp_path):
 
 # With an enlargement, LPIPS, and both ways to run PyTorch. Measured: float32 4e-6 (sums
 # in another order), bfloat16 0.015 (roundings at other places).
-@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
     tmp_path, dtype, most
@@ -144,7 +148,6 @@ def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reason", WRONG)
 def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason):
     pytest.importorskip("diffusers")
@@ -155,7 +158,7 @@ def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason)
         "--noparts",
         "--phase=autoencoder",
         f"--out={out}",
-        program=("-c", f"import sys; sys.path[:0] = ['tools']{WRONG[reason]}{RUN}"),
+        program=("-c", BESIDE + WRONG[reason] + RUN),
     )
     assert done.returncode == 1
     assert reason in done.stderr, done.stderr
@@ -164,7 +167,6 @@ def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason)
     assert set(found["not_timed"]) == {"torch, eager"}
 
 
-@pytest.mark.slow
 def test_data_and_profile(tmp_path):
     out = tmp_path / "record.json"
     done = benchmark(
@@ -182,8 +184,7 @@ def test_data_and_profile(tmp_path):
     assert list((tmp_path / "profile" / "autoencoder").rglob("*.xplane.pb"))
 
 
-@pytest.mark.slow
-def test_the_fixed_weight_is_fixed(tools):
+def test_the_fixed_weight_is_fixed():
     config = tiny.read("quickstart")
     config.autoencoder.update(ch_mult=(1,), num_res_blocks=1, resolution=(16, 16))
     config.data.image_size = 16
@@ -192,16 +193,15 @@ def test_the_fixed_weight_is_fixed(tools):
     raw = {"gray": np.arange(512, dtype=np.uint8).reshape(2, 16, 16, 1)}
     state = experiment.drawn_state(config, built, jax.random.key(1))
     weights = [
-        tools["timed_step"]
-        .Ours(config, built, raw, state, adversarial=True, fixed_weight=fixed)
-        .step()["d_weight"]
+        timed_step.Ours(
+            config, built, raw, state, adversarial=True, fixed_weight=fixed
+        ).step()["d_weight"]
         for fixed in (True, False)
     ]
     assert weights[0] == 0.5
     assert weights[1] != 0.5
 
 
-@pytest.mark.slow
 def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
     out = tmp_path / "record.json"
     done = benchmark("--noparts", f"--out={out}", program=("-c", BARE), PYTHONPATH=".")
@@ -209,39 +209,30 @@ def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
     assert set(json.loads(out.read_text())["phases"]) == {"autoencoder", "adversarial"}
 
 
-@pytest.fixture(scope="module")
-def tools():
-    """The benchmark's modules: what they import is beside them."""
-    names = ("step_record", "peers", "timing", "timed_step")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tool.TOOLS)
-        yield {name: tool.load(name) for name in names}
-
-
-def test_how_many_times_as_long_each_takes(tools):
+def test_how_many_times_as_long_each_takes():
     times = {
         "radiovae_jax": [2.0, 1.0, 9.0],
         "ours, fresh forward": [3.0, 4.0, 5.0],
         "torch, eager": [6.0, 6.0, 7.0],
     }
-    found = tools["step_record"].speeds(times, ["torch, eager"], "ours, fresh forward")
+    found = records.speeds(times, ["torch, eager"], "ours, fresh forward")
     assert found["step_seconds"]["radiovae_jax"] == 2.0
     assert found["ratio_to_ours"]["torch, eager"] == 3.0
     assert found["ratio_like_for_like"] == {"torch, eager": 1.5}
     assert found["quartiles"]["ours, fresh forward"] == [3.5, 4.5]
 
 
-def test_floors_are_what_the_device_could_do(tools):
-    program = tools["timing"].Program(None, 1.0, 2.0, 6e9, 4e9, 0)
-    found = tools["step_record"].floors(program, 0.5, batch=4, peak=24e9, bandwidth=8e9)
+def test_floors_are_what_the_device_could_do():
+    program = timing.Program(None, 1.0, 2.0, 6e9, 4e9, 0)
+    found = records.floors(program, 0.5, batch=4, peak=24e9, bandwidth=8e9)
     assert found["images_per_second"] == 8.0
     assert found["flops_per_image"] == 1.5e9
     assert found["share_of_peak"] == 0.5
     assert found["floor_seconds"] == {"flops": 0.25, "bytes": 0.5}
 
 
-def test_the_first_steps_are_compared_by_the_worst_number(tools):
-    difference = tools["peers"].difference
+def test_the_first_steps_are_compared_by_the_worst_number():
+    difference = peers.difference
     ours = {"nll_loss": 10.0, "g_loss": 1e-4, "recon_min": 0.0, "ours_alone": 7.0}
     theirs = {"nll_loss": 10.1, "g_loss": 3e-4, "recon_min": 1e-3}
     apart, number = difference(ours, theirs)
@@ -252,7 +243,7 @@ def test_the_first_steps_are_compared_by_the_worst_number(tools):
     assert difference(ours, {"nll_loss": math.nan}) == (math.inf, "nll_loss")
 
 
-def test_a_peer_that_failed_is_gone_when_the_next_is_made(tools, monkeypatch):
+def test_a_peer_that_failed_is_gone_when_the_next_is_made(monkeypatch):
     made = []
 
     class Peer:
@@ -265,28 +256,24 @@ def test_a_peer_that_failed_is_gone_when_the_next_is_made(tools, monkeypatch):
         made.append(weakref.ref(peer))
         return peer
 
-    peers = tools["peers"]
     monkeypatch.setattr(peers, "_maker", lambda *a, **k: (make, [], "float32"))
     ours = types.SimpleNamespace(step=dict)
     found = peers.raced(None, ours, {"a": "", "b": ""}, adversarial=False)
     assert len(made) == len(found.not_timed) == 2
 
 
-def test_all_are_timed_as_often_and_in_rows(tools):
+def test_all_are_timed_as_often_and_in_rows():
     calls = []
     steppers = {name: lambda name=name: calls.append(name) for name in "ab"}
-    times = tools["timing"].in_turns(steppers, 7)
+    times = timing.in_turns(steppers, 7)
     assert [len(times[name]) for name in "ab"] == [10, 10]  # turns of five
     assert calls.count("a") == calls.count("b") > 10  # with those that warm up
     started, waited = [], []
-    tools["timing"].in_rows(
-        {"a": (lambda: started.append(1), lambda: waited.append(1))}, 4
-    )
-    rows = tools["timing"].ROWS
+    timing.in_rows({"a": (lambda: started.append(1), lambda: waited.append(1))}, 4)
+    rows = timing.ROWS
     assert (len(started), len(waited)) == (rows * (4 + 2), rows * 2)
 
 
-@pytest.mark.slow
 def test_what_it_would_time_as_something_else_is_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     assert "give another --out" in refused(f"--out={tmp_path / 'file' / 'x.json'}")
