@@ -110,7 +110,9 @@ class Setup(NamedTuple):
 
     def compiled(self, rate: float) -> Compiled:
         """Returns the executables at `rate` times all learning rates."""
-        task = self.task if rate == 1 else self.task.slowed(rate)
+        task = self.task
+        if rate != 1:
+            task = task.slowed(rate)._replace(constants=task.constants)
         return compiled(task, self.mesh, self.places)
 
 
