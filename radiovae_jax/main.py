@@ -95,8 +95,10 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
 
     from radiovae_jax import training
     from radiovae_jax.data import datasets
-    from radiovae_jax.reporting import showing
+    from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import distributed, dry_run, validation
+    from radiovae_jax.vae import latents
+    from radiovae_jax.vae.charts import CHARTS
 
     workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
@@ -121,12 +123,13 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
         metrics = training.run(make, settings, workdir)
     except FloatingPointError:
         if distributed.is_first():
-            showing.after_training(workdir, latents=0)  # its warnings say more
+            artifacts.after_training(workdir, CHARTS)  # its warnings say more
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
-        showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
+        draw = functools.partial(latents.draw_examples, workdir, count=LATENTS_SHOWN)
+        artifacts.after_training(workdir, CHARTS, latents=draw if alone else None)
         db = datasets.db_range(settings)
         report(workdir, validation.quality(metrics, db) if metrics else "")
 

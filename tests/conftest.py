@@ -1,6 +1,7 @@
 """What all tests share: strict numerics, and the real maps where there are any."""
 
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
@@ -98,9 +99,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     Trained once for all workers of a session, so to be read; `trained_copy` is for the
     tests that write.
     """
+    # Not for tests of a function alone.
     from radiovae_jax import training
-    from radiovae_jax.reporting import showing  # not for tests of a function alone
-    from radiovae_jax.vae import task
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.vae import latents, task
+    from radiovae_jax.vae.charts import CHARTS
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -113,7 +116,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             folder.mkdir()
             try:
                 training.run(task.make, tiny.config(folder / "city"), folder / "run")
-                showing.after_training(folder / "run", latents=2)
+                draw = functools.partial(latents.draw_examples, folder / "run", count=2)
+                artifacts.after_training(folder / "run", CHARTS, latents=draw)
             except BaseException:
                 shutil.rmtree(folder)
                 raise

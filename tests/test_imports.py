@@ -17,11 +17,10 @@ training
 reporting
 vae
 interop
-main evaluate apply report apply_commands __init__
+main evaluate apply report apply_commands scripts __init__
 """.split("\n")[1:-1]
 # What the engine still knows of the first stage.
 YET = """
-reporting->vae.latents
 """.split()
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "

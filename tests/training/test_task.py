@@ -12,7 +12,7 @@ import toy
 from whole_runs import log, saved
 
 from radiovae_jax import training
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import dry_run, logbook, run_folder
 
 
@@ -64,7 +64,7 @@ def test_the_dry_run_of_a_stage_of_its_own_counts_it(config):
 
 def test_a_stage_of_its_own_has_its_report(run):
     folder, _ = run
-    written = showing.after_training(folder, latents=0)
+    written = artifacts.after_training(folder)
     assert folder / "report.html" in written
     assert "train/loss" in (folder / "report.html").read_text()
 
