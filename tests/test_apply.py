@@ -1,4 +1,4 @@
-"""`apply` and the codec: files in, files out, by hand and by the functions underneath."""
+"""`apply` and the codec: by hand and by the functions underneath."""
 
 import dataclasses
 import functools
