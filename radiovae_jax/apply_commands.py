@@ -249,8 +249,7 @@ def strip(
         if len(parts) > 1:
             row[0].set_ylabel(f"channel {number}", fontsize=9)
     if channels == 1 or len(parts) > 1:
-        gain, label = plots.in_unit(maps, db), plots.gain_label(db)
-        plots.colour_bar(figure, shown, axes, label, gain)
+        plots.gain_bar(figure, shown, maps, db, ax=axes)
     return figure
 
 

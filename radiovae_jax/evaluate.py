@@ -30,9 +30,10 @@ from radiovae_jax.data.batch import resized
 from radiovae_jax.evaluation import evaluator, record
 from radiovae_jax.evaluation.evaluator import EvalSpec, Evaluation
 from radiovae_jax.nn import lpips
-from radiovae_jax.reporting import plots, showing
+from radiovae_jax.reporting import artifacts, plots
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec, eval_rows
+from radiovae_jax.vae.charts import CHARTS
 
 SHOWN = 3  # of the best and of the worst maps
 
@@ -217,7 +218,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     cli.say(record.table(found))
     place = args.workdir / "evaluation" / args.split
     cli.say(f"written: {place}.json, .csv and _best_worst.png")
-    for path in showing.renew_report(args.workdir):
+    for path in artifacts.renew_report(args.workdir, CHARTS):
         cli.say(f"renewed: {path}")
 
 

@@ -243,11 +243,14 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
 
 
 def deciding(numbers: Mapping[str, Any], prefix: str = "") -> Any:
-    """Returns the NMSE that `best` and early stops go by: the pooled one.
+    """Returns the number that `best` and early stops go by, the lowest being best.
 
-    A map without power does not decide it. Runs that logged none have the mean.
+    The pooled NMSE, which a map without power does not decide; the mean one of runs
+    that logged no other; or what a stage calls "best". None where there is none.
     """
-    return numbers.get(f"{prefix}nmse_pooled", numbers.get(f"{prefix}nmse"))
+    names = ("best", "nmse_pooled", "nmse")
+    found = (numbers[prefix + name] for name in names if prefix + name in numbers)
+    return next(found, None)
 
 
 def frechet(

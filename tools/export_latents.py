@@ -42,13 +42,14 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import cli, provenance, sharding
+from radiovae_jax import cli, files, provenance, sharding
 from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, latents
+from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +153,7 @@ def export(args: argparse.Namespace) -> None:
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     cli.say(describe(folder, manifest))
     cli.say(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
-    for path in showing.renew_report(args.workdir):
+    for path in artifacts.renew_report(args.workdir, CHARTS):
         cli.say(f"renewed: {path}")
 
 
@@ -210,7 +211,7 @@ def hand_on(
         if same and there.get("split") == config.data.train_split:
             return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    shards.write_json(path, ours)
+    files.write_json(path, ours)
     return path
 
 
