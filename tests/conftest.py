@@ -99,11 +99,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     Trained once for all workers of a session, so to be read; `trained_copy` is for the
     tests that write.
     """
-    # Not for tests of a function alone.
-    from radiovae_jax.reporting import artifacts
-    from radiovae_jax.training import train
+    from radiovae_jax import training
+    from radiovae_jax.reporting import artifacts  # not for tests of a function alone
+    from radiovae_jax.vae import latents, task
     from radiovae_jax.vae.charts import CHARTS
-    from radiovae_jax.vae.latent_figures import draw
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -115,9 +114,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             # The city keeps its name in the run's config, so it is written in place.
             folder.mkdir()
             try:
-                train.run(tiny.config(folder / "city"), folder / "run")
-                latents = functools.partial(draw, folder / "run", count=2)
-                artifacts.after_training(folder / "run", CHARTS, latents=latents)
+                training.run(task.make, tiny.config(folder / "city"), folder / "run")
+                examples = functools.partial(latents.examples, folder / "run", count=2)
+                artifacts.after_training(folder / "run", CHARTS, latents=examples)
             except BaseException:
                 shutil.rmtree(folder)
                 raise

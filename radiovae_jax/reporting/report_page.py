@@ -15,8 +15,7 @@ from flax import traverse_util
 
 from radiovae_jax import files, inputs, metrics
 from radiovae_jax.data import radiomap
-from radiovae_jax.evaluation import record
-from radiovae_jax.evaluation.comparison import COLUMNS, COLUMNS_F, POOLED, POOLED_F
+from radiovae_jax.evaluation import evaluator, record
 from radiovae_jax.reporting import charts, curves, diagnosis, panels, quantities
 from radiovae_jax.reporting.charts import NO_CHARTS, Chart, Charts
 from radiovae_jax.reporting.curves import DAMAGED, Run
@@ -209,7 +208,7 @@ def evaluations(workdir: pathlib.Path, db: radiomap.DbRange) -> str:
 
 
 def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> str:
-    names = (*COLUMNS, *POOLED) if db.span else (*COLUMNS_F, *POOLED_F)
+    names = *evaluator.columns(db.suffix), *evaluator.pooled_columns(db.suffix)
     rows = [
         (row, scale, region, *(numbers.get(name) for name in names))
         for row, by_scale in found["rows"].items()

@@ -16,7 +16,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from radiovae_jax import inputs, metrics
 from radiovae_jax.training import checksums, distributed, orbax_errors
-from radiovae_jax.vae.train_step import TrainState
 
 # Beside the data position: of the arrays, of the metrics, of all numbers there are.
 # Version 0.1 wrote none, and later ones the first alone.
@@ -247,7 +246,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, state: TrainState, data_state: dict, measured: dict[str, float] | None
+        self, state: Any, data_state: dict, measured: dict[str, float] | None
     ) -> None:
         """Starts writing; the write is atomic and goes on while training does.
 
@@ -265,7 +264,7 @@ class Checkpoints:
         with self._writing():
             self._manager.save(int(state.step), args=args, metrics=measured)
 
-    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
+    def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
         """Returns the newest readable state and data position; None without any.
 
         Where the newest is damaged the one before it is taken, and the damaged ones
@@ -303,9 +302,7 @@ class Checkpoints:
             )
         return None
 
-    def _restore(
-        self, step: int, abstract: TrainState
-    ) -> tuple[tuple[TrainState, dict] | None, str]:
+    def _restore(self, step: int, abstract: Any) -> tuple[tuple[Any, dict] | None, str]:
         """Returns a state and its data position, or None and what is wrong."""
         restored, problem = None, ""
         try:
@@ -322,7 +319,7 @@ class Checkpoints:
             return None, str(error)
         return (state, data), ""
 
-    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+    def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
         """Reads one step. What its version did not count yet begins at 0."""
         # With the handlers alone: the manager waits for all processes after reading,
         # and one that cannot read would not come.

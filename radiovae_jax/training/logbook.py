@@ -119,17 +119,8 @@ tensorboardX.record_writer.register_writer_factory(_EventFile.PREFIX, _EventFile
 class Silent:
     """The logbook of every process but the first: keeps nothing."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, png: pathlib.Path) -> None: ...
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-
-    def skipped(self, step: int, names: list[str]) -> None: ...
-
-    def rewind(self, step: int) -> None: ...
-
-    def close(self) -> None: ...
+    def __getattr__(self, name: str):
+        return lambda *arguments, **options: None
 
 
 def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:
@@ -169,11 +160,11 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def last_validation(path: pathlib.Path) -> dict[str, float]:
     """Returns the numbers of the last validation, without their prefix."""
-    judged = [line for line in read(path) if "val/nmse" in line]
-    if not judged:
-        return {}
-    return {
-        name.removeprefix("val/"): math.nan if value is None else value
-        for name, value in judged[-1].items()
-        if name.startswith("val/")
-    }
+    found: dict[str, float] = {}
+    for line in read(path):
+        found = {
+            name.removeprefix("val/"): math.nan if value is None else value
+            for name, value in line.items()
+            if name.startswith("val/")
+        } or found
+    return found

@@ -10,8 +10,8 @@ import tiny
 from radiovae_jax import evaluate
 from radiovae_jax.evaluation import record
 from radiovae_jax.reporting import artifacts, charts, curves
-from radiovae_jax.training import logbook, train
-from radiovae_jax.vae import experiment, latent_figures
+from radiovae_jax.training import logbook
+from radiovae_jax.vae import experiment, latents
 from radiovae_jax.vae.charts import CHARTS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -41,7 +41,7 @@ def ran(request, tmp_path_factory):
         for i in range(count):
             f = rng.random((16, 16, channels), np.float32)
             np.save(folder / "maps" / split / f"{i}.npy", f)
-    metrics = train.run(config(folder / "maps", channels), folder / "run")
+    metrics = tiny.train(config(folder / "maps", channels), folder / "run")
     return channels, folder / "run", metrics
 
 
@@ -58,8 +58,8 @@ def test_pictures_and_latents_are_drawn(ran):
     _, workdir, _ = ran
     for name in ("reconstructions", "samples"):
         assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
-    latents = functools.partial(latent_figures.draw, workdir, count=2)
-    written = artifacts.after_training(workdir, CHARTS, latents=latents)
+    examples = functools.partial(latents.examples, workdir, count=2)
+    written = artifacts.after_training(workdir, CHARTS, latents=examples)
     assert [path.name for path in written[-3:]] == [
         "latent_channels.png",
         "latent_histogram.png",
