@@ -99,8 +99,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     Trained once for all workers of a session, so to be read; `trained_copy` is for the
     tests that write.
     """
+    # Not for tests of a function alone.
     from radiovae_jax import training
-    from radiovae_jax.reporting import artifacts  # not for tests of a function alone
+    from radiovae_jax.reporting import artifacts
     from radiovae_jax.vae import latents, task
     from radiovae_jax.vae.charts import CHARTS
 

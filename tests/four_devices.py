@@ -13,11 +13,12 @@ import sys
 import jax
 import numpy as np
 import tiny
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from training import test_checkpoint
 
 from radiovae_jax import sharding
 from radiovae_jax.data import datasets, pipeline
-from radiovae_jax.training import trainer
+from radiovae_jax.training import checksums, trainer
 from radiovae_jax.training.task import drawn
 from radiovae_jax.vae import experiment, task
 from radiovae_jax.vae.state import PHASES
@@ -72,6 +73,23 @@ def shapes(config, built) -> dict[str, list[tuple[int, ...]]]:
     }
 
 
+def sums() -> dict[str, dict[str, int]]:
+    """Returns the checksums of arrays that are split over one axis of four devices."""
+    state = test_checkpoint.checksummed()
+    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("a", "b"))
+
+    def split(x):
+        axes = ("a", "b") if x.ndim > 1 and x.shape[1] % 2 == 0 else (("a", "b"),)
+        spec = PartitionSpec(*axes if x.ndim and x.size else ())
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return {
+        "one": checksums.of_state(state),
+        "split": checksums.of_state(jax.tree.map(split, state)),
+        "copied": checksums.of_state(jax.device_put(state, sharding.replicated(mesh))),
+    }
+
+
 def main(city: str) -> None:
     config = tiny.config(pathlib.Path(city))
     config.autoencoder.ch_mult = (1,)  # three compilations: as small as can be
@@ -81,7 +99,8 @@ def main(city: str) -> None:
     source = datasets.open_data(config, "train")
     built = experiment.build(config, source.shape)
     runs = {name: run(config, built, source, shape) for name, shape in MESHES.items()}
-    print(json.dumps({"runs": runs, "shapes": shapes(config, built)}))
+    found = {"runs": runs, "shapes": shapes(config, built), "sums": sums()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

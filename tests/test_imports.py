@@ -17,7 +17,7 @@ training
 reporting
 vae
 interop
-main evaluate apply report apply_commands __init__
+main evaluate apply report apply_commands scripts __init__
 """.split("\n")[1:-1]
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "

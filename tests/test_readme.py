@@ -1,4 +1,4 @@
-"""The README's snippet gives what the commands give."""
+"""The README and CONTRIBUTING: what they name is there, the snippet runs."""
 
 import pathlib
 import re
@@ -10,7 +10,18 @@ import tiny
 from radiovae_jax import apply
 from radiovae_jax.data import radiomap
 
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+README = PROJECT / "README.md"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_and_link_that_a_page_names_is_there(page):
+    text = (PROJECT / page).read_text()
+    named = {*re.findall(r"`([\w/.]+\.(?:py|md|cff))\b[^`]*`", text)}
+    named |= {link for link in re.findall(r"\]\(([^)#]+)", text) if ":" not in link}
+    places = [PROJECT / place for place in ("", "radiovae_jax", "configs", "docs")]
+    missing = {n for n in named if not any((p / n).exists() for p in places)}
+    assert len(named) > 5 and not missing
 
 
 @pytest.mark.usefixtures("quick_compile")

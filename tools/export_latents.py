@@ -42,7 +42,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import cli, provenance, sharding
+from radiovae_jax import cli, files, provenance, sharding
 from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
@@ -211,7 +211,7 @@ def hand_on(
         if same and there.get("split") == config.data.train_split:
             return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    shards.write_json(path, ours)
+    files.write_json(path, ours)
     return path
 
 

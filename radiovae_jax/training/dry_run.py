@@ -1,4 +1,4 @@
-"""What a config takes, said before any step: memory, work, parameters, rates.
+"""What a config takes, before any step: memory, work, parameters, rates.
 
     python -m radiovae_jax.main --config configs/radio.py --dry_run
 
@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from radiovae_jax import sharding
 from radiovae_jax.training import overview, trainer
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.overview import MB
 from radiovae_jax.training.task import Task
 from radiovae_jax.training.trainer import Make, Setup
@@ -40,7 +40,7 @@ class Planned(NamedTuple):
     reused: int  # outputs that lie where the donated state lay
     temporaries: int
     code: int
-    kept: int  # see `kept`
+    kept: int  # see `residual_bytes`
     flops: float
 
     @property
@@ -67,7 +67,7 @@ def run(make: Make, config: ml_collections.ConfigDict) -> str:
             steps[phase],
             setup,
             raw,
-            kept=kept(task, setup.fresh, raw, phase=phase, images=images),
+            kept=residual_bytes(task, setup.fresh, raw, phase=phase, images=images),
         )
         for phase in phases
     }
@@ -80,12 +80,12 @@ def run(make: Make, config: ml_collections.ConfigDict) -> str:
     return "\n\n".join(filter(None, sections))
 
 
-def plan(step: Together, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
+def plan(step: BarrierJit, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 
     Args:
       raw: a batch as the pipeline gives it, or its shapes.
-      kept: of `kept`.
+      kept: of `residual_bytes`.
     """
     key = jax.eval_shape(jax.random.key, 0)
     compiled = step.compile(setup.fresh, raw, key)
@@ -101,7 +101,9 @@ def plan(step: Together, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
     )
 
 
-def kept(task: Task, state: PyTree, raw: PyTree, *, phase: str, images: int) -> int:
+def residual_bytes(
+    task: Task, state: PyTree, raw: PyTree, *, phase: str, images: int
+) -> int:
     """Returns the bytes that one device keeps for the backward pass of a step.
 
     The step's arguments, parameters among them, are not counted: they are there

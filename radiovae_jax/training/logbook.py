@@ -130,10 +130,10 @@ def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:
 
 def reopened(path: pathlib.Path, step: int) -> TextIO:
     """Drops the lines past a step, and torn ones; returns the file to append to."""
-    kept = [line for line in read(path) if line["step"] <= step]
+    lines = [line for line in read(path) if line["step"] <= step]
     # Replaced in one move: a crash leaves the old file or the new one.
     with files.written(path) as partial:
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path.open("a")
 
 
@@ -160,11 +160,11 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def last_validation(path: pathlib.Path) -> dict[str, float]:
     """Returns the numbers of the last validation, without their prefix."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for line in read(path):
-        found = {
+        numbers = {
             name.removeprefix("val/"): math.nan if value is None else value
             for name, value in line.items()
             if name.startswith("val/")
-        } or found
-    return found
+        } or numbers
+    return numbers

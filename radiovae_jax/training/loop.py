@@ -227,7 +227,7 @@ class Loop:
                 values |= resources.memory()
                 values |= self.clock.lap(done, self.config.train.batch_size)
                 for purpose in ("compile", "checkpoint", "histograms"):
-                    values |= self.clock.told(purpose)
+                    values |= self.clock.seconds(purpose)
                 self.bar.set_postfix_str(self.postfix(values))
             if due.histograms:
                 with self.pause("histograms", state):
@@ -251,19 +251,19 @@ class Loop:
     def validate(self, state: State, done: int) -> dict[str, float]:
         """Returns the numbers of a validation; none where a signal cut it short."""
         with self.pause("validation", state):
-            found = self.validator.run(
+            numbers = self.validator.run(
                 self.compiled,
                 state,
                 done,
                 phase=self.task.phase(done - 1),
                 stopped=self.interruption.noticed,
             )
-        if not found:
+        if not numbers:
             return {}
-        self.metrics = found
-        self.validations.append(stopping.validation(done, found))
-        self.say(f"step {done}: validation {validation.quality(found, self.db)}")
-        return validation.named("val", found) | self.clock.told("validation")
+        self.metrics = numbers
+        self.validations.append(stopping.validation(done, numbers))
+        self.say(f"step {done}: validation {validation.quality(numbers, self.db)}")
+        return validation.named("val", numbers) | self.clock.seconds("validation")
 
     def settle(self) -> None:
         """Logs the maps of skipped batches.

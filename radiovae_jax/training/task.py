@@ -57,7 +57,7 @@ class Task(NamedTuple):
     # (constants, state, key) -> what is drawn for each validation's pictures; the
     # newest is kept in images/NAME.npy.
     sample: Callable[..., Mapping[str, Array]] = _nothing
-    # (constants, state, raw) -> arrays with the batch axis first, for histograms.
+    # (constants, state, raw) -> arrays with the batch axis first, shown as histograms.
     activations: Callable[..., Mapping[str, Array]] = _nothing
     # (constants, state, raw, key) -> what the forward pass of a micro-batch leaves for
     # its backward pass, for the memory that --dry_run counts; {} where it is not known.

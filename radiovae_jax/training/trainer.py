@@ -27,7 +27,7 @@ from radiovae_jax.training import (
     schema,
 )
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.loop import Loop
 from radiovae_jax.training.task import State, Task, drawn
 from radiovae_jax.training.validation import Compiled
@@ -48,7 +48,7 @@ def compiled(task: Task, mesh, places: State) -> Compiled:
     whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
     validation_gathers = task.validation_gathers
 
-    def over_mesh(function, *given, gathers, out, **options) -> Together:
+    def over_mesh(function, *given, gathers, out, **options) -> BarrierJit:
         def gathering(constants, state, *rest):
             state = sharding.gathered(state, mesh, *gathers)
             return function(constants, state, *rest)
@@ -59,9 +59,9 @@ def compiled(task: Task, mesh, places: State) -> Compiled:
             out_shardings=out,
             **options,
         )
-        return Together("a step", jitted, task.constants)
+        return BarrierJit("a step", jitted, task.constants)
 
-    def validate_in(phase: str) -> Together:
+    def validate_in(phase: str) -> BarrierJit:
         def validate(constants, state, raw):
             return task.validate(constants, state, raw, phase)
 
@@ -69,7 +69,7 @@ def compiled(task: Task, mesh, places: State) -> Compiled:
             validate, split, gathers=validation_gathers, out=(whole, split)
         )
 
-    def step_in(phase: str) -> Together:
+    def step_in(phase: str) -> BarrierJit:
         def step(constants, state, raw, key):
             state, logs = task.step[phase](constants, state, raw, key)
             counts = dict(skipped=state.skipped, skipped_in_row=state.skipped_in_row)
@@ -110,7 +110,9 @@ class Setup(NamedTuple):
 
     def compiled(self, rate: float) -> Compiled:
         """Returns the executables at `rate` times all learning rates."""
-        task = self.task if rate == 1 else self.task.slowed(rate)
+        task = self.task
+        if rate != 1:
+            task = task.slowed(rate)._replace(constants=task.constants)
         return compiled(task, self.mesh, self.places)
 
 

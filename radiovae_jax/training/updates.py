@@ -124,8 +124,8 @@ def unless_bad(new: Any, old: Any, watched: PyTree) -> Any:
         either.
     """
     good = jnp.isfinite(optax.tree.norm(watched))
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-    return kept._replace(
+    chosen = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    return chosen._replace(
         step=new.step,
         skipped=jnp.where(good, old.skipped, old.skipped + 1),
         skipped_in_row=jnp.where(good, 0, old.skipped_in_row + 1),

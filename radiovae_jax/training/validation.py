@@ -14,7 +14,7 @@ from radiovae_jax import files, sharding
 from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
 from radiovae_jax.data.batch import resize
 from radiovae_jax.training import distributed, logbook, stopping
-from radiovae_jax.training.distributed import Together
+from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.task import State, Task
 
 NAMED = 20  # maps in a warning
@@ -24,10 +24,10 @@ NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
 class Compiled(NamedTuple):
     """The executables of a run, by phase where they differ; see `Task`."""
 
-    step: Mapping[str, Together]
-    validate: Mapping[str, Together]
-    sample: Together
-    activations: Together
+    step: Mapping[str, BarrierJit]
+    validate: Mapping[str, BarrierJit]
+    sample: BarrierJit
+    activations: BarrierJit
 
 
 class Validator(NamedTuple):
@@ -85,8 +85,8 @@ class Validator(NamedTuple):
         samples = jax.tree.map(sharding.local, compiled.sample(state, key))
         if distributed.is_first():
             self._draw(step, shown, samples)
-        found = self.task.metrics(jax.device_get(sums), samples)
-        numbers = {name: float(value) for name, value in found.items()}
+        given = self.task.metrics(jax.device_get(sums), samples)
+        numbers = {name: float(value) for name, value in given.items()}
         self._warn(powerless, numbers)
         return numbers
 
@@ -145,7 +145,7 @@ def histograms(
     for name, part in task.weights(state).items():
         log.histogram(step, f"weights/{name}", addressable(part))
     for name, values in activations.items():
-        log.histogram(step, f"latents/{name}", sharding.local(values))
+        log.histogram(step, name, sharding.local(values))
 
 
 def addressable(part: PyTree) -> np.ndarray:
@@ -175,5 +175,5 @@ def quality(numbers: Mapping[str, float], db: radiomap.DbRange) -> str:
         "nmse": lambda value: f"NMSE {value:.5f}",
         "rmse": lambda value: f"RMSE {db.words(value)}",
     }
-    found = [say(numbers[name]) for name, say in words.items() if name in numbers]
-    return ", ".join(found or [f"{name} {n:.5g}" for name, n in numbers.items()])
+    parts = [say(numbers[name]) for name, say in words.items() if name in numbers]
+    return ", ".join(parts or [f"{name} {n:.5g}" for name, n in numbers.items()])

@@ -144,13 +144,13 @@ def forward(
 ) -> tuple[LossTerms, tuple[Averages, Aux]]:
     """Returns every term of one micro-batch, and what else is wanted of the pass."""
     networks, settings = built.networks, built.settings
-    batch, made = part.batch, reconstruct(networks.autoencoder, params, part)
+    batch, recon = part.batch, reconstruct(networks.autoencoder, params, part)
 
     def distance_of(image):
         return networks.perceptual(perceptual_weights, batch.target, image), ()
 
-    distance, _ = cached_grad.with_cached_grad(distance_of, made.image)
-    terms, means = loss_terms(batch, made, distance, params["logvar"], settings)
+    distance, _ = cached_grad.with_cached_grad(distance_of, recon.image)
+    terms, means = loss_terms(batch, recon, distance, params["logvar"], settings)
     if settings.perceptual_weight:
         means |= {"perceptual_loss": distance.mean()}
     stats = disc.stats
@@ -163,7 +163,7 @@ def forward(
             logits_fake, stats, _ = discriminate(image, batch.cond)
             return losses.generator(logits_fake), stats
 
-        g, stats = cached_grad.with_cached_grad(g_of, made.image)
+        g, stats = cached_grad.with_cached_grad(g_of, recon.image)
         terms = terms._replace(g=g)
         if settings.feature_matching_weight:
 
@@ -172,9 +172,9 @@ def forward(
                 _, _, real = discriminate(batch.target, batch.cond)
                 return losses.feature_matching(real, fake), ()
 
-            matching, _ = cached_grad.with_cached_grad(matching_of, made.image)
+            matching, _ = cached_grad.with_cached_grad(matching_of, recon.image)
             terms = terms._replace(feature_matching=matching)
-    return terms, (Averages(means, stats), Aux(made.image, made.posterior.logvar))
+    return terms, (Averages(means, stats), Aux(recon.image, recon.posterior.logvar))
 
 
 def balance_weights(settings: LossSettings) -> LossTerms:
@@ -210,25 +210,25 @@ def weighed(weights: LossTerms, terms: LossTerms) -> Float[Array, ""]:
 
 def logs(terms: LossTerms, aux: Aux, settings: LossSettings) -> Logs:
     """Returns what is logged of the pass as a whole; see `loss_terms` for the rest."""
-    found = {"nll_loss": terms.balance.rec, "g_loss": terms.g}
+    logs = {"nll_loss": terms.balance.rec, "g_loss": terms.g}
     if settings.feature_matching_weight:
-        found["feature_matching_loss"] = terms.feature_matching
-    found |= updates.extremes("recon", aux.recon)
-    return found | updates.extremes("posterior_logvar", aux.posterior_logvar)
+        logs["feature_matching_loss"] = terms.feature_matching
+    logs |= updates.extremes("recon", aux.recon)
+    return logs | updates.extremes("posterior_logvar", aux.posterior_logvar)
 
 
 def norms(old: TrainState, new: TrainState, grads: Params, disc_grads: Params) -> Logs:
     """Returns the lengths of both networks' gradients, updates and parameters."""
     before, after, grad = (p["autoencoder"] for p in (old.params, new.params, grads))
-    found = updates.norms("ae", grad, before, after) | {"logvar": old.params["logvar"]}
+    logs = updates.norms("ae", grad, before, after) | {"logvar": old.params["logvar"]}
     if disc_grads:
-        found |= updates.norms("disc", disc_grads, old.disc_params, new.disc_params)
-    return found
+        logs |= updates.norms("disc", disc_grads, old.disc_params, new.disc_params)
+    return logs
 
 
 def loss_terms(
     batch: Batch,
-    made: Reconstruction,
+    recon: Reconstruction,
     distance: PerImage,
     logvar: Float[Array, ""],
     settings: LossSettings,
@@ -245,7 +245,7 @@ def loss_terms(
             distance,
             weight=settings.perceptual_weight,
         )
-        for name, term in elementwise(objective, batch, made).items()
+        for name, term in elementwise(objective, batch, recon).items()
     }
     plain = {
         name: losses.nll(term, logvar, reduction=settings.reduction)
@@ -264,10 +264,10 @@ def loss_terms(
             for name, term in pixelwise.items()
         }
     logs = {f"{name}_loss": term.mean() for name, term in pixelwise.items()}
-    kl, logs["kl_loss"] = kl_terms(made.posterior, settings)
+    kl, logs["kl_loss"] = kl_terms(recon.posterior, settings)
     ssim = zero
     if settings.ssim_weight or settings.ssim_balance:
-        ssim = logs["ssim_loss"] = losses.ssim(batch.target, made.image).mean()
+        ssim = logs["ssim_loss"] = losses.ssim(batch.target, recon.image).mean()
     nothing = Pixelwise(zero, zero, zero)
     terms = LossTerms(
         balance=nothing._replace(**plain),
@@ -281,28 +281,27 @@ def loss_terms(
 
 
 def elementwise(
-    objective: Objective, batch: Batch, made: Reconstruction
+    objective: Objective, batch: Batch, recon: Reconstruction
 ) -> dict[str, Float[Array, "b i j c"]]:
     """Returns the objective's terms by name, before the perceptual part.
 
     An interior term lacks the border of one pixel. The radio terms keep their published
     forms, of the image, whatever kind of reconstruction `rec` is.
     """
-    x, recon = batch.target, made.image
-    terms = {"rec": losses.RECONSTRUCTION[objective.reconstruction](x, made.output)}
+    x, image = batch.target, recon.image
+    terms = {"rec": losses.RECONSTRUCTION[objective.reconstruction](x, recon.output)}
     if "edge" in TERMS[objective.name]:
-        terms["edge"] = physics.edge(x, recon, batch.k2_neg_norm)
+        terms["edge"] = physics.edge(x, image, batch.k2_neg_norm)
     input_range = objective.input_range
-    x, recon = (
-        physics.to_radiomapseer(image, input_range, objective.db_range)
-        for image in (x, recon)
+    x, image = (
+        physics.to_radiomapseer(y, input_range, objective.db_range) for y in (x, image)
     )
     if objective.name == "edge_pinn":
         form = physics.EDGE_PINN[objective.pinn_form]
-        terms["pinn"] = form(x, recon, input_range=input_range)
+        terms["pinn"] = form(x, image, input_range=input_range)
     if objective.name == "dpm2irt4":
         form = physics.HELMHOLTZ[objective.pinn_form]
-        terms["pinn"] = form(x, recon, batch.transmitter, input_range=input_range)
+        terms["pinn"] = form(x, image, batch.transmitter, input_range=input_range)
     return terms
 
 
@@ -315,5 +314,5 @@ def kl_terms(
     plain = reduce(kl)
     if not settings.free_bits:
         return plain, plain
-    held = losses.free_bits(kl, minimum=settings.free_bits, per=settings.free_bits_per)
-    return reduce(held), plain
+    per = settings.free_bits_per
+    return reduce(losses.free_bits(kl, minimum=settings.free_bits, per=per)), plain

@@ -65,21 +65,21 @@ def sums(
     output = networks.autoencoder.apply(
         variables, posterior.mode(), method="decode_output"
     )
-    recon = networks.autoencoder.to_image(output)
-    made = Reconstruction(recon, output, posterior)
-    distance = networks.perceptual(perceptual_weights, batch.target, recon)
+    image = networks.autoencoder.to_image(output)
+    recon = Reconstruction(image, output, posterior)
+    distance = networks.perceptual(perceptual_weights, batch.target, image)
     adversarial = phase == PHASES[True]
 
     def of_one(*one) -> Logs:
         one = jax.tree.map(lambda leaf: leaf[None], one)
         return _losses(built, state, *one, adversarial=adversarial)
 
-    per_image = jax.vmap(of_one)(batch, made, distance)
+    per_image = jax.vmap(of_one)(batch, recon, distance)
     totals = {
         name: jnp.sum(jnp.where(mask > 0, values, 0.0))
         for name, values in per_image.items()
     }
-    recon_f = resize_back(radiomap.model_to_f(recon), *target.shape[1:3])
+    recon_f = resize_back(radiomap.model_to_f(image), *target.shape[1:3])
     recon_f = jnp.clip(recon_f, 0, 1)
     measured = metrics.update(metrics.init(), target, recon_f, mask > 0)
     examples = {"target": target, "recon": recon_f}
@@ -90,7 +90,7 @@ def _losses(
     built: Experiment,
     state: TrainState,
     batch: Batch,
-    made: Reconstruction,
+    recon: Reconstruction,
     distance: PerImage,
     *,
     adversarial: bool,
@@ -107,9 +107,9 @@ def _losses(
                 jnp.concatenate([image, batch.cond], axis=-1),
                 train=False,
             )
-            for image in (batch.target, made.image)
+            for image in (batch.target, recon.image)
         )
-    terms, means = objectives.loss_terms(batch, made, distance, logvar, settings)
+    terms, means = objectives.loss_terms(batch, recon, distance, logvar, settings)
     if settings.perceptual_weight:
         means["perceptual_loss"] = distance.mean()
     # With beta itself, whatever its schedule: totals then compare between steps.
@@ -146,7 +146,7 @@ def latents(built: Experiment, _, state: TrainState, raw: Raw) -> dict[str, Arra
     posterior = built.networks.autoencoder.apply(
         ema_params(state), image, method="encode"
     )
-    return {"mean": posterior.mean, "logvar": posterior.logvar}
+    return {"latents/mean": posterior.mean, "latents/logvar": posterior.logvar}
 
 
 def numbers(
@@ -154,15 +154,15 @@ def numbers(
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
     span = datasets.db_range(config).span
-    found = {
+    means = {
         name: float(value / totals.images) for name, value in totals.losses.items()
     }
-    found |= metrics.result(totals.metrics, db_per_unit=span)
+    means |= metrics.result(totals.metrics, db_per_unit=span)
     if config.train.images > 1:  # in f where it has no dB
         diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
         apart = diversity(samples["samples"], db_per_unit=span or 1.0)
-        found["sample_diversity"] = float(apart)
-    return found
+        means["sample_diversity"] = float(apart)
+    return means
 
 
 def figures(

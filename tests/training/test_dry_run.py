@@ -125,7 +125,9 @@ def test_remat_keeps_the_inputs_of_blocks_alone_for_the_backward_pass(setup):
         stage = task.make(config, (16, 16, 1))
         state = jax.eval_shape(stage.init, jax.random.key(0))
         raw = {"gray": jax.ShapeDtypeStruct((4, 16, 16, 1), jnp.uint8)}
-        kept[remat] = dry_run.kept(stage, state, raw, phase=PHASES[False], images=2)
+        kept[remat] = dry_run.residual_bytes(
+            stage, state, raw, phase=PHASES[False], images=2
+        )
     # In both: conv_in's outputs and blocks' (3 + 4 inputs) of two images; each further
     # array of 32 channels in a block is one that rematerialisation drops.
     inputs = 7 * 2 * 16 * 16 * 32 * 4

@@ -9,8 +9,8 @@ import time
 
 import jax
 import numpy as np
-import planned
 import pytest
+import scripted
 import tiny
 import toy
 from whole_runs import log, saved
@@ -139,12 +139,12 @@ def stop_me() -> None:
 def test_an_interrupted_run_is_saved_and_goes_on_as_the_unbroken_one(city, tmp_path):
     config = tiny.config(city, steps=8, checkpoint_every=4)
     config.data.val_split = ""
-    planned.run(config, tmp_path / "unbroken")
+    scripted.run(config, tmp_path / "unbroken")
     with pytest.raises(Interrupted, match=r"saved step 6 of 8 in .*the same command"):
-        planned.run(config, tmp_path / "broken", at=(6, stop_me))
+        scripted.run(config, tmp_path / "broken", at=(6, stop_me))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert int(saved(tmp_path / "broken", config, toy.make)[0].step) == 6
-    planned.run(config, tmp_path / "broken")
+    scripted.run(config, tmp_path / "broken")
     folders = [tmp_path / name for name in ("unbroken", "broken")]
     runs = [saved(folder, config, toy.make) for folder in folders]
     jax.tree.map(np.testing.assert_array_equal, *runs)
@@ -158,11 +158,11 @@ def test_a_signal_during_the_validation_does_not_wait_for_its_end(city, tmp_path
         city, steps=4, validate_every=2, validation_batch_size=1, images=1
     )
     with pytest.raises(Interrupted, match="saved step 2"):
-        planned.run(config, tmp_path, at=(2, stop_me), during_validation=True)
+        scripted.run(config, tmp_path, at=(2, stop_me), during_validation=True)
     lines = logbook.read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     assert "val/best" not in lines[-1]
-    assert planned.run(config, tmp_path)["best"] > 0
+    assert scripted.run(config, tmp_path)["best"] > 0
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4]
 
 

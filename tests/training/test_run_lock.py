@@ -15,7 +15,7 @@ from radiovae_jax.training import run_lock, trainer
 
 HOLD = """
 import sys, time
-from radiovae_jax import run_lock
+from radiovae_jax.training import run_lock
 with run_lock.held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

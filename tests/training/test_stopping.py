@@ -7,8 +7,8 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-import planned
 import pytest
+import scripted
 import tiny
 import toy
 from whole_runs import log, saved
@@ -160,7 +160,7 @@ def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
 
     def run(**errors):
         error = lambda step: errors.get(f"at{step}", 0.4)  # noqa: E731
-        return planned.run(config, tmp_path, error=error)["best"]
+        return scripted.run(config, tmp_path, error=error)["best"]
 
     first = {f"at{step}": value for step, value in values.items()}
     for _ in range(2):
@@ -179,20 +179,20 @@ def test_a_plateau_is_recognised_across_a_resume(city, tmp_path):
     config = config_of(city, steps=20)
     config.train.update(stop_on_plateau_steps=4, stop_at=6)
     error = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}
-    planned.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
+    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     config.train.stop_at = 0
-    planned.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
+    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     assert last(tmp_path)["step"] == 8
 
 
 def test_a_finished_run_goes_on_with_other_rates_and_the_state_it_had(city, tmp_path):
     config = config_of(city, every=3, steps=3, validated=False)
     config.optimizer.update(schedule="constant", learning_rate=0.5)
-    planned.run(config, tmp_path)
+    scripted.run(config, tmp_path)
     before, _ = state_of(tmp_path, config)
     config.train.update(steps=5, extend=True)
     config.optimizer.learning_rate = 1e-30
-    planned.run(config, tmp_path)
+    scripted.run(config, tmp_path)
     rates = [line["train/learning_rate"] for line in log(tmp_path)]
     np.testing.assert_allclose(rates, [0.5] * 3 + [1e-30] * 2, rtol=1e-6)
     state, position = state_of(tmp_path, config)
@@ -205,7 +205,7 @@ def test_a_number_below_a_limit_ends_in_a_message_with_the_remedy(city, tmp_path
     with pytest.raises(
         FloatingPointError, match=r"step 5: train/loss is 1e-10; .* step 4 in .* Rest"
     ):
-        planned.run(config, tmp_path, loss=lambda step: 1.0 if step < 5 else 1e-10)
+        scripted.run(config, tmp_path, loss=lambda step: 1.0 if step < 5 else 1e-10)
     assert last(tmp_path)["step"] == 5
     assert int(state_of(tmp_path, config)[0].step) == 4
 
@@ -221,7 +221,7 @@ def test_what_ends_a_run_at_a_validation_is_saved_and_keeps_the_best(
     config.train.stop_on_divergence = 10.0
     error = {2: 0.1, 4: 0.05, 6: 0.07, 8: last}
     with pytest.raises(FloatingPointError, match=rf"step 8: .*{words}.* step 4 in"):
-        planned.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
+        scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [4, 8]
     checkpoints.close()
@@ -241,7 +241,7 @@ def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_
     with pytest.raises(
         FloatingPointError, match=r"3 updates .* up to step 7 .* step 4 in .*rollback"
     ):
-        planned.run(config, tmp_path, bad=lambda step, rate: step in bad)
+        scripted.run(config, tmp_path, bad=lambda step, rate: step in bad)
     assert [line["step"] for line in skipped_of(tmp_path)] == [2, 3, 5, 6, 7]
 
 
@@ -249,7 +249,7 @@ def test_without_a_checkpoint_a_roll_back_is_not_promised(city, tmp_path):
     config = config_of(city, every=9, log_every=3, validated=False)
     config.train.update(max_skipped=3, rollback=2)
     with pytest.raises(FloatingPointError) as error:
-        planned.run(config, tmp_path, bad=lambda step, rate: True)
+        scripted.run(config, tmp_path, bad=lambda step, rate: True)
     assert "up to step 3 (train.max_skipped); nothing saved in" in str(error.value)
     assert "no checkpoint to go back to" in str(error.value)
     assert "init_from" not in str(error.value)
@@ -265,7 +265,7 @@ def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
         # skipped step: it goes back to step 4, and step 8 is saved again.
         return step >= 8 and rate > 0.1
 
-    planned.run(config, tmp_path / "one", bad=bad)
+    scripted.run(config, tmp_path / "one", bad=bad)
     lines = log(tmp_path / "one")
     assert [line["step"] for line in lines] == list(range(1, 11))
     rates = [line["train/learning_rate"] for line in lines]
@@ -276,18 +276,18 @@ def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
     assert position["rollbacks"] == 2
     for stop in (9, 0):
         config.train.stop_at = stop
-        planned.run(config, tmp_path / "two", bad=bad)
+        scripted.run(config, tmp_path / "two", bad=bad)
     two, _ = state_of(tmp_path / "two", config)
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert lines == log(tmp_path / "two")
     config.train.rollback = 1
     with pytest.raises(FloatingPointError, match=r" up to step 9 .*rollback=4$"):
-        planned.run(config, tmp_path / "less", bad=bad)
+        scripted.run(config, tmp_path / "less", bad=bad)
 
 
 def test_bad_batches_are_skipped_counted_and_named_and_training_goes_on(city, tmp_path):
     config = config_of(city, every=3, steps=6, log_every=6, validated=False)
-    planned.run(config, tmp_path, bad=lambda step, rate: step in (3, 4))
+    scripted.run(config, tmp_path, bad=lambda step, rate: step in (3, 4))
     state, position = state_of(tmp_path, config)
     assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
     assert int(state.step) == position["position"] == 6
@@ -313,7 +313,7 @@ def test_validation_maps_without_signal_are_named_and_the_run_goes_on(tmp_path, 
     config = config_of(tmp_path, steps=4, checkpoint_every=4)
     config.data.update(source="folder", root=str(tmp_path))
     config.train.stop_on_plateau_steps = 1
-    assert math.isnan(planned.run(config, tmp_path / "run")["best"])
+    assert math.isnan(scripted.run(config, tmp_path / "run")["best"])
     (found,) = [r.getMessage() for r in caplog.records if "signal" in r.getMessage()]
     assert "m0, m1, m2, m3" in found and "data.val_split" in found
     assert last(tmp_path / "run")["step"] == 4

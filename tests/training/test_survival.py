@@ -15,12 +15,13 @@ import time
 import jax
 import lives
 import numpy as np
-import planned
 import pytest
+import scripted
 import tiny
 import toy
 from whole_runs import log, saved
 
+from radiovae_jax import files
 from radiovae_jax.data import synthetic
 from radiovae_jax.training import logbook, run_folder
 from radiovae_jax.vae import task
@@ -164,7 +165,7 @@ def test_a_log_that_cannot_be_written_names_the_folder_and_saves_what_there_is(
     config = few_steps(folder / "city", log_every=3, checkpoint_every=8)
     monkeypatch.setattr(logbook.Logbook, "write", full)
     with pytest.raises(OSError, match=r"/run takes nothing more \(No space left"):
-        planned.run(config, folder / "run")
+        scripted.run(config, folder / "run")
     assert int(state_of(folder, config)[0].step) == 3
 
 
@@ -179,14 +180,14 @@ def test_a_workdir_that_cannot_be_made_is_named(folder):
 def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     """Root may write everywhere: a folder in the file's place holds root off too."""
     config = few_steps(folder / "city", stop_at=2)
-    planned.run(config, folder / "run")
-    blocking = folder / "run" / f".config.json.{os.getpid()}.partial"
+    scripted.run(config, folder / "run")
+    blocking = files.partial(folder / "run" / "config.json")
     blocking.mkdir()
     config.train.stop_at = 0
     with pytest.raises(OSError, match=r"/run cannot be made or written as the folder"):
-        planned.run(config, folder / "run")
+        scripted.run(config, folder / "run")
     blocking.rmdir()
-    planned.run(config, folder / "run")
+    scripted.run(config, folder / "run")
     assert int(state_of(folder, config)[0].step) == 8
 
 
@@ -195,25 +196,25 @@ def test_maps_that_vanish_end_the_run_saved_and_it_goes_on_when_they_are_back(fo
     config = few_steps(root, steps=40, checkpoint_every=40, log_every=40)
     config.data.prefetch = 2
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        planned.run(config, folder / "run", at=(5, lambda: root.rename(away)))
+        scripted.run(config, folder / "run", at=(5, lambda: root.rename(away)))
     assert re.search(r"/city/gain/DPM/\d+_\d\.png", str(error.value))
     state, position = state_of(folder, config)
     assert 5 <= int(state.step) == position["position"] < 40
     away.rename(root)
-    planned.run(config, folder / "run")
+    scripted.run(config, folder / "run")
     assert int(state_of(folder, config)[0].step) == 40
 
 
 def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(folder, caplog):
     config = few_steps(folder / "city", steps=6, stop_at=6)
-    planned.run(config, folder / "run")
+    scripted.run(config, folder / "run")
     checkpoints = folder / "run" / "checkpoints"
     whole, _ = state_of(folder, config)
     shutil.copytree(checkpoints / "4", checkpoints / "5.orbax-checkpoint-tmp")
     for path in (checkpoints / "6" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    planned.run(config, folder / "run")
+    scripted.run(config, folder / "run")
     assert "checkpoint 6 cannot be read" in caplog.text
     assert (folder / "run" / "damaged_checkpoints" / "6").is_dir()
     assert sorted(os.listdir(checkpoints)) == ["4", "6"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax.data import shards
+from radiovae_jax import files
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.vae import codec, latents
@@ -158,7 +158,7 @@ def test_another_run_is_refused_in_the_same_folder(finished, tmp_path):
     if finished:
         export(tmp_path)
     else:
-        shards.write_json(
+        files.write_json(
             tmp_path / "progress.json", {"identity": IDENTITY, "shards": []}
         )
     before = contents(tmp_path)

@@ -93,8 +93,8 @@ def gain_gray(
             onward, length = arrival.turns_db[corner] + turns, arrival.length[corner]
             _shine(gain_db, sight, corner, offsets, length=length, loss_db=onward)
     if through_buildings:
-        inside = _metres_inside(buildings, transmitter, offsets)
-        distance = offsets.distance(transmitter)
+        distance, direction = offsets.around(transmitter)
+        inside = _metres_inside(buildings, transmitter, distance, direction)
         straight = _law_db(distance) - BUILDING_DB_PER_METRE * inside
         np.maximum(gain_db, straight, out=gain_db)
     gray = np.rint(255 * radiomap.db_to_f(gain_db)).clip(int(through_buildings), 255)
@@ -111,15 +111,10 @@ class _Offsets:
         self._distance = np.hypot(rows, columns)
         self._direction = _direction(rows, columns)
 
-    def _around(self, table: np.ndarray, point: np.ndarray) -> np.ndarray:
+    def around(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         top, left = self._height - 1 - point[0], self._width - 1 - point[1]
-        return table[top : top + self._height, left : left + self._width]
-
-    def distance(self, point: np.ndarray) -> np.ndarray:
-        return self._around(self._distance, point)
-
-    def direction(self, point: np.ndarray) -> np.ndarray:
-        return self._around(self._direction, point)
+        window = np.s_[top : top + self._height, left : left + self._width]
+        return self._distance[window], self._direction[window]
 
 
 def _direction(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -158,8 +153,7 @@ def _shine(
     """
     point, reach = sight.points[at], sight.reach[at]
     window = _window(point, reach, gain_db.shape)
-    direction = offsets.direction(point)[window]
-    distance = offsets.distance(point)[window]
+    distance, direction = (table[window] for table in offsets.around(point))
     here = _law_db(distance + np.float32(length)) - loss_db[direction]
     in_sight = distance <= reach[direction] + np.float32(SLACK)
     np.maximum(gain_db[window], here, out=gain_db[window], where=in_sight)
@@ -266,18 +260,17 @@ def _reach(
 
 
 def _metres_inside(
-    buildings: np.ndarray, transmitter: np.ndarray, offsets: _Offsets
+    buildings: np.ndarray,
+    transmitter: np.ndarray,
+    distance: np.ndarray,
+    direction: np.ndarray,
 ) -> np.ndarray:
     """Returns how much of the straight line to every pixel lies in buildings."""
     height, width = buildings.shape
     radii = np.arange(int(np.hypot(height, width)) + 2, dtype=np.float32)
-    angles = ANGLES.astype(np.float32)
-    rows = transmitter[0] + radii * np.sin(angles)[:, None] + 0.5
-    columns = transmitter[1] + radii * np.cos(angles)[:, None] + 0.5
-    rows = rows.astype(np.int32).clip(0, height - 1)
-    columns = columns.astype(np.int32).clip(0, width - 1)
-    inside = np.cumsum(
-        buildings.ravel()[rows * width + columns], axis=1, dtype=np.int16
-    )
-    distance = np.rint(offsets.distance(transmitter)).astype(np.int32)
-    return inside[offsets.direction(transmitter), distance].astype(np.float32)
+    angles = ANGLES.astype(np.float32)[:, None]
+    rows = (transmitter[0] + radii * np.sin(angles) + 0.5).astype(np.int32)
+    columns = (transmitter[1] + radii * np.cos(angles) + 0.5).astype(np.int32)
+    on_ray = buildings[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    inside = np.cumsum(on_ray, axis=1, dtype=np.int16)
+    return inside[direction, np.rint(distance).astype(np.int32)].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The toy stage (toy.py) with numbers and events that a test has planned."""
+"""The toy stage (toy.py) with numbers and events that a test has scripted."""
 
 import time
 
@@ -68,5 +68,5 @@ def make(
 
 
 def run(config, workdir, **plan) -> dict[str, float]:
-    """Trains the toy stage as planned."""
+    """Trains the toy stage as scripted."""
     return training.run(make(**plan), config, workdir)
