@@ -8,7 +8,7 @@ from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
 from radiovae_jax.interop import torch_weights
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.training import microbatches
+from radiovae_jax.training import updates
 from radiovae_jax.vae import adversary, objectives, train_step
 from radiovae_jax.vae.discriminator import PatchDiscriminator
 
@@ -69,7 +69,7 @@ def run(arrays: dict, step: int, objective: objectives.Objective):
         "kernel": jnp.asarray(arrays["last_kernel"]),
         "logvar": jnp.asarray(arrays["logvar"]),
     }
-    parts = microbatches.split(batch, 1)
+    parts = updates.split(batch, 1)
     grads, terms, (means, _), recons, logs = train_step.pull_back(
         terms_of,
         params,

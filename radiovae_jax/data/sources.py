@@ -123,3 +123,21 @@ def sample_digest(source: Source, *, samples: int = 16) -> str:
             bits.update(f"{name} {array.dtype} {array.shape}".encode())
             bits.update(array.tobytes())
     return bits.hexdigest()
+
+
+class Numbered:
+    """The records `first` to `last` (not included) of a source, each with its index."""
+
+    def __init__(self, source: Source, first: int, last: int):
+        self.shape, self._source, self._first = source.shape, source, first
+        self._count = last - first
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index) -> dict[str, Any]:
+        index = int(index) + self._first
+        return {**self._source[index], "index": np.int32(index)}
+
+    def summary(self) -> str:
+        return self._source.summary()

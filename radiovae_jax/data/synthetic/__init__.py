@@ -7,7 +7,6 @@ it say nothing about real cities.
 import errno
 import glob
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -101,7 +100,7 @@ def write_city(
     _check_numbers(record)
     if _is_written(root, record):
         return root
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    partial = files.partial(root)
     shutil.rmtree(partial, ignore_errors=True)
     files.sweep(root.parent, glob.escape(root.name))
     for folder in ("buildings_complete", "antennas", "roads"):
