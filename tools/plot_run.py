@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 
 from radiovae_jax import cli
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
+from radiovae_jax.vae import latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         cli.start_jax()
-        paths = showing.training_figures(args.workdir)
+        paths = artifacts.training_figures(args.workdir)
         if args.latents:
-            paths += showing.latent_figures(args.workdir, count=args.latents)
+            paths += latents.draw_examples(args.workdir, count=args.latents)
         for path in paths:
             cli.say(str(path))
 

@@ -40,13 +40,13 @@ from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from radiovae_jax import cli, files, inputs, losses, metrics
+from radiovae_jax import cli, files, inputs, losses, metrics, training
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import run_folder, schema, train
-from radiovae_jax.vae import codec
+from radiovae_jax.training import run_folder, schema
+from radiovae_jax.vae import codec, task
 
 KINDS = ("bce", "mse", "l1", "l1_mse")
 BETAS = (0.1, 1.0, 4.0, 10.0)
@@ -271,7 +271,7 @@ def train_all(sweep: Sweep, runs: Sequence[tuple[str, float, str]]) -> None:
                 if result.exists():
                     run_folder.claim(folder, config)  # refuses that of another config
                     continue
-                train.run(config, folder)
+                training.run(task.make, config, folder)
             except (ValueError, OSError) as error:  # of the other command's flag
                 known = ValueError if isinstance(error, ValueError) else OSError
                 raise known(str(error).replace("--workdir", "--out")) from error

@@ -10,7 +10,7 @@ import tiny
 from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
 from radiovae_jax.interop import torch_weights
-from radiovae_jax.training import microbatches
+from radiovae_jax.training import updates
 from radiovae_jax.vae import adversary, objectives, train_step
 from radiovae_jax.vae.autoencoder import AutoencoderKL, attention_levels
 from radiovae_jax.vae.discriminator import PatchDiscriminator
@@ -292,7 +292,7 @@ def test_the_gradients_of_the_total_loss_match_pytorch_s():
         lambda params: train_step.pull_back(
             terms_of,
             params,
-            microbatches.split(x, 1),
+            updates.split(x, 1),
             train_step.last_kernel,
             settings,
             kl_weight=kl_weight,

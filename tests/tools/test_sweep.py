@@ -53,11 +53,11 @@ def counted(monkeypatch):
     trained = []
     numbers = dict.fromkeys(sweep.COLUMNS, 0.5)
 
-    def train(config, folder):
+    def train(make, config, folder):
         run_folder.claim(folder, config)
         trained.append(folder.name)
 
-    monkeypatch.setattr(sweep.train, "run", train)
+    monkeypatch.setattr(sweep.training, "run", train)
     monkeypatch.setattr(sweep, "measure", lambda config, folder: dict(numbers))
     return trained
 
