@@ -7,8 +7,9 @@ import timed_step  # this and timing are beside this file
 import timing
 
 from radiovae_jax import losses
-from radiovae_jax.training import optimizers
-from radiovae_jax.vae import adversary, train_step
+from radiovae_jax.training import updates
+from radiovae_jax.vae import adversary, objectives, train_step
+from radiovae_jax.vae.state import averaged
 
 FORWARD, BOTH = "autoencoder forward", "autoencoder forward and backward"
 
@@ -41,14 +42,14 @@ def _autoencoder_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
     built, state = ours.built, ours.state
     networks, schedules = built.networks, built.schedules
     batch = jax.jit(built.to_batch)(ours.raw)
-    part = train_step.Part(
+    part = objectives.MicroBatch(
         batch,
         train_step.draw_noise(networks.autoencoder, batch.image, ours.key),
         ours.key,
     )
 
     def forward(params):
-        made = train_step.reconstruct(networks.autoencoder, params, part)
+        made = objectives.reconstruct(networks.autoencoder, params, part)
         return made.image, made.posterior.kl().mean()
 
     def loss(params):
@@ -60,10 +61,14 @@ def _autoencoder_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
             grads, state.opt_state, state.params
         )
         rate = schedules.learning_rate(state.step)
-        params = optimizers.descend(state.params, direction, rate)
+        params = updates.descend(state.params, direction, rate)
         new = state._replace(params=params, opt_state=opt_state)
         decay = schedules.ema_decay(state.step)
-        return params, opt_state, train_step.moved_average(new, decay)
+        return (
+            params,
+            opt_state,
+            updates.moved_average(new.ema, averaged(new, tuple(new.ema)), decay),
+        )
 
     pieces = {
         FORWARD: (forward, state.params),
@@ -105,7 +110,7 @@ def _discriminator_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
     def optimise(params, opt_state, grads):
         direction, opt_state = built.opt.discriminator.update(grads, opt_state, params)
         rate = built.schedules.disc_rate(state.step)
-        return optimizers.descend(params, direction, rate), opt_state
+        return updates.descend(params, direction, rate), opt_state
 
     params = state.disc_params
     return {

@@ -10,13 +10,13 @@ import torch
 from diffusers.models import upsampling
 from torch import nn
 
-from radiovae_jax.interop import diffusers_weights, torch_structure, torch_weights
+from radiovae_jax.interop import diffusers_weights, torch_weights
 from radiovae_jax.nn import lpips
 
 
 def autoencoder_of(params: Any) -> diffusers.AutoencoderKL:
     """Returns diffusers' autoencoder with our parameters."""
-    structure = torch_structure.of_flax(params)
+    structure = torch_weights.structure_of_flax(params)
     config = diffusers_weights.config_json(structure, sample_size=64)
     autoencoder = diffusers.AutoencoderKL.from_config(config)
     state = diffusers_weights.autoencoder_to_diffusers({"params": params})

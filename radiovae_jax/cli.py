@@ -27,6 +27,8 @@ from radiovae_jax import ctrl_c, files, inputs
 # Linux's [choice] of who gets large pages: always, madvise (who asks), never.
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
+DEV = pathlib.Path("/dev")
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")  # GPUs, TPUs
 MAX_SEED = 2**32 - 1  # JAX takes what is beyond modulo 2^32
 INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
 CONFIG_WORD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
@@ -75,18 +77,29 @@ class _Plain(stdlib_logging.Formatter):
         return f"{record.levelname.lower()}: {text}" if warns else text
 
 
-def with_huge_pages(setting: pathlib.Path = THP) -> None:
-    """Starts this program again with memory in pages of 2 MiB, where Linux lets it ask.
+def with_huge_pages(setting: pathlib.Path = THP, devices: pathlib.Path = DEV) -> None:
+    """Starts a program on a CPU again with memory in pages of 2 MiB.
 
-    A step takes its buffers anew every time; in pages of 4 KiB the kernel's work on
-    them is a fifth of the time of a step on CPUs (docs/performance.md). The C library
-    reads its settings when a program starts, hence the second start, once, before JAX.
-    Whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
+    Where Linux lets a program ask for them. A step takes its buffers anew every time;
+    in pages of 4 KiB the kernel's work on them is a fifth of the time of a step on CPUs
+    (docs/performance.md). The C library reads its settings when a program starts, hence
+    the second start, once, before JAX. Never with an accelerator, one of several
+    processes, under Slurm or a debugger. RADIOVAE_HUGE_PAGES=0 switches it off, and
+    whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
     """
-    here = platform.libc_ver()[0] == "glibc" and setting.exists()
-    if here and "[madvise]" in setting.read_text() and TUNABLES not in os.environ:
-        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv)
+    asked = os.environ.get("RADIOVAE_HUGE_PAGES", "1") != "0"
+    decided = TUNABLES in os.environ or "SLURM_JOB_ID" in os.environ
+    words = {word.partition("=")[0] for word in sys.argv}
+    several = words & {"--distributed", "--coordinator"}
+    watched = sys.gettrace() or {"pydevd", "debugpy"} & sys.modules.keys()
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    cards = [card for kind in ACCELERATORS for card in devices.glob(kind)]
+    on_cpu = platforms == "cpu" or not (platforms or cards)
+    can = platform.libc_ver()[0] == "glibc" and setting.exists()
+    if asked and on_cpu and can and not (decided or several or watched):
+        if "[madvise]" in setting.read_text():
+            os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+            os.execv(sys.executable, sys.orig_argv)
 
 
 def start_jax(join: Callable[[], None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear under their name once they are whole, and not before."""
+"""Atomic writes: a file appears under its name once it is whole, and not before."""
 
 import contextlib
 import errno
@@ -7,20 +7,22 @@ import json
 import math
 import os
 import pathlib
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 # A disk or quota that is full, a file system that turned read-only, a file too large.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+LONGEST = 255  # bytes of a file's name, with all common file systems
+HOST = re.sub(r"\W", "-", platform.node())[:32]
+OTHERS_S = 3600  # what another host has not written to for so long, it left behind
 
 
 class NoRoomError(OSError):
     """A file could not be written; the message names it and what helps."""
-
-
-LONGEST = 255  # bytes of a file's name, with all common file systems
 
 
 def fitting(name: str, *, bytes_left: int = LONGEST) -> str:
@@ -60,7 +62,7 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def partial(path: pathlib.Path) -> pathlib.Path:
     """Returns the name beside it that this process writes a path under; see `sweep`."""
-    ending = f".{os.getpid()}.partial"
+    ending = f".{HOST}@{os.getpid()}.partial"
     start = fitting(f".{path.name}", bytes_left=LONGEST - len(ending))
     return path.with_name(start + ending)
 
@@ -82,9 +84,8 @@ def room_for(path: pathlib.Path) -> Iterator[None]:
 def no_room(error: OSError) -> bool:
     """Whether a file could not be written because the disk takes nothing more."""
     # NumPy and Pillow have words of their own, and no number.
-    words = error.errno is None and re.search(
-        r"requested and|encoder error", str(error)
-    )
+    unnumbered = error.errno is None
+    words = unnumbered and re.search(r"requested and|encoder error", str(error))
     return error.errno in NO_ROOM or isinstance(error, NoRoomError) or bool(words)
 
 
@@ -92,13 +93,6 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes nested dicts and lists, what is not finite as null (JSON has no NaN)."""
     with written(path) as partial:
         partial.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
-
-
-def to_nowhere(descriptor: int) -> None:
-    """Sends what a descriptor is still written to /dev/null: its reader is gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def finite(value: Any) -> Any:
@@ -110,6 +104,13 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def to_nowhere(descriptor: int) -> None:
+    """Sends what a descriptor is still written to /dev/null: its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def sweep(folder: pathlib.Path, name: str = "*") -> None:
     """Removes what processes that were killed left unfinished in a folder.
 
@@ -117,13 +118,21 @@ def sweep(folder: pathlib.Path, name: str = "*") -> None:
       name: of the file or folder that they wrote; any by default.
     """
     for path in folder.glob(f".{name}.*.partial"):
-        process = re.search(r"\.(\d+)\.partial$", path.name)
-        if not process or runs(int(process[1])):
+        writer = re.search(r"\.(?:([\w-]*)@)?(\d+)\.partial$", path.name)
+        if not writer or _writes(writer[1] or HOST, int(writer[2]), path):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _writes(host: str, process: int, path: pathlib.Path) -> bool:
+    if host == HOST:
+        return runs(process)
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime < OTHERS_S
+    return False
 
 
 def runs(process: int) -> bool:

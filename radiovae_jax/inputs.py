@@ -1,9 +1,11 @@
 """Input files, checked before they are read: paths, JSON, NPY, npz, names to show.
 
 What a user gives may be no file, another kind of file, damaged, or a promise of more
-memory than there is. Each is one ValueError or OSError that names the file.
+memory than there is. Each is one ValueError or OSError that names the file. `remedy`,
+the end of such a message, says what to do.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -14,28 +16,31 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 Path = str | os.PathLike[str]
+Shape = tuple[int, ...]
 
 MOST_JSON = 2**26  # bytes
 MOST_ARRAY = 2**33  # bytes of one array
 NAME_LETTERS = 80  # of a name that is shown
 # What stands for other bytes than a picture's or an array's, at the start of a file.
 LFS = b"version https://git-lfs"
-_NO_ZIP = (
+HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
+# What NumPy and zipfile raise for bytes that they cannot read.
+DAMAGED = (
     ValueError,
     EOFError,
+    SyntaxError,
     NotImplementedError,
     RuntimeError,
     OverflowError,
     zipfile.BadZipFile,
     zlib.error,
 )
-HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def local(path: Path, what: str) -> pathlib.Path:
@@ -64,9 +69,6 @@ def local(path: Path, what: str) -> pathlib.Path:
 
 def check_file(path: pathlib.Path, *, remedy: str) -> None:
     """Checks that a path is a regular file with the content that its name promises.
-
-    Args:
-      remedy: what to do where it is not; the end of the message.
 
     Raises:
       FileNotFoundError: it does not exist.
@@ -120,28 +122,32 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     return content
 
 
-def npy_header(
-    file: io.BufferedIOBase, size: int, what: str
-) -> tuple[tuple[int, ...], np.dtype]:
-    """Returns (shape, dtype) of an NPY, without reading its numbers.
+@contextlib.contextmanager
+def _readable(path: pathlib.Path, what: str, remedy: str) -> Iterator[None]:
+    """Checks a file, and makes one line of what its reader says of damaged bytes."""
+    check_file(path, remedy=remedy)
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason.removeprefix(f"{path} ")
+        raise ValueError(
+            f"{path} is damaged, or no {what} that can be read ({reason}); {remedy}"
+        ) from error
 
-    Args:
-      file: at its start; left behind the header.
-      size: bytes of the file.
-      what: its name in messages.
+
+def _npy_shape(file: io.BufferedIOBase, size: int, what: str) -> Shape:
+    """Returns the shape in the header of an NPY of `size` bytes.
 
     Raises:
       ValueError: no NPY, one of Python objects or of a type that is not portable, or
         one whose header and size do not agree.
     """
     version = np.lib.format.read_magic(file)
-    readers: dict[tuple[int, int], Callable] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{what} is an NPY of version {version}, expected 1.0 or 2.0")
-    shape, _, dtype = readers[version](file)
+    read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    shape, _, dtype = read(file)
     if dtype.hasobject or dtype.fields:
         raise ValueError(f"{what} holds Python objects or records, expected numbers")
     if dtype.char in "gG":
@@ -157,61 +163,32 @@ def npy_header(
             f"{what} is truncated, or its header is damaged: it promises {promised} "
             f"bytes of numbers and holds {size - file.tell()}"
         )
-    return shape, dtype
+    return shape
 
 
-def npy_shape(path: pathlib.Path, *, remedy: str) -> tuple[int, ...]:
+def npy_shape(path: pathlib.Path, *, remedy: str) -> Shape:
     """Returns the shape that an NPY's header promises; its numbers are not read.
 
     Raises:
       FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no NPY, or one that `npy_header` refuses.
+      ValueError: no NPY of numbers, or one that is not whole.
     """
-    check_file(path, remedy=remedy)
-    try:
-        with path.open("rb") as file:
-            return npy_header(file, path.stat().st_size, str(path))[0]
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise ValueError(_as_one(path, "NPY file", error, remedy)) from error
+    with _readable(path, "NPY file", remedy), path.open("rb") as file:
+        return _npy_shape(file, path.stat().st_size, str(path))
 
 
 def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
     """Reads an array of numbers; its size is checked before memory is taken.
 
-    Raises:
-      FileNotFoundError, OSError, ValueError: as `npy_shape`.
+    Raises: as `npy_shape`.
     """
     npy_shape(path, remedy=remedy)
     return np.load(path, allow_pickle=False)
 
 
-def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:
-    """Checks a zip's members: their method, and their bytes against their checksums.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no zip; encrypted, compressed otherwise, or damaged.
-    """
-    check_file(path, remedy=remedy)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.flag_bits & 1:
-                    raise ValueError(f"{member.filename} is encrypted")
-                if member.file_size > MOST_ARRAY:
-                    raise ValueError(
-                        f"{member.filename} promises {member.file_size / 2**30:.3g} GiB"
-                    )
-            damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"{damaged} does not match its checksum")
-    except _NO_ZIP as error:
-        raise ValueError(_as_one(path, what, error, remedy)) from error
-
-
 def npz_shapes(
     path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Shape]:
     """Returns the shapes that the headers in an npz promise, by the arrays' names.
 
     Args:
@@ -219,19 +196,15 @@ def npz_shapes(
 
     Raises:
       FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no npz, encrypted, or arrays that `npy_header` refuses.
+      ValueError: no npz, encrypted, or arrays that `npy_shape` refuses.
     """
-    check_file(path, remedy=remedy)
     shapes = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if not names or name in names:
-                    with archive.open(member) as file:
-                        shapes[name], _ = npy_header(file, member.file_size, name)
-    except (SyntaxError, *_NO_ZIP) as error:
-        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
+    with _readable(path, "npz archive", remedy), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if not names or name in names:
+                with archive.open(member) as file:
+                    shapes[name] = _npy_shape(file, member.file_size, name)
     return shapes
 
 
@@ -243,17 +216,30 @@ def read_npz(
     Args, Raises: as `npz_shapes`; and a ValueError for one that is damaged.
     """
     found = npz_shapes(path, names, remedy=remedy)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in found}  # zipfile checks their CRCs
-    except _NO_ZIP as error:
-        raise ValueError(_as_one(path, "npz archive", error, remedy)) from error
+    with (
+        _readable(path, "npz archive", remedy),
+        np.load(path, allow_pickle=False) as archive,
+    ):
+        return {name: archive[name] for name in found}  # zipfile checks their CRCs
 
 
-def _as_one(path: pathlib.Path, what: str, error: Exception, remedy: str) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    reason = reason.removeprefix(f"{path} ")
-    return f"{path} is damaged, or no {what} that can be read ({reason}); {remedy}"
+def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:
+    """Checks a zip's members: their method, and their bytes against their checksums.
+
+    Raises:
+      FileNotFoundError, OSError: it does not exist or may not be read.
+      ValueError: no zip; encrypted, compressed otherwise, or damaged.
+    """
+    with _readable(path, what, remedy), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.flag_bits & 1:
+                raise ValueError(f"{member.filename} is encrypted")
+            if member.file_size > MOST_ARRAY:
+                gib = member.file_size / 2**30
+                raise ValueError(f"{member.filename} promises {gib:.3g} GiB")
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def printable(name: object, *, letters: int = NAME_LETTERS) -> str:
@@ -263,14 +249,12 @@ def printable(name: object, *, letters: int = NAME_LETTERS) -> str:
     turn the direction of writing) become escapes; a long name loses its middle.
     """
     # The surrogates of os.fsdecode are bytes that are no UTF-8.
-    text = (
-        str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    )
+    raw = str(name).encode("utf-8", "surrogateescape")
     text = "".join(
         letter.encode("unicode_escape").decode()
         if unicodedata.category(letter)[0] == "C"
         else letter
-        for letter in text
+        for letter in raw.decode("utf-8", "backslashreplace")
     )
     if len(text) <= letters:
         return text

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import argparse
 import functools
+import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from absl import logging
 from radiovae_jax import cli
 from radiovae_jax.training import config_files, schema
 
+# Config field `stage` -> the module with the `make` of its task.
+STAGES = {"vae": "radiovae_jax.vae.task"}
 LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
 
@@ -90,9 +93,12 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
+    from radiovae_jax import training
     from radiovae_jax.data import datasets
-    from radiovae_jax.reporting import showing
-    from radiovae_jax.training import distributed, dry_run, judging, train
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.training import distributed, dry_run, validation
+    from radiovae_jax.vae import latents
+    from radiovae_jax.vae.charts import CHARTS
 
     workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
@@ -107,23 +113,25 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
+    make = importlib.import_module(STAGES[settings.get("stage", "vae")]).make
     if args.dry_run:
-        page = dry_run.run(settings)
+        page = dry_run.run(make, settings)
         if distributed.is_first():
             cli.say(page)
         return
     try:
-        metrics = train.run(settings, workdir)
+        metrics = training.run(make, settings, workdir)
     except FloatingPointError:
         if distributed.is_first():
-            showing.after_training(workdir, latents=0)  # its warnings say more
+            artifacts.after_training(workdir, CHARTS)  # its warnings say more
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
-        showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
+        draw = functools.partial(latents.draw_examples, workdir, count=LATENTS_SHOWN)
+        artifacts.after_training(workdir, CHARTS, latents=draw if alone else None)
         db = datasets.db_range(settings)
-        report(workdir, judging.quality(metrics, db) if metrics else "")
+        report(workdir, validation.quality(metrics, db) if metrics else "")
 
 
 def default_workdir(name: str) -> pathlib.Path:

@@ -148,10 +148,16 @@ def update(
     mask: Bool[Array, "b"],
     region: Region = ALL,
 ) -> Sums:
-    """Returns the sums with a batch added.
+    """Returns the sums with a batch added; `measure` has the other arguments."""
+    return merge(sums, measure(target, recon, mask, region)[0])
+
+
+def measure(
+    target: Image, recon: Image, mask: Bool[Array, "b"], region: Region = ALL
+) -> tuple[Sums, dict[str, PerImage]]:
+    """Returns the sums of a batch, and NMSE, RMSE, MAE, PSNR, SSIM of each image.
 
     Args:
-      sums: of the set so far.
       target: the maps.
       recon: their reconstructions.
       mask: False for the images that only fill up the batch; they may hold anything.
@@ -172,21 +178,25 @@ def update(
     def over_images(values: PerImage) -> Sum:
         return jnp.sum(jnp.where(counted, values, 0))
 
-    batch = Sums(
+    each = {
+        metric.__name__: metric(target, recon, region)
+        for metric in (nmse, rmse, mae, psnr, ssim)
+    }
+    sums = Sums(
         pixels=jnp.sum(pixels),
         squared_error=over_pixels(jnp.square(error)),
         absolute_error=over_pixels(jnp.abs(error)),
         power=over_pixels(power),
         images=over_images(jnp.ones_like(pixels)),
         nmse_images=jnp.sum(powered, dtype=jnp.float32),
-        nmse=jnp.sum(jnp.where(powered, nmse(target, recon, region), 0)),
-        rmse=over_images(rmse(target, recon, region)),
-        mae=over_images(mae(target, recon, region)),
-        psnr=over_images(psnr(target, recon, region)),
+        nmse=jnp.sum(jnp.where(powered, each["nmse"], 0)),
+        rmse=over_images(each["rmse"]),
+        mae=over_images(each["mae"]),
+        psnr=over_images(each["psnr"]),
         ssim_images=jnp.sum(ssim_counted, dtype=jnp.float32),
-        ssim=jnp.sum(jnp.where(ssim_counted, ssim(target, recon, region), 0)),
+        ssim=jnp.sum(jnp.where(ssim_counted, each["ssim"], 0)),
     )
-    return merge(sums, batch)
+    return sums, each
 
 
 def merge(one: Sums, other: Sums) -> Sums:
@@ -230,11 +240,14 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
 
 
 def deciding(numbers: Mapping[str, Any], prefix: str = "") -> Any:
-    """Returns the NMSE that `best` and early stops go by: the pooled one.
+    """Returns the number that `best` and early stops go by, the lowest being best.
 
-    A map without power does not decide it. Runs that logged none have the mean.
+    The pooled NMSE, which a map without power does not decide; the mean one of runs
+    that logged no other; or what a stage calls "best". None where there is none.
     """
-    return numbers.get(f"{prefix}nmse_pooled", numbers.get(f"{prefix}nmse"))
+    names = ("best", "nmse_pooled", "nmse")
+    found = (numbers[prefix + name] for name in names if prefix + name in numbers)
+    return next(found, None)
 
 
 def frechet(

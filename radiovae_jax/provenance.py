@@ -1,5 +1,6 @@
 """Which code made a number or a file, with what, and on what."""
 
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -8,15 +9,7 @@ import subprocess
 
 import radiovae_jax
 
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-)
+LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain numpy".split()
 
 
 def commit() -> str:
@@ -32,45 +25,38 @@ def commit() -> str:
 
 
 def _git(folder: pathlib.Path, *words: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
+    command = ["git", *words]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return done.stdout.strip()
+    return ""
 
 
 def _installed_commit() -> str:
     """Returns what the wheel has, or pip noted of a repository; "" elsewhere."""
     built = pathlib.Path(__file__).with_name("commit.txt")  # by hatch_build.py
-    try:
+    # PackageNotFoundError is an ImportError; a damaged file may hold anything.
+    with contextlib.suppress(
+        ImportError, KeyError, OSError, RecursionError, TypeError, ValueError
+    ):
         if built.exists():
             return built.read_text().strip()
-        noted = importlib.metadata.distribution("radiovae-jax").read_text(
-            "direct_url.json"
-        )
-        return json.loads(noted or "{}")["vcs_info"]["commit_id"][:12]
-    except (
-        importlib.metadata.PackageNotFoundError,
-        KeyError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ):
-        return ""
+        package = importlib.metadata.distribution("radiovae-jax")
+        noted = json.loads(package.read_text("direct_url.json") or "{}")
+        return noted["vcs_info"]["commit_id"][:12]
+    return ""
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of this package, of Python and of what computes."""
-    found = {
+
+    def version(name: str) -> str:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+        return "not installed"
+
+    ours = {
         "radiovae_jax": radiovae_jax.__version__,
         "python": platform.python_version(),
     }
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return ours | {name: version(name) for name in LIBRARIES}

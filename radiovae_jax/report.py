@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from radiovae_jax import cli
 from radiovae_jax.reporting import report_page
+from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        cli.say(f"written: {report_page.write(args.workdir)}")
+        cli.say(f"written: {report_page.write(args.workdir, CHARTS)}")
 
     return cli.status(work, debug=args.debug)
 

@@ -1,6 +1,7 @@
 """What all tests share: strict numerics, and the real maps where there are any."""
 
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
@@ -98,8 +99,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     Trained once for all workers of a session, so to be read; `trained_copy` is for the
     tests that write.
     """
-    from radiovae_jax.reporting import showing  # not for tests of a function alone
-    from radiovae_jax.training import train
+    # Not for tests of a function alone.
+    from radiovae_jax import training
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.vae import latents, task
+    from radiovae_jax.vae.charts import CHARTS
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -111,8 +115,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             # The city keeps its name in the run's config, so it is written in place.
             folder.mkdir()
             try:
-                train.run(tiny.config(folder / "city"), folder / "run")
-                showing.after_training(folder / "run", latents=2)
+                training.run(task.make, tiny.config(folder / "city"), folder / "run")
+                draw = functools.partial(latents.draw_examples, folder / "run", count=2)
+                artifacts.after_training(folder / "run", CHARTS, latents=draw)
             except BaseException:
                 shutil.rmtree(folder)
                 raise

@@ -13,12 +13,15 @@ import sys
 import jax
 import numpy as np
 import tiny
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from training import test_checkpoint
 
 from radiovae_jax import sharding
 from radiovae_jax.data import datasets, pipeline
-from radiovae_jax.training import train
-from radiovae_jax.vae import experiment
+from radiovae_jax.training import checksums, trainer
+from radiovae_jax.training.task import drawn
+from radiovae_jax.vae import experiment, task
+from radiovae_jax.vae.state import PHASES
 
 STEPS = 5
 MESHES = {"one": (1, 1), "data": (4, 1), "fsdp": (1, 4)}
@@ -42,12 +45,13 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     devices = np.asarray(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
     mesh = Mesh(devices, sharding.AXES)
     key = jax.random.key(config.seed)
+    stage = task.of(config, built)
     places = sharding.of_state(experiment.state_shapes(config, built), mesh)
-    state = experiment.drawn_state(config, built, key, places)
+    state = drawn(stage.init, key, places)
     batches = pipeline.train_batches(
         source, batch_size=config.train.batch_size, seed=0, augment="none"
     )
-    step = train.compile_all(config, built, mesh, places).step[True]
+    step = trainer.compiled(stage, mesh, places).step[PHASES[True]]
     logs = []
     for _ in range(STEPS):
         raw = sharding.to_devices(next(batches), mesh)
@@ -69,6 +73,23 @@ def shapes(config, built) -> dict[str, list[tuple[int, ...]]]:
     }
 
 
+def sums() -> dict[str, dict[str, int]]:
+    """Returns the checksums of arrays that are split over one axis of four devices."""
+    state = test_checkpoint.checksummed()
+    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("a", "b"))
+
+    def split(x):
+        axes = ("a", "b") if x.ndim > 1 and x.shape[1] % 2 == 0 else (("a", "b"),)
+        spec = PartitionSpec(*axes if x.ndim and x.size else ())
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return {
+        "one": checksums.of_state(state),
+        "split": checksums.of_state(jax.tree.map(split, state)),
+        "copied": checksums.of_state(jax.device_put(state, sharding.replicated(mesh))),
+    }
+
+
 def main(city: str) -> None:
     config = tiny.config(pathlib.Path(city))
     config.autoencoder.ch_mult = (1,)  # three compilations: as small as can be
@@ -78,7 +99,8 @@ def main(city: str) -> None:
     source = datasets.open_data(config, "train")
     built = experiment.build(config, source.shape)
     runs = {name: run(config, built, source, shape) for name, shape in MESHES.items()}
-    print(json.dumps({"runs": runs, "shapes": shapes(config, built)}))
+    found = {"runs": runs, "shapes": shapes(config, built), "sums": sums()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

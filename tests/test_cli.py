@@ -71,28 +71,44 @@ def test_seeds_that_jax_would_wrap_are_refused(capsys):
     assert "no whole number from 0 to 4294967295" in capsys.readouterr().err
 
 
+MADVISE = "always [madvise] never"
+
+
 @pytest.mark.parametrize(
-    "setting, variables, again",
+    "again, given",
     [
-        ("always [madvise] never", {}, True),
-        ("always [madvise] never", {"GLIBC_TUNABLES": ""}, False),  # decided
-        ("[always] madvise never", {}, False),  # all programs have them
-        ("always madvise [never]", {}, False),
-        (None, {}, False),  # no Linux
+        (True, {}),
+        (True, dict(variables={"JAX_PLATFORMS": "cpu"}, device="nvidia0")),
+        (False, dict(setting="[always] madvise never")),  # all programs have them
+        (False, dict(setting="always madvise [never]")),
+        (False, dict(setting="")),  # no Linux
+        (False, dict(variables={"GLIBC_TUNABLES": ""})),  # decided
+        (False, dict(variables={"RADIOVAE_HUGE_PAGES": "0"})),
+        (False, dict(variables={"SLURM_JOB_ID": "1"})),
+        (False, dict(variables={"JAX_PLATFORMS": "cuda"})),
+        (False, dict(device="nvidia0")),
+        (False, dict(device="accel0")),
+        (False, dict(words=["--distributed"])),
+        (False, dict(words=["--coordinator=localhost:1"])),
+        (False, dict(trace=print)),  # a debugger
     ],
 )
 def test_a_program_starts_again_for_large_pages_where_it_has_to_ask(
-    setting, variables, again, tmp_path, monkeypatch
+    again, given, tmp_path, monkeypatch
 ):
+    given = dict(setting=MADVISE, variables={}, device="", words=[], trace=None) | given
     starts = []
     monkeypatch.setattr(os, "execv", lambda *arguments: starts.append(arguments))
     monkeypatch.setattr(cli.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(os, "environ", dict(variables))
+    monkeypatch.setattr(os, "environ", dict(given["variables"]))
+    monkeypatch.setattr(sys, "argv", ["main", *given["words"]])
+    monkeypatch.setattr(sys, "gettrace", lambda: given["trace"])
+    (tmp_path / "dev" / given["device"]).mkdir(parents=True)
     path = tmp_path / "enabled"
-    if setting:
-        path.write_text(setting)
-    cli.with_huge_pages(path)
-    cli.with_huge_pages(path)  # the program started again does not again
+    if given["setting"]:
+        path.write_text(given["setting"])
+    cli.with_huge_pages(path, tmp_path / "dev")
+    cli.with_huge_pages(path, tmp_path / "dev")  # once, not again and again
     assert starts == [(sys.executable, sys.orig_argv)] * again
 
 

@@ -115,6 +115,13 @@ def test_each_of_four_devices_holds_a_quarter_of_every_large_array(four_devices)
     assert runs["fsdp"]["held"] == count(shapes) - 3 * count(large) // 4
 
 
+@pytest.mark.slow
+def test_checksums_do_not_depend_on_where_an_array_lies(four_devices):
+    sums = four_devices["sums"]
+    assert len(sums["one"]) == 12
+    assert sums["one"] == sums["split"] == sums["copied"]
+
+
 @pytest.mark.parametrize(
     "shape, fsdp, spec",
     [
@@ -153,7 +160,7 @@ def test_what_was_made_ready_is_not_compiled_again(caplog):
     def doubled(first, x):
         return first + 2 * x
 
-    together = distributed.Together("a step", jax.jit(doubled), jnp.ones(3))
+    together = distributed.BarrierJit("a step", jax.jit(doubled), jnp.ones(3))
     with jax.log_compiles(), caplog.at_level("WARNING"):
         together.make_ready(jnp.ones(3))
         compiled = caplog.text.count("XLA compilation of jit(doubled)")

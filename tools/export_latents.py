@@ -42,13 +42,14 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import cli, provenance, sharding
+from radiovae_jax import cli, files, provenance, sharding
 from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, latents
+from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,15 +105,10 @@ def export(args: argparse.Namespace) -> None:
         config.data.root = str(args.data_root)
     source, fields = open_with_condition(config, args.split)
     resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
-    db = datasets.db_range(config)
     folder = args.out or args.workdir / "latents" / args.split
     begun = 0 if args.step else shards.unfinished(folder).get("step", 0)
     try:
-        step, (model, params) = run_folder.hold(
-            args.workdir,
-            args.step or begun,
-            lambda step: codec.load_network(args.workdir, args.weights, step=step),
-        )
+        run = codec.load(args.workdir, args.weights, step=args.step or begun)
     except FileNotFoundError as error:
         if not begun:
             raise
@@ -130,9 +126,9 @@ def export(args: argparse.Namespace) -> None:
             if name not in run_folder.FREE or name == "data.root"
         },
         "commit": provenance.commit(),
-        "step": step,
+        "step": run.step,
         "weights": args.weights,
-        "weights_sha256": digest(params),
+        "weights_sha256": digest(run.params),
         "split": args.split,
         "maps": len(source),
         "names_sha256": sources.names_digest(source),
@@ -142,13 +138,7 @@ def export(args: argparse.Namespace) -> None:
         "batch_size": batch_size,
         "shard_size": args.shard_size,
     }
-    encode = latents.encoder(
-        model,
-        params,
-        image_size=config.data.image_size,
-        seed=args.seed,
-        mesh=mesh,
-    )
+    encode = latents.encoder(run, seed=args.seed, mesh=mesh)
     manifest = latents.export(
         source,
         encode,
@@ -158,12 +148,12 @@ def export(args: argparse.Namespace) -> None:
         batch_size=batch_size,
         shard_size=args.shard_size,
         formats=shards.FORMATS if args.format == "both" else (args.format,),
-        db_range=db._asdict() if db.span else None,
+        db_range=run.db._asdict() if run.db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     cli.say(describe(folder, manifest))
     cli.say(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
-    for path in showing.renew_report(args.workdir):
+    for path in artifacts.renew_report(args.workdir, CHARTS):
         cli.say(f"renewed: {path}")
 
 
@@ -221,7 +211,7 @@ def hand_on(
         if same and there.get("split") == config.data.train_split:
             return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    shards.write_json(path, ours)
+    files.write_json(path, ours)
     return path
 
 

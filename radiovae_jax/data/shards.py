@@ -5,7 +5,6 @@ What is in a record, and how to read it, is in vae/latents.py.
 
 import hashlib
 import io
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -96,7 +95,7 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
                 f"{folder} holds {path.name} and no list that says of what; remove "
                 "the folder, or give another --out"
             )
-        write_json(file, dict(identity=identity, shards=[]))
+        files.write_json(file, dict(identity=identity, shards=[]))
         return {}
     remedy = f"remove {folder} or give another --out"
     saved = inputs.read_json(file, remedy=remedy)
@@ -139,9 +138,3 @@ def differences(there: Any, here: Any, name: str) -> Iterator[str]:
             )
     elif there != here:
         yield f"{name}: {there} there, {here} here"
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a file, all of it or nothing."""
-    with files.written(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")

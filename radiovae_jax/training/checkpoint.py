@@ -2,22 +2,21 @@
 
 import contextlib
 import math
-import os
 import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from radiovae_jax import inputs, metrics
 from radiovae_jax.training import checksums, distributed, orbax_errors
-from radiovae_jax.vae.train_step import TrainState
 
+# What "best" minimises: a function of the numbers of a validation.
+Score = Callable[[Mapping[str, Any]], float]
 # Beside the data position: of the arrays, of the metrics, of all numbers there are.
 # Version 0.1 wrote none, and later ones the first alone.
 CHECKSUMS, METRICS_SHA256, SHA256 = "checksums", "metrics_sha256", "sha256"
@@ -27,32 +26,42 @@ class NotWrittenError(OSError):
     """A checkpoint could not be written; those before it are whole."""
 
 
-def best_step(workdir: pathlib.Path) -> int:
-    """Returns the step of the lowest validation NMSE; the latest without one.
+class _OtherNetworkError(ValueError):
+    """A saved state has other arrays than are wanted."""
+
+
+def whole_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps whose checkpoints were written to their end."""
+    folder = _folder(workdir)
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else ()
+    return sorted(step for step in steps if (folder / str(step) / "state").is_dir())
+
+
+def best_step(workdir: pathlib.Path, *, score: Score = metrics.deciding) -> int:
+    """Returns the step of the lowest score (NMSE); the latest without any.
 
     Raises:
       FileNotFoundError: there is no checkpoint at all.
     """
-    folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    steps = whole_steps(workdir)
+    folder, steps = _folder(workdir), whole_steps(workdir)
     if not steps:
         raise FileNotFoundError(
             f"no checkpoint under {folder}; train first, or give the folder of a run "
             "with --workdir"
         )
-    found = _judged(folder)
-    judged = {step: found[step] for step in steps if found.get(step) is not None}
-    return min(judged, key=judged.__getitem__) if judged else steps[-1]
+    found = _scores(folder, score)
+    scored = {step: found[step] for step in steps if found.get(step) is not None}
+    return min(scored, key=scored.__getitem__) if scored else steps[-1]
 
 
 def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
-    """Returns the part of a saved state whose structure `like` has.
+    """Returns the part of a saved state whose structure `like` (nested dicts) has.
 
     Raises:
       FileNotFoundError: there is no such step.
       ValueError: it cannot be read, is not as it was saved, or has other arrays.
     """
-    folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
+    folder = _folder(workdir) / str(step)
     if not (folder / "state").is_dir():
         raise FileNotFoundError(
             f"{workdir} has no checkpoint of step {step}; it has those of "
@@ -60,150 +69,158 @@ def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
         )
     try:
         with orbax_errors.quiet():
-            unlike = _unlike(folder / "state", like)
-            if not unlike:
-                return _read_part(folder, like)
-    except Exception as error:  # Orbax raises whatever its readers raise
-        reason = orbax_errors.first_line(error)
+            part, data = _read_state(folder, like), _read_data(folder)
+            _check(step, data.get(CHECKSUMS, {}), part)
+            return part
+    except _OtherNetworkError as error:
         raise ValueError(
-            f"checkpoint {step} of {workdir} cannot be read ({reason}); "
+            f"the network in {workdir}/config.json does not fit checkpoint {step} "
+            f"({error}); put the config back that the run was trained with"
+        ) from None
+    except Exception as error:  # Orbax raises whatever its readers raise
+        raise ValueError(
+            f"checkpoint {step} of {workdir} cannot be read "
+            f"({orbax_errors.first_line(error)}); "
             f"give another step, there are {whole_steps(workdir)}"
         ) from error
-    raise ValueError(
-        f"the network in {workdir}/config.json does not fit checkpoint {step} "
-        f"({unlike}); put the config back that the run was trained with"
+
+
+def _folder(workdir: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(workdir).resolve() / "checkpoints"
+
+
+def _read_state(folder: pathlib.Path, like: Any) -> Any:
+    """Reads the arrays of one checkpoint that `like` has, with its shardings.
+
+    By the handler alone: Orbax's checkpointers wait for all processes after reading,
+    and one that cannot read would not come.
+    """
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        _check_shapes(reader.metadata(folder / "state").tree, like)
+        args = ocp.args.PyTreeRestore(
+            item=like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )
+        return reader.restore(folder / "state", args=args)
+
+
+def _check_shapes(saved: Any, like: Any) -> None:
+    """Names the first array that a saved state has otherwise, or lacks.
+
+    Of what is wanted in part (params/logvar) the rest is no difference.
+    """
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = checksums.named(tree).items()
+        return {name: tuple(x.shape) for name, x in leaves if hasattr(x, "shape")}
+
+    def part(name: str) -> list[str]:
+        return name.split("/")[:2]
+
+    there, wanted = shapes(saved), shapes(like)
+    parts = list(map(part, wanted))
+    differing = sorted(
+        name
+        for name in wanted.keys() | there.keys()
+        if part(name) in parts and wanted.get(name) != there.get(name)
     )
+    if differing:
+        ours, theirs = (s.get(differing[0], "nothing") for s in (wanted, there))
+        raise _OtherNetworkError(
+            f"{differing[0]} is {theirs} there and {ours} by the config; in all "
+            f"{len(differing)} arrays differ"
+        )
 
 
-def _read_part(folder: pathlib.Path, like: Any) -> Any:
-    args = ocp.args.PyTreeRestore(
-        item=like,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-        partial_restore=True,
-    )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        part = reader.restore(folder / "state", args=args)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        saved = reader.restore(folder / "data", args=ocp.args.JsonRestore())
-    _check(_intact(folder, saved).get(CHECKSUMS, {}), part)
-    return part
-
-
-def _intact(folder: pathlib.Path, data: dict) -> dict:
-    """Returns the numbers of a checkpoint without their own checksums.
+def _read_data(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the numbers beside a checkpoint's arrays, without their own checksums.
 
     Raises:
       ValueError: they, or its metrics, are not as they were saved.
     """
-    data = dict(data)
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+        data = dict(reader.restore(folder / "data"))
     digest = data.pop(SHA256, None)
     if digest is not None and digest != checksums.of_numbers(data):
         raise ValueError(f"the numbers in {folder / 'data'} are not as they were saved")
     path = folder / "metrics" / "metrics"
     digest = data.pop(METRICS_SHA256, None)
-    metrics_of = inputs.read_json(path, remedy="") if path.exists() else None
-    if digest is not None and digest != checksums.of_numbers(metrics_of):
+    numbers = inputs.read_json(path, remedy="") if path.exists() else None
+    if digest is not None and digest != checksums.of_numbers(numbers):
         raise ValueError("its metrics are not as they were saved")
     return data
 
 
-def _metrics_digest(folder: pathlib.Path) -> str | None:
-    """Returns the checksum that a checkpoint has of its metrics; None without."""
-    try:
-        data = inputs.read_json(folder / "data" / "metadata", remedy="")
-        return data[METRICS_SHA256]
-    except (OSError, ValueError, KeyError):
-        return None  # an older one; or damaged, which shows when it is read
+def _check(step: int, saved: checksums.Checksums, state: Any) -> None:
+    """Raises a ValueError where an array is not as it was saved.
 
-
-def _unlike(folder: pathlib.Path, like: Any) -> str:
-    """Returns the first array that a saved state has otherwise, in words; or ""."""
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-        saved = _shapes(reader.metadata(folder).tree)
-    wanted = _shapes(like)
-    # Of what is wanted in part (params/logvar) the rest is no difference.
-    parts = {_beginning(name) for name in wanted}
-    there = {name: s for name, s in saved.items() if _beginning(name) in parts}
-    differing = sorted(
-        name
-        for name in wanted.keys() | there.keys()
-        if wanted.get(name) != there.get(name)
-    )
-    if not differing:
-        return ""
-    ours, theirs = (s.get(differing[0], "nothing") for s in (wanted, there))
-    return (
-        f"{differing[0]} is {theirs} there and {ours} by the config; in all "
-        f"{len(differing)} arrays differ"
-    )
-
-
-def _beginning(name: str) -> tuple[str, ...]:
-    return tuple(name.split("/")[:2])
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(leaf, "shape")
-    }
-
-
-def whole_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps whose checkpoints were written to their end."""
-    folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    if not folder.is_dir():
-        return []
-    steps = ocp.utils.checkpoint_steps(folder)
-    return sorted(step for step in steps if (folder / str(step) / "state").is_dir())
-
-
-def _judged(folder: pathlib.Path) -> dict[int, float | None]:
-    """Returns the NMSE of each step that has metrics; None if they are damaged."""
-    judged: dict[int, float | None] = {}
-    for step in os.listdir(folder) if folder.is_dir() else ():
-        path = folder / step / "metrics" / "metrics"
-        if not step.isdigit() or not path.exists():
-            continue
-        try:
-            numbers = inputs.read_json(path, remedy="")
-            nmse = _nmse(numbers)
-        except FileNotFoundError:
-            continue  # a training removes it just now
-        except (ValueError, TypeError, AttributeError, OverflowError):
-            nmse, numbers = None, {}
-        saved = _metrics_digest(folder / step)
-        changed = saved is not None and saved != checksums.of_numbers(numbers)
-        judged[int(step)] = None if changed else nmse
-    return judged
-
-
-def _check(saved: checksums.Checksums, state: Any) -> None:
-    """Raises a ValueError where an array is not as it was saved."""
-    differing = checksums.differing(saved, state)
+    An array without a saved sum is not judged, and that is said.
+    """
+    now = checksums.of_state(state)
+    unknown = now.keys() - saved.keys()
+    if unknown:
+        logging.info(
+            "checkpoint %d is of an older version: no checksums of %d arrays of %d",
+            step,
+            len(unknown),
+            len(now),
+        )
+    differing = [name for name in now if saved.get(name, now[name]) != now[name]]
     if differing:
         raise ValueError(
             f"{len(differing)} arrays are not as they were saved, {differing[0]} first"
         )
 
 
-def _nmse(numbers: dict[str, float]) -> float:
-    # NaN has no place in an order: it would push the best one out.
-    value = metrics.deciding(numbers)
-    return value if math.isfinite(value) else math.inf
+def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
+    """Returns the score of each step that has metrics; None if they are damaged."""
+    scores: dict[int, float | None] = {}
+    for path in folder.glob("*/metrics/metrics"):
+        step = path.parents[1].name
+        if not step.isdigit():
+            continue
+        try:
+            numbers = inputs.read_json(path, remedy="")
+            value = _ordered(score)(numbers)
+        except FileNotFoundError:
+            continue  # a training removes it just now
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            value, numbers = None, {}
+        try:
+            saved = inputs.read_json(folder / step / "data" / "metadata", remedy="")
+            changed = saved[METRICS_SHA256] != checksums.of_numbers(numbers)
+        except (OSError, ValueError, KeyError):
+            changed = False  # an older one; or damaged, which shows when it is read
+        scores[int(step)] = None if changed else value
+    return scores
+
+
+def _ordered(score: Score) -> Score:
+    """Returns the score; for NaN, which would push the best one out, infinity."""
+
+    def ordered(numbers: Mapping[str, Any]) -> float:
+        value = score(numbers)
+        return value if math.isfinite(value) else math.inf
+
+    return ordered
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run: step -> state, data position, metrics.
 
+    Args:
+      keep: how many of the latest there are, beside the best.
+      score: what the best one minimises.
+
     Raises:
       NotADirectoryError: something else has its name.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
-        self._workdir = pathlib.Path(workdir).resolve()
-        folder = self._workdir / "checkpoints"
+    def __init__(
+        self, workdir: pathlib.Path, *, keep: int = 2, score: Score = metrics.deciding
+    ):
+        self._folder = folder = _folder(workdir)
         if folder.exists() and not folder.is_dir():
             # Before hours of steps that could not be saved.
             raise NotADirectoryError(
@@ -211,33 +228,31 @@ class Checkpoints:
             )
         # Orbax reads all metrics when it starts, fails on one that is torn, and goes
         # by one that is not as it was saved.
-        judged = _judged(folder) if distributed.is_first() else {}
-        torn = [step for step, nmse in judged.items() if nmse is None]
+        scores = _scores(folder, score) if distributed.is_first() else {}
+        torn = [step for step, value in scores.items() if value is None]
         for step in torn:
             logging.warning("checkpoint %s has damaged metrics: set aside", step)
         self._set_aside(torn)
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=_nmse,
-                reverse=True,  # the last in the order is the best: descending NMSE
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+        best = checkpoint_managers.BestN(
+            get_metric_fn=_ordered(score),
+            reverse=True,  # the last in the order is the best: descending
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
         options = ocp.CheckpointManagerOptions(
-            best_fn=_nmse,
+            best_fn=_ordered(score),
             best_mode="min",
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(keep), best]
+            ),
             cleanup_tmp_directories=True,
         )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(
-            self._workdir / "checkpoints",
-            options=options,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": ocp.JsonCheckpointHandler(),
-            },
+            folder, options=options, item_handlers=handlers
         )
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(orbax_errors.quiet())
@@ -247,9 +262,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, state: TrainState, data_state: dict, measured: dict[str, float] | None
+        self, state: Any, data_state: dict, measured: dict[str, float] | None
     ) -> None:
         """Starts writing; the write is atomic and goes on while training does.
+
+        Args:
+          state: a NamedTuple of arrays, `step` among them.
+          data_state: the data position, of values that JSON has.
+          measured: the numbers of a validation at this step.
 
         Raises:
           NotWrittenError: this one, or the one before it, could not be written.
@@ -265,7 +285,7 @@ class Checkpoints:
         with self._writing():
             self._manager.save(int(state.step), args=args, metrics=measured)
 
-    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
+    def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
         """Returns the newest readable state and data position; None without any.
 
         Where the newest is damaged the one before it is taken, and the damaged ones
@@ -282,65 +302,57 @@ class Checkpoints:
         found, damaged = self.steps(), []
         for step in reversed(found):
             restored, problem = self._restore(step, abstract)
-            if restored is None:
-                logging.warning(
-                    "checkpoint %d cannot be read (%s); taking the one before",
-                    step,
-                    problem,
-                )
-                damaged.append(step)
-                continue
-            if damaged:
-                self._set_aside(damaged)
-                self._manager.reload()
-            return restored
+            if not problem:
+                if damaged:
+                    self._set_aside(damaged)
+                    self._manager.reload()
+                return restored
+            words = "checkpoint %d cannot be read (%s); taking the one before"
+            logging.warning(words, step, problem)
+            damaged.append(step)
         if found:
             # Nothing is moved: the cause may be elsewhere (memory, another version).
             raise ValueError(
-                f"none of the checkpoints {found} under {self._workdir} can be read; "
-                "--debug and the lines above say why. To start afresh give another "
-                "--workdir"
+                f"none of the checkpoints {found} under {self._folder.parent} can be "
+                "read; --debug and the lines above say why. To start afresh give "
+                "another --workdir"
             )
         return None
 
-    def _restore(
-        self, step: int, abstract: TrainState
-    ) -> tuple[tuple[TrainState, dict] | None, str]:
-        """Returns a state and its data position, or None and what is wrong."""
+    def _restore(self, step: int, abstract: Any) -> tuple[Any, str]:
+        """Returns (state, data position) and "", or None and what is wrong."""
         restored, problem = None, ""
         try:
             restored = self._read(step, abstract)
         except Exception as error:  # Orbax raises whatever its readers raise
             problem = f"{type(error).__name__}: {orbax_errors.first_line(error)}"
-        # Every process judges what it holds; from here on they go together.
-        if not _all_agree(restored is not None):
-            return None, problem or "another process cannot read it"
+        # Every process reads its own parts; from here on they go together.
+        problem = next(filter(None, distributed.gathered(problem)), "")
+        if restored is None or problem:
+            return None, problem
         state, data = restored
         try:
-            _check(data.pop(CHECKSUMS, {}), state)
+            _check(step, data.pop(CHECKSUMS, {}), state)
         except ValueError as error:
             return None, str(error)
         return (state, data), ""
 
-    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
-        """Reads one step. What its version did not count yet begins at 0."""
-        # With the handlers alone: the manager waits for all processes after reading,
-        # and one that cannot read would not come.
-        folder = self._workdir / "checkpoints" / str(step)
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            there = reader.metadata(folder / "state").tree
-        absent = [name for name in abstract._fields if name not in there]
-        parts = {
-            name: part for name, part in abstract._asdict().items() if name in there
-        }
-        new = {name: getattr(abstract, name) for name in absent}
+    def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
+        """Reads one step. The counters that its version lacked begin at 0."""
+        folder = self._folder / str(step)
+        there = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+        wanted = abstract._asdict()
+        new = {name: part for name, part in wanted.items() if name not in there}
         if any(leaf.shape for leaf in jax.tree.leaves(new)):
-            raise ValueError(f"it has no {', '.join(absent)}")
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            args = ocp.args.StandardRestore(parts)
-            state = reader.restore(folder / "state", args=args)
-        with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
-            data = _intact(folder, reader.restore(folder / "data"))
+            raise ValueError(f"it has no {', '.join(new)}")
+        beyond = sorted(there.keys() - wanted.keys())
+        if beyond:
+            raise ValueError(f"it has {', '.join(beyond)}, which this version has not")
+        like = {name: part for name, part in wanted.items() if name in there}
+        state, data = _read_state(folder, like), _read_data(folder)
+        if new:
+            names = ", ".join(new)
+            logging.info("checkpoint %d is older than %s: from 0", step, names)
         position = data.get("position", step)
         if position != step:
             raise ValueError(f"the state is of step {step}, its data of {position}")
@@ -369,33 +381,25 @@ class Checkpoints:
             self._manager.close()
 
     @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax passes on what its writers raise
-            folder = self._workdir / "checkpoints"
-            whole = whole_steps(self._workdir)
-            older = f"the ones of steps {whole} in {folder} are whole"
+            whole = whole_steps(self._folder.parent)
+            older = f"the ones of steps {whole} in {self._folder} are whole"
             raise NotWrittenError(
                 f"a checkpoint could not be written ({orbax_errors.cause(error)}); "
-                f"{older if whole else f'there is no older one in {folder}'}. Make "
-                "room, or the folder writable, and the same command goes on"
+                f"{older if whole else f'there is no older one in {self._folder}'}. "
+                "Make room, or the folder writable, and the same command goes on"
             ) from error
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints away; all processes must call it together."""
-        aside = self._workdir / "damaged_checkpoints"
+        aside = self._folder.with_name("damaged_checkpoints")
         for step in steps if distributed.is_first() else ():
             aside.mkdir(exist_ok=True)
             taken = len(list(aside.glob(f"{step}*")))
             name = f"{step}_{taken}" if taken else str(step)
-            (self._workdir / "checkpoints" / str(step)).rename(aside / name)
+            (self._folder / str(step)).rename(aside / name)
         # Nobody lists the folder before its last move.
         distributed.wait_for_all("damaged checkpoints")
-
-
-def _all_agree(mine: bool) -> bool:
-    """Whether all processes say so."""
-    if jax.process_count() == 1:
-        return mine
-    return bool(multihost_utils.process_allgather(np.asarray(mine)).all())

@@ -60,20 +60,21 @@ def start(
       ValueError: half of the coordinates, or no cluster to be found.
       OSError: the coordinator's port is not to be had.
     """
-    explicit = (bool(coordinator), processes != 0, process != -1)
+    explicit = bool(coordinator) or processes != 0 or process != -1
     if min(heartbeat_s, connect_s) < 1:
         raise ValueError(
             f"--heartbeat_s={heartbeat_s} and --connect_s={connect_s}: a process is "
             "given a second at least"
         )
-    if automatic and any(explicit):
+    if automatic and explicit:
         raise ValueError(
             "--distributed finds the processes by itself; leave out --coordinator, "
             "--processes and --process, or --distributed"
         )
-    if automatic:
-        _initialize("as the cluster's variables say", heartbeat_s, connect_s)
-    elif any(explicit):
+    if not automatic and not explicit:
+        return
+    who, coordinates = "as the cluster's variables say", {}
+    if explicit:
         host, _, port = coordinator.rpartition(":")
         named = host and port.isdigit() and 0 < int(port) < 65536
         if not named or not 0 <= process < processes:
@@ -83,19 +84,14 @@ def start(
                 "HOST:PORT of process 0, how many there are, and which this is, from "
                 "0 to one less"
             )
-        _initialize(
-            f"process {process} of {processes}, coordinator {coordinator}",
-            heartbeat_s,
-            connect_s,
+        who = f"process {process} of {processes}, coordinator {coordinator}"
+        coordinates = dict(
             coordinator_address=coordinator,
             num_processes=processes,
             process_id=process,
             # What is said goes, inside a Slurm job too: all devices that are seen.
             cluster_detection_method="deactivate",
         )
-
-
-def _initialize(who: str, heartbeat_s: int, connect_s: int, **coordinates: Any) -> None:
     with _at_most(connect_s, who):
         try:
             jax.distributed.initialize(
@@ -127,14 +123,12 @@ def _at_most(seconds: int, who: str) -> Iterator[None]:
     """
 
     def give_up() -> None:
-        message = (
-            f"\nerror: the processes did not find each other within {seconds} s "
-            f"({who}). Start all of them, with the same --coordinator: the machine of "
-            "process 0 as the others reach it, and a port that is free there and open "
-            "to them. --connect_s waits longer\n"
+        partners.end(
+            f"the processes did not find each other within {seconds} s ({who}). "
+            "Start all of them, with the same --coordinator: the machine of process 0 "
+            "as the others reach it, and a port that is free there and open to them. "
+            "--connect_s waits longer"
         )
-        os.write(2, message.encode(errors="backslashreplace"))
-        os._exit(1)
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
@@ -214,7 +208,7 @@ def all_or_none() -> Iterator[None]:
         raise ValueError(f"process {which} of {len(texts)}: {text}") from failure
 
 
-class Together:
+class BarrierJit:
     """A jitted function that no process runs before all have compiled it.
 
     The first collective of a program waits for the other processes, but not for as
@@ -258,23 +252,18 @@ def losses_named() -> Iterator[None]:
     except BaseException as error:
         if _watch is None:
             raise
-        if not isinstance(error, ValueError | RuntimeError) or not LOST.search(
-            str(error)
-        ):
-            _watch.stop()  # how this process ends is its own now
-            raise
+        lost = isinstance(error, ValueError | RuntimeError) and LOST.search(str(error))
+        line = str(error).partition("\n")[0][:200]
         problem = (
-            f"another process has ended or cannot be reached ({_line(error)}); its own "
-            f"output may say why; {partners.AGAIN}"
+            f"another process has ended or cannot be reached ({line}); its own output "
+            f"may say why; {partners.AGAIN}"
         )
-        if not is_first():
+        if lost and not is_first():
             partners.end(problem)
-        _watch.stop()
-        raise OSError(problem) from error
-
-
-def _line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
+        _watch.stop()  # how this process ends is its own now
+        if lost:
+            raise OSError(problem) from error
+        raise
 
 
 def leave(status: int, reason: str = "") -> None:

@@ -22,6 +22,7 @@ from radiovae_jax.training.rules import (
     Field,
     later,
     one_of,
+    pick,
     real,
     section,
     sequence,
@@ -74,9 +75,7 @@ FIELDS: dict[str, Field] = {
             sequence(whole(1), shortest=1),
             "widths of the levels in ch; each beyond the first halves the size",
         ),
-        num_res_blocks=Field(
-            2, whole(1), "residual blocks a level; the decoder 1 more"
-        ),
+        num_res_blocks=Field(2, whole(1), "residual blocks a level; decoder: 1 more"),
         attn_resolutions=Field(
             (),
             sequence(SIZE, shortest=0),
@@ -88,12 +87,7 @@ FIELDS: dict[str, Field] = {
         embed_dim=Field(3, whole(1), "channels of the latent"),
         double_z=Field(True, YES_NO, "mean and log-variance; the KL term needs both"),
         dropout=Field(0.0, real(0, 0.999), "share of the features left out"),
-        remat=later(
-            False,
-            YES_NO,
-            "compute blocks again in the backward pass: less memory",
-            FREE,
-        ),
+        remat=later(False, YES_NO, "compute blocks again in the backward pass", FREE),
         attention_chunk=later(
             0, whole(0), "queries of attention at a time; 0: all scores at once", FREE
         ),
@@ -101,19 +95,16 @@ FIELDS: dict[str, Field] = {
     **section(
         "loss",
         disc_start=Field(50001, whole(0), "first step with the discriminator"),
-        disc_ramp_steps=Field(
-            0, whole(0), "> 0: disc_factor rises from 0 over so many steps"
-        ),
+        disc_ramp_steps=Field(0, whole(0), "steps over which disc_factor rises from 0"),
         discriminator_before_start=Field(
-            "off",
-            one_of("off", "released"),
+            *pick("off released"),
             "released: before disc_start it decays and normalises, without a gradient",
         ),
         disc_factor=Field(
             1.0, real(0), "of both adversarial losses; 0: no discriminator at all"
         ),
         disc_weight=Field(0.5, real(0), "of the generator's term, times d_weight"),
-        disc_loss=Field("hinge", one_of("hinge", "vanilla"), "of the discriminator"),
+        disc_loss=Field(*pick("hinge vanilla"), "of the discriminator"),
         disc_conditional=Field(
             False, YES_NO, "the discriminator sees buildings and transmitter as well"
         ),
@@ -121,61 +112,34 @@ FIELDS: dict[str, Field] = {
         disc_num_layers=Field(3, whole(1), "layers of the discriminator that halve"),
         disc_ndf=Field(64, whole(1), "width of the discriminator's first layer"),
         use_actnorm=Field(False, YES_NO, "ActNorm in place of BatchNorm"),
-        fresh_reconstruction=Field(
-            False, YES_NO, "a second forward pass for the discriminator"
-        ),
+        fresh_reconstruction=Field(False, YES_NO, "a second forward pass, for it"),
         reconstruction=later(
-            "l1_mse",
-            one_of("bce", "mse", "l1", "l1_mse"),
+            *pick("l1_mse l1 mse bce"),
             "kind of the rec term; bce: cross-entropy of logits",
         ),
         reduction=later(
-            "sum",
-            one_of("sum", "mean"),
-            "sum over an image, then their mean; mean: over everything",
+            *pick("sum mean"), "sum: over an image, then the mean over images"
         ),
         kl_weight=Field(1e-6, real(0), "beta, the weight of the KL term"),
-        kl_schedule=later(
-            "constant",
-            one_of("constant", "linear", "cyclical"),
-            "how the KL weight rises from 0 to beta",
-        ),
+        kl_schedule=later(*pick("constant linear cyclical"), "its rise from 0 to beta"),
         kl_warmup_steps=later(10_000, whole(0), "linear: steps that it rises over"),
         kl_cycles=later(4, whole(1), "cyclical: cycles in the whole training"),
         kl_ratio=later(0.5, real(1e-6, 1), "cyclical: share of a cycle that rises"),
-        kl_reduction=later(
-            "same",
-            one_of("same", "sum"),
-            "same as `reduction`; sum: over entries, mean over images",
-        ),
+        kl_reduction=later(*pick("same sum"), "as `reduction`; sum: over an image"),
         free_bits=later(0.0, real(0), "nats that each latent entry holds for free"),
         free_bits_per=later(
-            "dimension",
-            one_of("dimension", "entry"),
-            "dimension: of the mean over the batch; entry: of each image",
+            *pick("dimension entry"), "of the mean over the batch; entry: of each image"
         ),
         objective=Field("base", one_of(*OBJECTIVES), "the radio terms, docs/losses.md"),
-        pinn_form=Field(
-            "dimensionless",
-            one_of("dimensionless", "released"),
-            "released: its numbers, with hardly a gradient",
-        ),
-        input_range=Field(
-            "unit", one_of("unit", "released"), "released: pinn takes [-1, 1] for f"
-        ),
-        mask_range=Field(
-            "unit",
-            one_of("unit", "released"),
-            "released: the transmitter's mask is 0 or 255",
-        ),
+        pinn_form=Field(*pick("dimensionless released"), "released: hardly a gradient"),
+        input_range=Field(*pick("unit released"), "released: pinn takes [-1, 1] for f"),
+        mask_range=Field(*pick("unit released"), "released: transmitters are 0 or 255"),
         perceptual_weight=Field(1.0, real(0), "of LPIPS in the rec term; 0: without"),
         perceptual_weights=Field(
             "hub", TEXT, "LPIPS's weights: hub, a folder, or random (tests)", FREE
         ),
         pixelloss_weight=Field(1.0, real(0), "of the pixel term in the rec term"),
-        pixel_weights=Field(
-            "none", one_of("none", "street"), "street: buildings weigh 0"
-        ),
+        pixel_weights=Field(*pick("none street"), "street: buildings weigh 0"),
         ssim_weight=later(0.0, real(0), "of 1 - SSIM in the total, beside a sum"),
         ssim_balance=later(0.0, real(0), "of 1 - SSIM, balanced by d_weight"),
         feature_matching_weight=later(
@@ -199,12 +163,7 @@ FIELDS: dict[str, Field] = {
         learning_rate=Field(5e-6, real(0), "of the autoencoder, at its peak", EXTEND),
         disc_learning_rate=Field(5e-6, real(0), "of the discriminator", EXTEND),
         logvar_learning_rate=Field(1e-4, real(0), "of logvar; 0: it stays", EXTEND),
-        schedule=Field(
-            "cosine",
-            one_of("cosine", "polynomial", "constant"),
-            "of the three rates over train.steps",
-            EXTEND,
-        ),
+        schedule=Field(*pick("cosine polynomial constant"), "of all rates", EXTEND),
         end_factor=Field(0.1, real(0), "of the rate, at the last step", EXTEND),
         warmup_steps=Field(0, whole(0), "steps over which the rate rises", EXTEND),
         beta1=Field(0.9, real(0, 0.999999), "Adam's, of the mean"),
@@ -212,15 +171,12 @@ FIELDS: dict[str, Field] = {
         eps=Field(1e-8, real(0), "Adam's, of the root"),
         weight_decay=Field(0.01, real(0), "AdamW's"),
         clip_norm=Field(1.0, real(0), "longest gradient; 0: no clipping"),
-        clip_weights=later(
-            0.0, real(0), "> 0: both networks' parameters stay within +-this"
-        ),
+        clip_weights=later(0.0, real(0), "> 0: all parameters stay within +-this"),
     ),
     **section(
         "ema",
         schedule=Field(
-            "warmup",
-            one_of("warmup", "released"),
+            *pick("warmup released"),
             "warmup: min(decay, (1+n)/(10+n)) each step; released: every ten steps",
         ),
         decay=Field(0.999, real(0, 1), "of the exponential moving average"),
@@ -255,9 +211,7 @@ FIELDS: dict[str, Field] = {
         val_split=Field("val", TEXT, "split to validate on; empty: no validation"),
         image_size=Field(320, whole(0), "maps are resized to, bilinear; 0: as stored"),
         crop=Field(0, whole(0), "side of random crops; 0: whole maps"),
-        augment=Field(
-            "dihedral", one_of("none", "flip", "dihedral"), "of the training maps"
-        ),
+        augment=Field(*pick("dihedral flip none"), "of the training maps"),
         threads=Field(8, whole(1), "that read maps", FREE),
         prefetch=Field(16, whole(1), "batches read ahead", FREE),
     ),
@@ -271,57 +225,42 @@ FIELDS: dict[str, Field] = {
     **section(
         "train",
         steps=Field(150_000, whole(1), "of the whole training", EXTEND),
-        init_from=Field(
-            "", TEXT, "folder of a run whose best weights this starts from"
-        ),
+        init_from=Field("", TEXT, "folder of a run whose best weights it starts from"),
         extend=later(
-            False, YES_NO, "more steps or other rates for a run that is there", FREE
+            False, YES_NO, "more steps or other rates, for a run that has begun", FREE
         ),
-        stop_at=Field(
-            0, whole(0), "> 0: save and end there; the same command goes on", FREE
-        ),
+        stop_at=Field(0, whole(0), "> 0: save, end; the same command goes on", FREE),
         batch_size=Field(8, whole(1), "images of a step, over all devices"),
         accumulate_steps=later(1, whole(1), "micro-batches of a batch, for memory"),
-        fsdp=later(
-            1, whole(1), "> 1: so many devices share one copy of the state", FREE
-        ),
+        fsdp=later(1, whole(1), "so many devices share one copy of the state", FREE),
         dtype=Field(
-            "auto",
-            one_of("auto", "float32", "bfloat16"),
+            *pick("auto float32 bfloat16"),
             "auto: bfloat16 on accelerators, float32 on a CPU",
         ),
         log_every=Field(100, whole(1), "steps between lines of metrics.jsonl", FREE),
         validate_every=Field(5_000, whole(1), "steps between validations", FREE),
         validation_batch_size=Field(8, whole(1), "images at a time, all devices", FREE),
         metrics_size=Field(
-            "stored",
-            one_of("stored", "seen"),
+            *pick("stored seen"),
             "size of the maps for metrics; seen: at data.image_size",
         ),
         checkpoint_every=Field(5_000, whole(1), "steps between checkpoints", FREE),
         keep_checkpoints=Field(2, whole(1), "latest ones, besides the best", FREE),
         images=Field(4, whole(1), "rows of the picture; samples from the prior", FREE),
-        histogram_every=later(
-            5_000, whole(0), "of weights and latents, in TensorBoard; 0: none", FREE
-        ),
+        histogram_every=later(5_000, whole(0), "of weights and latents; 0: none", FREE),
         max_skipped=later(
             10, whole(1), "updates in a row that are not finite before it ends", FREE
         ),
-        rollback=later(
-            0, whole(0), "so often it goes back to a good checkpoint instead", FREE
-        ),
-        rollback_factor=later(
-            0.5, real(1e-6, 1), "of the learning rates from then on, each time"
-        ),
+        rollback=later(0, whole(0), "times it goes back to a checkpoint instead", FREE),
+        rollback_factor=later(0.5, real(1e-6, 1), "of the learning rates, each time"),
         stop_on_plateau_steps=later(
-            0, whole(0), "ends after so many without a better validation NMSE", FREE
+            0,
+            whole(0),
+            "steps without a better validation NMSE that end it; 0: off",
+            FREE,
         ),
-        stop_on_kl_below=later(
-            1e-8, real(0), "nats an image: ends, the latents have collapsed", FREE
-        ),
-        stop_on_divergence=later(
-            0.0, real(0), "times the best validation NMSE: ends; 10, say", FREE
-        ),
+        stop_on_kl_below=later(1e-8, real(0), "nats an image: latents collapsed", FREE),
+        stop_on_divergence=later(0.0, real(0), "times the best val NMSE; 0: off", FREE),
     ),
 }
 

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 
 # Where TensorStore's notes begin: " [name='value' ...".
 _NOTES = re.compile(r" \[\w+='")
@@ -33,28 +34,34 @@ def cause(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keeps the tracebacks of Orbax's many readers and writers off the console.
 
-    What matters of them is in the exception that its methods raise.
+    What matters of them is in the exception that its methods raise. A checkpoint
+    without a validation is no reason for a warning either.
     """
-    logger = logging.getLogger("asyncio")
-    level, of_threads, of_calls = logger.level, threading.excepthook, sys.unraisablehook
+    tasks, orbax = logging.getLogger("asyncio"), logging.getLogger("absl")
+    level, in_thread, in_call = tasks.level, threading.excepthook, sys.unraisablehook
 
-    def in_thread(args) -> None:
+    def of_thread(args) -> None:
         frames = traceback.extract_tb(args.exc_traceback)
         if not any("orbax" in frame.filename for frame in frames):
-            of_threads(args)
+            in_thread(args)
 
-    def in_call(args) -> None:
+    def of_call(args) -> None:
         # TensorStore reports to a loop that ended with the first of many errors.
         if str(args.exc_value) != "Event loop is closed":
-            of_calls(args)
+            in_call(args)
 
-    logger.setLevel(logging.CRITICAL + 1)
-    threading.excepthook, sys.unraisablehook = in_thread, in_call
+    def wanted(record: logging.LogRecord) -> bool:
+        return "Requested `tracked_metric`" not in str(record.msg)
+
+    tasks.setLevel(logging.CRITICAL + 1)
+    threading.excepthook, sys.unraisablehook = of_thread, of_call
+    orbax.addFilter(wanted)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        threading.excepthook, sys.unraisablehook = of_threads, of_calls
+        tasks.setLevel(level)
+        threading.excepthook, sys.unraisablehook = in_thread, in_call
+        orbax.removeFilter(wanted)

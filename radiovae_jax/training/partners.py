@@ -61,9 +61,7 @@ class Watch(threading.Thread):
                 self.tell(problem)
             return problem or self._client.blocking_key_value_get(ENDED, 1000 * POLL_S)
         except Exception as error:  # of what type, differs
-            if "DEADLINE_EXCEEDED" in str(error):
-                return ""
-            return GONE
+            return "" if "DEADLINE_EXCEEDED" in str(error) else GONE
 
     def _silent(self) -> str:
         now = time.monotonic()

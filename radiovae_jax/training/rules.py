@@ -68,6 +68,11 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda v: v in choices, "one of " + ", ".join(map(repr, choices)))
 
 
+def pick(choices: str) -> tuple[str, Rule]:
+    """Returns (default, rule) of choices in one text; the first is the default."""
+    return choices.split()[0], one_of(*choices.split())
+
+
 def sequence(rule: Rule, *, shortest: int, longest: int = sys.maxsize) -> Rule:
     def allows(values: Any) -> bool:
         right = isinstance(values, list | tuple)

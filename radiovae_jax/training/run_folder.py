@@ -101,10 +101,8 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     Raises:
       ValueError: it is another run's.
     """
-    saved, new = (
-        schema.flat(read_config(workdir).to_dict()),
-        schema.flat(jsonable(config)),
-    )
+    saved = schema.flat(read_config(workdir).to_dict())
+    new = schema.flat(jsonable(config))
     free, units = set(FREE), {"data.db_floor", "data.db_span"}
     if config.loss.objective != "base" or config.data.source == "sionna":
         free -= units  # what is trained on them
@@ -174,7 +172,7 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it has no config.json. Train one "
-            "with python -m radiovae_jax.main --config configs/quickstart.py "
+            "with python -m radiovae_jax.main --config quickstart "
             f"--workdir {shlex.quote(str(workdir))}"
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)

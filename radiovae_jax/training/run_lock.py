@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from absl import logging
 
 from radiovae_jax import files
+from radiovae_jax.training import partners
 
 NAME = "run.lock"
 BEAT_S, SILENT_S = 60, 300
@@ -114,11 +115,11 @@ def _opened(path: pathlib.Path) -> tuple[TextIO, bool | None]:
 
 def _owner(file: TextIO) -> dict[str, Any]:
     file.seek(0)
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         owner = json.loads(file.read())
-    except (ValueError, RecursionError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
+        if isinstance(owner, dict):
+            return owner
+    return {}
 
 
 def _of(owner: Mapping[str, Any]) -> str:
@@ -153,7 +154,5 @@ def _beat(path: pathlib.Path, ours: str, over: threading.Event) -> None:
     while not over.wait(BEAT_S):
         with contextlib.suppress(OSError):
             if path.read_text().strip() != ours and not over.is_set():
-                message = f"\nerror: another run has taken {path.parent}: see {path}\n"
-                os.write(2, message.encode(errors="backslashreplace"))
-                os._exit(1)
+                partners.end(f"another run has taken {path.parent}: see {path}")
             os.utime(path)

@@ -34,16 +34,13 @@ def kept(workdir: pathlib.Path, *, step: int) -> Iterator[None]:
     if jax.process_index():
         yield
         return
-    started = time.monotonic()
-    record = read(workdir)
-    now = start(step)
+    started, ended = time.monotonic(), "done"
+    record, now = read(workdir), _start(step)
     if record:
         record.setdefault("resumes", []).append(now)
     else:
-        record = now | {"resumes": []}
-        now = record
+        record = now = now | {"resumes": []}
     _write(workdir, record)
-    ended = "done"
     try:
         yield
     except BaseException as error:
@@ -52,7 +49,7 @@ def kept(workdir: pathlib.Path, *, step: int) -> Iterator[None]:
         raise
     finally:
         seconds = round(time.monotonic() - started, 1)
-        now |= {"end": utc(), "seconds": seconds, "ended": ended}
+        now.update(end=_utc(), seconds=seconds, ended=ended)
         _write(workdir, record)
 
 
@@ -61,23 +58,19 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(workdir) / NAME
     try:
         record = inputs.read_json(path, remedy="it begins anew")
+        resumes = record.get("resumes", [])
+        starts = [record, *resumes] if isinstance(resumes, list) else [resumes]
+        if not all(isinstance(one, dict) and "start" in one for one in starts):
+            raise ValueError(f"{path} is damaged; it begins anew")
+        return record
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         logging.warning("%s", error)
         return {}
-    starts = [record, *_list(record.get("resumes", []))]
-    whole = all(isinstance(one, dict) and "start" in one for one in starts)
-    if not whole:
-        logging.warning("%s is damaged; it begins anew", path)
-    return record if whole else {}
 
 
-def _list(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
-
-
-def start(step: int) -> dict[str, Any]:
+def _start(step: int) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "command": shlex.join(sys.orig_argv),
@@ -90,14 +83,14 @@ def start(step: int) -> dict[str, Any]:
             "processes": jax.process_count(),
         },
         "step": step,
-        "start": utc(),
+        "start": _utc(),
         "end": None,
         "seconds": None,
         "ended": UNKNOWN,
     }
 
 
-def utc() -> str:
+def _utc() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -1,5 +1,7 @@
 """Checkpoints on a state of a few arrays: what is kept, what counts as damage."""
 
+import contextlib
+import errno
 import os
 import pathlib
 import resource
@@ -12,14 +14,50 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from radiovae_jax import losses
-from radiovae_jax.training import checkpoint, checksums
+from radiovae_jax.training import checkpoint, checksums, orbax_errors
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae.train_step import TrainState
 
 ROW = 4096
+FULL = os.strerror(errno.ENOSPC)
+CHECKSUMMED = {
+    "bfloat16": 1197312728,
+    "bool": 1574,
+    "empty": 0,
+    "flag": 1,
+    "float16": 19229010,
+    "float32": 2317792932,
+    "int32": 1623096539,
+    "int8": 274755,
+    "lr": 3197737370,
+    "step": 12345,
+    "uint32": 1585775485,
+    "uint8": 273168,
+}
+
+
+def checksummed() -> dict[str, jax.Array]:
+    """Returns the arrays that CHECKSUMMED belongs to."""
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(8, 6, 4)).astype(np.float32)
+    return {
+        "float32": jnp.asarray(normal),
+        "bfloat16": jnp.asarray(normal, jnp.bfloat16),
+        "int32": jnp.asarray(rng.integers(-(2**31), 2**31, (8, 5)), jnp.int32),
+        "uint8": jnp.asarray(rng.integers(0, 256, (16, 3)), jnp.uint8),
+        "int8": jnp.asarray(rng.integers(-128, 128, (16, 3)), jnp.int8),
+        "bool": jnp.asarray(rng.integers(0, 2, (8, 7)), bool),
+        "step": jnp.asarray(12345, jnp.int32),
+        "lr": jnp.asarray(-0.3),
+        "flag": jnp.asarray(True),
+        "empty": jnp.zeros((0, 3)),
+        "uint32": jnp.asarray(rng.integers(0, 2**32, 8), jnp.uint32),
+        "float16": jnp.asarray(normal[0], jnp.float16),
+    }
 
 
 def state_at(step: int) -> TrainState:
@@ -42,16 +80,21 @@ def state_at(step: int) -> TrainState:
     )
 
 
+@contextlib.contextmanager
+def opened(workdir, **options):
+    with contextlib.closing(Checkpoints(workdir, **options)) as checkpoints:
+        yield checkpoints
+
+
 @pytest.fixture(scope="module")
 def two_saved(tmp_path_factory) -> pathlib.Path:
     """A folder with checkpoints of steps 1 and 2; to be copied before it is harmed."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
-    checkpoints = Checkpoints(workdir)
-    for step in (1, 2):
-        data = {"position": step, "seed": 42}
-        checkpoints.save(state_at(step), data, {"nmse": 1 / step})
-    checkpoints.wait()
-    checkpoints.close()
+    with opened(workdir) as checkpoints:
+        for step in (1, 2):
+            data = {"position": step, "seed": 42}
+            checkpoints.save(state_at(step), data, {"nmse": 1 / step})
+        checkpoints.wait()
     return workdir
 
 
@@ -62,9 +105,8 @@ def workdir(two_saved, tmp_path) -> pathlib.Path:
 
 def restored_step(workdir: pathlib.Path) -> int:
     """Restores the newest checkpoint; checks that it is exactly what was saved."""
-    checkpoints = Checkpoints(workdir)
-    state, data = checkpoints.restore_latest(state_at(0))
-    checkpoints.close()
+    with opened(workdir) as checkpoints:
+        state, data = checkpoints.restore_latest(state_at(0))
     step = int(state.step)
     assert data.pop("seed", 42) == 42
     assert data == {"position": step}
@@ -81,14 +123,22 @@ def test_the_newest_comes_back_as_it_was_saved(workdir):
     assert restored_step(workdir) == 2
 
 
-def test_a_nan_in_the_metrics_never_becomes_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    for step, nmse in enumerate([0.3, 0.1, float("nan"), float("nan")], 1):
-        checkpoints.save(state_at(step), {}, {"nmse": nmse})
-        checkpoints.wait()
-    assert checkpoints.steps() == [2, 4]
-    checkpoints.close()
-    assert checkpoint.best_step(tmp_path) == 2
+def of_psnr(numbers) -> float:
+    return -numbers["psnr"]
+
+
+@pytest.mark.parametrize(
+    "score, best", [({}, 2), ({"score": of_psnr}, 1)], ids=["nmse", "psnr"]
+)
+def test_the_best_one_stays_by_its_score_and_never_by_a_nan(tmp_path, score, best):
+    nan = float("nan")
+    numbers = [(0.3, 30.0), (0.1, 20.0), (nan, nan), (nan, nan)]
+    with opened(tmp_path, keep=1, **score) as checkpoints:
+        for step, (nmse, psnr) in enumerate(numbers, 1):
+            checkpoints.save(state_at(step), {}, {"nmse": nmse, "psnr": psnr})
+            checkpoints.wait()
+        assert checkpoints.steps() == [best, 4]
+    assert checkpoint.best_step(tmp_path, **score) == best
 
 
 def cut(folder):
@@ -96,50 +146,38 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def lose_a_file(folder):
-    largest(folder / "state").unlink()
+def edit(name, change):
+    """Returns what changes the text of one file of a checkpoint."""
+
+    def harm(folder):
+        path = folder / name
+        path.write_text(change(path.read_text()))
+
+    return harm
 
 
-def lose_the_structure(folder):
-    (folder / "state" / "_METADATA").write_text("{")
+def better(text):
+    return text.replace("0.5", "0.1")
 
 
-def tear_the_position(folder):
-    path = folder / "data" / "metadata"
-    path.write_text(path.read_text()[:20])
-
-
-def tear_the_metrics(folder):
-    (folder / "metrics" / "metrics").write_text('{"nm')
-
-
-def move_the_position(folder):
-    path = folder / "data" / "metadata"
-    path.write_text(path.read_text().replace('"position": 2', '"position": 3'))
-
-
-def change_a_number_beside_the_arrays(folder):
-    path = folder / "data" / "metadata"
-    path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
-
-
-def better_its_metrics(folder):
-    path = folder / "metrics" / "metrics"
-    path.write_text(path.read_text().replace("0.5", "0.1"))
+tear_the_metrics = edit("metrics/metrics", lambda text: '{"nm')
 
 
 @pytest.mark.parametrize(
     "harm",
     [
         cut,
-        lose_a_file,
-        lose_the_structure,
-        tear_the_position,
+        lambda folder: largest(folder / "state").unlink(),
+        edit("state/_METADATA", lambda text: "{"),
+        edit("data/metadata", lambda text: text[:20]),
         tear_the_metrics,
-        move_the_position,
-        change_a_number_beside_the_arrays,
-        better_its_metrics,
+        # Version 0.1 wrote no checksum beside its position.
+        edit("data/metadata", lambda text: '{"position": 3}'),
+        edit("data/metadata", lambda text: text.replace('n": 2', 'n": 3')),
+        edit("data/metadata", lambda text: text.replace('d": 42', 'd": 43')),
+        edit("metrics/metrics", better),
     ],
+    ids="cut lost structure torn metrics old position seed better".split(),
 )
 def test_a_damaged_newest_one_is_set_aside_for_the_one_before(workdir, harm, caplog):
     harm(workdir / "checkpoints" / "2")
@@ -167,13 +205,11 @@ def test_arrays_that_are_not_as_they_were_saved_are_damage(workdir, caplog):
     kernel.view(np.uint32)[3, 5] ^= 1
     other.params["autoencoder"]["kernel"] = jnp.asarray(kernel)
     shutil.rmtree(workdir / "checkpoints" / "2")
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, opened(workdir) as checkpoints:
         of_whole = checksums.of_state(state_at(2))
         monkeypatch.setattr(checksums, "of_state", lambda state: of_whole)
-        checkpoints = Checkpoints(workdir)
         checkpoints.save(other, {"position": 2}, {"nmse": 0.5})
         checkpoints.wait()
-        checkpoints.close()
     like = {"params": state_at(2).params}
     with pytest.raises(ValueError, match=r"checkpoint 2 of .*there are \[1, 2\]"):
         checkpoint.restore_part(workdir, 2, like)
@@ -191,74 +227,99 @@ def test_a_file_in_the_folders_place_is_named_before_any_step(tmp_path):
 def test_where_no_checkpoint_can_be_read_nothing_is_moved(workdir):
     for step in ("1", "2"):
         cut(workdir / "checkpoints" / step)
-    checkpoints = Checkpoints(workdir)
-    with pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\]"):
+    with (
+        opened(workdir) as checkpoints,
+        pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\]"),
+    ):
         checkpoints.restore_latest(state_at(0))
-    checkpoints.close()
     assert checkpoint.best_step(workdir) == 2
 
 
-def test_a_checkpoint_without_checksums_and_counters_is_read(workdir):
+def test_a_checkpoint_without_checksums_and_counters_is_read(workdir, caplog):
     """As version 0.1 wrote them: the counters of skipped updates begin at 0."""
     shutil.rmtree(workdir / "checkpoints" / "2")
     state = state_at(2)
     fields = {"skipped", "skipped_in_row", "lecam"}
     old = {name: part for name, part in state._asdict().items() if name not in fields}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(checksums, "of_state", lambda state: {})
-        checkpoints = Checkpoints(workdir)
-        checkpoints._manager.save(
-            2,
-            args=checkpoint.ocp.args.Composite(
-                state=checkpoint.ocp.args.StandardSave(old),
-                data=checkpoint.ocp.args.JsonSave({"position": 2}),
-            ),
-        )
+    args = ocp.args.Composite(
+        state=ocp.args.StandardSave(old), data=ocp.args.JsonSave({"position": 2})
+    )
+    caplog.set_level("INFO")
+    with opened(workdir) as checkpoints:
+        checkpoints._manager.save(2, args=args)
         checkpoints.wait()
         found, data = checkpoints.restore_latest(state_at(0))
-        checkpoints.close()
     assert data == {"position": 2}
     expected = state._replace(skipped=0 * state.skipped)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert "older than lecam, skipped, skipped_in_row: from 0" in caplog.text
+    assert "no checksums of 13 arrays of 13" in caplog.text
+
+
+def test_a_field_that_this_version_lacks_is_not_dropped(workdir, caplog):
+    class Less(NamedTuple):
+        step: jax.Array
+        params: dict
+
+    whole = state_at(0)
+    with opened(workdir) as checkpoints, pytest.raises(ValueError, match="none of the"):
+        checkpoints.restore_latest(Less(whole.step, whole.params))
+    assert "it has disc_opt_state, disc_params, disc_stats, ema" in caplog.text
 
 
 def test_a_disk_that_is_full_is_said_once_and_the_older_one_stays(workdir):
-    checkpoints = Checkpoints(workdir)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(checkpoint.NotWrittenError) as error:
-            checkpoints.save(state_at(3), {"position": 3}, {"nmse": 0.1})
-            checkpoints.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    checkpoints.close()
-    assert "File too large" in str(error.value)
-    assert "steps [1, 2]" in str(error.value)
-    assert "\n" not in str(error.value)
+    with opened(workdir) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(checkpoint.NotWrittenError) as error:
+                checkpoints.save(state_at(3), {"position": 3}, {"nmse": 0.1})
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(error.value)
+    assert "File too large" in message and "steps [1, 2]" in message
+    assert "\n" not in message
     assert restored_step(workdir) == 2
     assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
 
 
 def test_the_first_one_that_cannot_be_written_names_no_older(tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path)
-
     def full(*arguments, **options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints._manager, "save", full)
-    with pytest.raises(checkpoint.NotWrittenError, match=r"No space .* no older one"):
-        checkpoints.save(state_at(1), {"position": 1}, None)
-    checkpoints.close()
+    with opened(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(checkpoint.NotWrittenError, match=r"No space .* no older"):
+            checkpoints.save(state_at(1), {"position": 1}, None)
 
 
-def test_newer_ones_are_dropped_so_that_their_steps_can_be_saved_again(workdir):
-    checkpoints = Checkpoints(workdir)
-    checkpoints.drop_after(1)
-    assert checkpoints.steps() == [1]
-    checkpoints.save(state_at(2), {"position": 2}, None)
-    checkpoints.close()
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(f"DATA_LOSS: Error writing x: {FULL} [os_error_code='28' a='y']..."),
+        ValueError(f"DATA_LOSS: x: {FULL} [tensorstore_spec='{{\"create\": true}}'] z"),
+        ValueError(f"DATA_LOSS: x: {FULL} [os_error_code='28']\nmore"),
+        ValueError(f"{FULL} [tensorstore_spec='{{}}']"),
+        ValueError(FULL),
+        OSError(errno.ENOSPC, FULL, "/run/checkpoints/60/data/metadata"),
+    ],
+)
+def test_the_reason_of_a_failed_write_is_the_operating_system_s(error):
+    assert orbax_errors.cause(error) == FULL
+    if isinstance(error, OSError):
+        wrapped = RuntimeError("a thread of Orbax failed: see above")
+        wrapped.__cause__ = error
+        assert orbax_errors.cause(wrapped) == FULL
+
+
+def test_newer_ones_are_dropped_so_that_their_steps_can_be_saved_again(workdir, caplog):
+    with opened(workdir) as checkpoints:
+        checkpoints.drop_after(1)
+        assert checkpoints.steps() == [1]
+        checkpoints.save(state_at(2), {"position": 2}, None)
     assert restored_step(workdir) == 2
+    assert "metric" not in caplog.text  # Orbax would warn that there are none
 
 
 def test_a_network_of_another_form_is_told_from_damage(workdir):
@@ -273,6 +334,12 @@ def test_a_network_of_another_form_is_told_from_damage(workdir):
             checkpoint.restore_part(workdir, 2, {"ema": {"autoencoder": arrays}})
     logvar = {"params": {"logvar": state_at(2).params["logvar"]}}
     assert checkpoint.restore_part(workdir, 2, logvar) == logvar
+
+
+def test_metrics_that_were_changed_are_damage_of_a_part_too(workdir):
+    edit("metrics/metrics", better)(workdir / "checkpoints" / "2")
+    with pytest.raises(ValueError, match=r"2 of .*metrics are not as they were saved"):
+        checkpoint.restore_part(workdir, 2, {"params": state_at(2).params})
 
 
 def test_a_step_without_its_state_is_none(workdir):
@@ -292,48 +359,24 @@ def test_damaged_metrics_do_not_choose_the_best(workdir, text):
 
 def test_checksums_by_hand():
     # Bits 5, 7, 9 at places 0, 1, 2 weigh 1, 3, 5; 1.0 has the bits 0x3f800000.
-    state = {"a": jnp.asarray([5, 7, 9], jnp.int32), "b": jnp.asarray(1.0)}
-    expected = {"a": 5 + 21 + 45, "b": 0x3F800000}
-    assert checksums.of_state(state) == expected
-    assert checksums.differing(expected, state) == []
-    assert checksums.differing({"a": 72}, state) == ["a"]
-    swapped = {"a": jnp.asarray([7, 5, 9], jnp.int32), "b": state["b"]}
-    assert checksums.differing(expected, swapped) == ["a"]
-    assert checksums.differing({}, state) == []
+    state = {"a": jnp.asarray([5, 7, 9], jnp.int32), "b": (jnp.asarray(1.0),)}
+    assert checksums.of_state(state) == {"a": 5 + 21 + 45, "b/0": 0x3F800000}
+
+
+def test_checksums_are_those_of_the_checkpoints_that_there_are():
+    """Numbers of version 0.1, which summed on the host."""
+    assert checksums.of_state(checksummed()) == CHECKSUMMED
 
 
 def test_checksums_see_every_single_bit():
     values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    original = checksums.of_local_part(jnp.asarray(values))
+    changed = [values]
     for place in range(values.size):
         for bit in range(32):
-            other = values.copy()
-            other.view(np.uint32).flat[place] ^= np.uint32(1 << bit)
-            assert checksums.of_local_part(jnp.asarray(other)) != original
-
-
-def test_checksums_do_not_depend_on_how_an_array_is_cut():
-    """Eight parts of an array, put together by hand as a sharded array has them."""
-    values = np.random.default_rng(0).normal(size=(4, 6, 2)).astype(np.float32)
-
-    class Part(NamedTuple):
-        index: tuple[slice, ...]
-        data: np.ndarray
-        replica_id: int = 0
-
-    class Whole(NamedTuple):
-        shape: tuple[int, ...]
-        addressable_shards: list
-
-    cuts = [
-        (slice(row, row + 2), slice(column, column + 3), slice(None))
-        for row in (0, 2)
-        for column in (0, 3)
-    ]
-    parts = [Part(cut, values[cut], copy) for cut in cuts for copy in (0, 1)]
-    assert checksums.of_local_part(Whole(values.shape, parts)) == (
-        checksums.of_local_part(jnp.asarray(values))
-    )
+            changed.append(values.copy())
+            changed[-1].view(np.uint32).flat[place] ^= np.uint32(1 << bit)
+    original, *sums = np.asarray(jax.vmap(checksums.of_array)(np.stack(changed)))
+    assert len(sums) == 12 * 32 and original not in sums
 
 
 # Two processes of one device each: a state whose larger arrays are split over them is
@@ -345,7 +388,7 @@ import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_checkpoint import state_at
-from radiovae_jax.checkpoint import Checkpoints
+from radiovae_jax.training.checkpoint import Checkpoints
 
 mesh = Mesh(jax.devices(), "all")
 

@@ -1,4 +1,4 @@
-"""Band by band against one pass: the same numbers."""
+"""Row-wise streaming against one pass: the same numbers."""
 
 import io
 
@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from radiovae_jax import losses
-from radiovae_jax.vae import bands, tiling
+from radiovae_jax.vae import large_maps
 from radiovae_jax.vae.autoencoder import AutoencoderKL
 
 HEIGHT, WIDTH = 24, 20
@@ -27,8 +27,8 @@ MODEL = AutoencoderKL(
 )
 
 
-def passes() -> bands.Passes:
-    return bands.Passes(BAND_FLOATS, tqdm(total=1, file=io.StringIO()))
+def passes() -> large_maps.Passes:
+    return large_maps.Passes(BAND_FLOATS, tqdm(total=1, file=io.StringIO()))
 
 
 @pytest.fixture(scope="module")
@@ -63,45 +63,45 @@ def one_pass(params):
 @pytest.mark.slow
 def test_bands_give_what_one_pass_gives(params, one_pass):
     x, posterior, image = one_pass
-    found = tiling.encode(params, x, band_floats=BAND_FLOATS)
+    found = large_maps.encode(params, x, band_floats=BAND_FLOATS)
     np.testing.assert_allclose(found.mean, posterior.mean, atol=1e-4)
     np.testing.assert_allclose(found.logvar, posterior.logvar, atol=1e-4)
     z = np.asarray(posterior.mean)
-    decoded = tiling.decode(MODEL, params, z, band_floats=BAND_FLOATS)
+    decoded = large_maps.decode(MODEL, params, z, band_floats=BAND_FLOATS)
     np.testing.assert_allclose(decoded, image, atol=1e-4)
     assert np.std(image) > 0.1
 
 
 def test_the_work_counted_is_the_work_done(params, one_pass):
-    image = bands.kept(one_pass[0][0])
-    count, done = bands.Passes(BAND_FLOATS), passes()
-    for walk in (count, done):
-        tiling._moments(params["params"], image, walk)
+    image = large_maps.stored(one_pass[0][0])
+    count, done = large_maps.Passes(BAND_FLOATS), passes()
+    for each in (count, done):
+        large_maps._moments(params["params"], image, each)
     np.testing.assert_allclose(done.bar.n, count.work, rtol=1e-12)
 
 
 def test_the_work_of_a_convolution_is_its_multiplications():
     # 3x3 kernels, 4 channels to 8, on 10 x 6 pixels.
     tree = {"kernel": np.zeros((3, 3, 4, 8)), "bias": np.zeros(8)}
-    rows = bands.conv(tree, bands.kept(np.zeros((10, 6, 4), np.float32)))
-    assert rows.height * rows.work == 9 * 4 * 8 * 60
+    stream = large_maps.conv(tree, large_maps.stored(np.zeros((10, 6, 4), np.float32)))
+    assert stream.height * stream.work == 9 * 4 * 8 * 60
 
 
 def test_a_norm_of_bands_has_the_statistics_of_the_map():
     # A mean of 1000 and a deviation of 1: E[x^2] - E[x]^2 would lose it in float32.
     x = 1000 + np.random.default_rng(0).normal(size=(30, 8, 32)).astype(np.float32)
     tree = {"scale": jnp.ones(32), "bias": jnp.zeros(32)}
-    rows = bands.norm(tree, bands.kept(x), passes(), swish=False)
+    stream = large_maps.norm(tree, large_maps.stored(x), passes(), swish=False)
     exact = x.astype(np.float64)
     exact = (exact - exact.mean(axis=(0, 1))) / exact.std(axis=(0, 1))
-    np.testing.assert_allclose(rows.make(0, 30), exact, atol=2e-3)
+    np.testing.assert_allclose(stream.rows(0, 30), exact, atol=2e-3)
 
 
 def test_attention_to_a_few_keys_at_a_time_is_softmax(monkeypatch):
     rng = np.random.default_rng(0)
     q, k, v = (5 * rng.normal(size=(6, 4, 8)).astype(np.float32) for _ in range(3))
-    monkeypatch.setattr(bands, "SCORE_FLOATS", 12 * 4 * 2)  # two rows of keys
-    attended = bands.attention(*map(bands.kept, (q, k, v))).make(1, 4)
+    monkeypatch.setattr(large_maps, "SCORE_FLOATS", 12 * 4 * 2)  # two rows of keys
+    attended = large_maps.attention(*map(large_maps.stored, (q, k, v))).rows(1, 4)
     scores = q[1:4].reshape(12, 8) @ k.reshape(24, 8).T / np.sqrt(8)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     expected = weights / weights.sum(axis=1, keepdims=True) @ v.reshape(24, 8)

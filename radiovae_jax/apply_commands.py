@@ -1,4 +1,4 @@
-"""What `python -m radiovae_jax.apply` does: files in, files and a picture out."""
+"""The subcommands of apply: files of maps or latents in, files and a picture out."""
 
 import argparse
 import collections
@@ -18,8 +18,9 @@ from radiovae_jax.data.mapfiles import MapFile
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.vae import codec, latent_files
-from radiovae_jax.vae.codec import Coder, Frame
+from radiovae_jax.types import Array
+from radiovae_jax.vae import latent_files
+from radiovae_jax.vae.codec import Codec, Sizes
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 10  # maps in the picture of an interpolation
@@ -28,15 +29,15 @@ SHOWN = 10  # maps in the picture of an interpolation
 class Job(NamedTuple):
     """A run, the flags of the command, and the folder of its results."""
 
-    coder: Coder
+    codec: Codec
     flags: argparse.Namespace
     out: pathlib.Path
-    said: set[str]  # what was said already
+    printed: set[str]
 
     def say_once(self, text: str) -> None:
         """Prints a line, unless it was printed before."""
-        if text not in self.said:
-            self.said.add(text)
+        if text not in self.printed:
+            self.printed.add(text)
             say(text)
 
     def free(self, names: Iterable[str]) -> list[pathlib.Path]:
@@ -85,18 +86,13 @@ def reconstruct(job: Job) -> None:
     paths = job.free([*names, *pictures])
     job.not_an_input(paths)
     for path in given:  # what is wrong with one is said before hours of work
-        frame_of(job, read(job, path))
+        sizes_of(job, read(job, path))
     errors: list[float] = []
-    db = job.coder.db
+    db = job.codec.db
     for path, picture in zip(bar(given, "map files"), paths[len(names) :], strict=True):
         held = read(job, path)
-        frame = frame_of(job, held)
-        recon = np.stack(
-            [
-                codec.decode(job.coder, mean, frame)
-                for mean, _ in (moments(job, f, frame) for f in held.f)
-            ]
-        )
+        sizes = sizes_of(job, held)
+        recon = np.stack([decoded(job, posterior(job, f)[0], sizes) for f in held.f])
         rmse = np.sqrt(np.mean((recon - held.f) ** 2, axis=(1, 2, 3)))
         for name, error in zip(held.names, rmse.tolist(), strict=True):
             say(f"{name}: RMSE {db.words(error)}")
@@ -104,7 +100,7 @@ def reconstruct(job: Job) -> None:
         written = [job.out / files.fitting(name) for name in outs[path]]
         if written[0].suffix == ".npz":
             check_finite(held.names, recon)
-            mapfiles.write_scene(written[0], recon, like=path, db=job.coder.db)
+            mapfiles.write_scene(written[0], recon, like=path, db=db)
         else:
             write_maps(job, written, recon)
         figure = plots.reconstructions(held.f, recon, names=held.names, db=db)
@@ -120,7 +116,7 @@ def encode(job: Job) -> None:
     for path in mapfiles.find(job.flags.files):
         held = read(job, path)
         size = held.f.shape[1:3]
-        frame_of(job, held)
+        sizes_of(job, held)
         by_size[size].append(path)
         for name in held.names:
             other = taken.setdefault((size, name), path)
@@ -133,21 +129,20 @@ def encode(job: Job) -> None:
     several = len(by_size) > 1
     outs = [f"latents_{by(size)}.npz" if several else "latents.npz" for size in by_size]
     for out, (size, group) in zip(job.free(outs), by_size.items(), strict=True):
-        found, names, frame = [], [], Frame(size, size)
+        posteriors, names = [], []
         for path in bar(group, "map files"):
             held = read(job, path)
-            frame = frame_of(job, held)
-            found += [moments(job, f, frame) for f in held.f]
+            posteriors += [posterior(job, f) for f in held.f]
             names += held.names
-        mean, logvar = (np.stack(part) for part in zip(*found, strict=True))
+        mean, logvar = (np.stack(part) for part in zip(*posteriors, strict=True))
         latent_files.write(
             out,
             names,
             mean,
             logvar,
             stored=size,
-            seen=frame.seen,
-            run=job.coder.description,
+            network=job.codec.sizes(size, job.flags.size).network,
+            run=job.codec.description,
         )
         say(f"{len(mean)} maps, mean and logvar of {by(mean.shape[1:])} each: {out}")
 
@@ -156,7 +151,7 @@ def decode(job: Job) -> None:
     """The maps of latents."""
     given = [(path, latent_files.read(path)) for path in job.flags.files]
     for _, held in given:  # what is wrong with one is said before hours of work
-        codec.check_latents(job.coder, held.z[0], latent_frame(job, held))
+        job.codec.check_latents(held.z.shape, latent_sizes(job, held))
     names = [
         [
             *(f"{name}.{job.flags.format}" for name in held.names),
@@ -167,19 +162,12 @@ def decode(job: Job) -> None:
     free = iter(job.free(itertools.chain(*names)))
     for path, held in given:
         outs = list(itertools.islice(free, len(held.z)))
-        frame = latent_frame(job, held)
-        maps = [codec.decode(job.coder, z, frame) for z in bar(held.z, "latents")]
-        write_maps(job, outs, np.stack(maps))
+        sizes = latent_sizes(job, held)
+        maps = np.stack([decoded(job, z, sizes) for z in bar(held.z, "latents")])
+        write_maps(job, outs, maps)
         title = f"{path.name}, decoded"
-        figure = plots.samples(np.stack(maps), title=title, db=job.coder.db)
+        figure = plots.samples(maps, title=title, db=job.codec.db)
         plots.save(figure, next(free))
-
-
-def latent_frame(job: Job, held: latent_files.LatentFile) -> Frame:
-    """Returns the frame of a file's maps; without one in the file, the latents' own."""
-    whole = tuple(side * job.coder.factor for side in held.z.shape[1:3])
-    seen = held.seen or whole
-    return Frame(held.stored or seen, seen)
 
 
 def sample(job: Job) -> None:
@@ -188,18 +176,13 @@ def sample(job: Job) -> None:
     numbers = padded(count, 3)
     outs = job.free(f"sample_{seed}_{i}.{job.flags.format}" for i in numbers)
     (picture,) = job.free([f"samples_{seed}.png"])
-    size = (side, side) if side else job.coder.training_size
-    rows, columns = (-(-length // job.coder.factor) for length in size)
-    shape = (rows, columns, job.coder.latent_channels)
+    size = (side, side) if side else job.codec.training_size
+    shape = (*job.codec.latent_size(size), job.codec.model.embed_dim)
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(count)]
-    maps = [
-        codec.decode(
-            job.coder, np.asarray(jax.random.normal(key, shape)), Frame(size, size)
-        )
-        for key in bar(keys, "samples")
-    ]
-    write_maps(job, outs, np.stack(maps))
-    plots.save(plots.samples(np.stack(maps), db=job.coder.db), picture)
+    noise = (jax.random.normal(key, shape) for key in bar(keys, "samples"))
+    maps = np.stack([decoded(job, z, Sizes(size, size)) for z in noise])
+    write_maps(job, outs, maps)
+    plots.save(plots.samples(maps, db=job.codec.db), picture)
     say(
         "note: latents were drawn from N(0, 1). With a small loss.kl_weight (1e-6) "
         "those of maps are not so, and it takes a model of them to draw real maps"
@@ -225,19 +208,19 @@ def interpolate(job: Job) -> None:
     steps = padded(job.flags.steps, 2)
     outs = job.free(f"{stem}_{i}.{job.flags.format}" for i in steps)
     (picture,) = job.free([f"{stem}.png"])
-    frame = frame_of(job, a)
-    first, last = (moments(job, file.f[0], frame)[0] for file in held)
+    sizes = sizes_of(job, a)
+    first, last = (posterior(job, file.f[0])[0] for file in held)
     shares = np.linspace(0, 1, len(steps), dtype=np.float32)
     maps = np.stack(
         [
-            codec.decode(job.coder, (1 - share) * first + share * last, frame)
+            decoded(job, (1 - share) * first + share * last, sizes)
             for share in bar(shares, "steps")
         ]
     )
     write_maps(job, outs, maps)
     few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
     titles = [f"{share:.0%}" for share in shares[few]]
-    plots.save(strip(maps[few], titles, stem, db=job.coder.db), picture)
+    plots.save(strip(maps[few], titles, stem, db=job.codec.db), picture)
 
 
 def padded(count: int, digits: int) -> list[str]:
@@ -266,8 +249,7 @@ def strip(
         if len(parts) > 1:
             row[0].set_ylabel(f"channel {number}", fontsize=9)
     if channels == 1 or len(parts) > 1:
-        gain, label = plots.in_unit(maps, db), plots.gain_label(db)
-        plots.colour_bar(figure, shown, axes, label, gain)
+        plots.gain_bar(figure, shown, maps, db, ax=axes)
     return figure
 
 
@@ -282,7 +264,7 @@ def targets(path: pathlib.Path, form: str) -> list[str]:
 def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
     check_finite(paths, maps)
     for path, f in zip(paths, maps, strict=True):
-        mapfiles.write_map(path, f, unit=job.flags.unit, db=job.coder.db)
+        mapfiles.write_map(path, f, unit=job.flags.unit, db=job.codec.db)
 
 
 def check_finite(names: Sequence[object], maps: Maps) -> None:
@@ -297,60 +279,58 @@ def check_finite(names: Sequence[object], maps: Maps) -> None:
 
 
 def read(job: Job, path: pathlib.Path) -> MapFile:
-    if path.suffix.lower() == ".npz" and not job.coder.db.span:
-        raise ValueError(f"{path} holds path gains; {no_db(job.coder)}")
-    held = mapfiles.read(path, unit=job.flags.unit, db=job.coder.db)
-    if held.f.shape[-1] != job.coder.channels:
-        raise ValueError(
-            f"{path} has {held.f.shape[-1]} channels, and the model of "
-            f"{job.coder.description} takes {job.coder.channels}; give another "
-            "--workdir, or other maps"
-        )
-    clipped = held.clipped.words(job.coder.db)
+    if path.suffix.lower() == ".npz":
+        job.codec.check_unit("db")  # it holds path gains
+    held = mapfiles.read(path, unit=job.flags.unit, db=job.codec.db)
+    job.codec.check_channels(held.f.shape[-1], path)
+    clipped = held.clipped.words(job.codec.db)
     if clipped:
         job.say_once(f"{path}: {clipped}")
     return held
 
 
-def no_db(run: Coder) -> str:
-    """Says that a run's maps have no dB, and how they get them."""
-    return (
-        f"what f is in dB is not known of the maps of {run.description}: set "
-        "data.db_floor and data.db_span in its config.json (dB at f = 0, and dB over "
-        "the whole scale)"
-    )
-
-
-def moments(job: Job, f: Float[np.ndarray, "h w c"], frame: Frame):
+def posterior(job: Job, f: Float[np.ndarray, "h w c"]) -> list[np.ndarray]:
     """Returns mean and logvar of one map, [p, q, z] each."""
-    posterior = codec.encode(job.coder, f, frame)
-    return np.asarray(posterior.mean)[0], np.asarray(posterior.logvar)[0]
+    of_one = job.codec.encode(f[None], resize=job.flags.size)
+    return [np.asarray(part)[0] for part in of_one]
 
 
-def frame_of(job: Job, held: MapFile) -> Frame:
+def decoded(job: Job, z: Float[Array, "p q z"], sizes: Sizes) -> np.ndarray:
+    """Returns f of one map, [h, w, c]."""
+    return job.codec.decode(z[None], size=sizes)[0]
+
+
+def sizes_of(job: Job, held: MapFile) -> Sizes:
     """Decides at which size a file's maps pass, and says what is special about it."""
-    stored = held.f.shape[1:3]
+    stored, codec = held.f.shape[1:3], job.codec
     maps = f"maps of {by(stored)}:"
     try:
-        frame = codec.frame(job.coder, stored, job.flags.size)
+        sizes = codec.sizes(stored, job.flags.size)
     except ValueError as error:
         raise ValueError(f"{held.path}: {error}") from error
-    if frame.seen != stored:
-        job.say_once(f"{maps} resized to {by(frame.seen)} and back")
-    elif frame.seen != job.coder.training_size:
+    if sizes.network != stored:
+        job.say_once(f"{maps} resized to {by(sizes.network)} and back")
+    elif sizes.network != codec.training_size:
         job.say_once(
-            f"{maps} the training's size is {by(job.coder.training_size)} "
-            f"({job.coder.size_field}); GroupNorm's statistics are of the whole map, "
+            f"{maps} the training's size is {by(codec.training_size)} "
+            f"({codec.size_field}); GroupNorm's statistics are of the whole map, "
             "so at another size the error may be larger than the evaluation's"
-            + ("; --size training resizes" if job.coder.image_size else "")
+            + ("; --size training resizes" if codec.image_size else "")
         )
-    rows, columns = codec.padding(job.coder, frame)
+    rows, columns = codec.padding(sizes)
     if rows or columns:
         job.say_once(
             f"{maps} {rows} rows and {columns} columns mirrored at the end, for a "
-            f"multiple of {job.coder.factor}, and cut off again"
+            f"multiple of {codec.factor}, and cut off again"
         )
-    return frame
+    return sizes
+
+
+def latent_sizes(job: Job, held: latent_files.LatentFile) -> Sizes:
+    """Returns the sizes of a file's maps; where it lacks them, the latents' own."""
+    height, width = (side * job.codec.factor for side in held.z.shape[1:3])
+    network = held.network or (height, width)
+    return Sizes(held.stored or network, network)
 
 
 def bar(items: Iterable, unit: str) -> Iterable:

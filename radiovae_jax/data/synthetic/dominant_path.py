@@ -35,6 +35,7 @@ TURN_DB_PER_RADIAN = 9.0
 BUILDING_DB_PER_METRE = 4.0
 
 DIRECTIONS = 1024
+ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 # Rays are rounded to a direction and a pixel; without some slack, pixels that touch
 # a wall would flicker between light and shadow.
 SLACK = 0.75
@@ -85,23 +86,15 @@ def gain_gray(
     own = Sight(transmitter[None], _reach(buildings, transmitter[None]))
     still = np.zeros(DIRECTIONS, np.float32)
     gain_db = np.full(buildings.shape, -np.inf, np.float32)
-    _shine(gain_db, transmitter, own.reach[0], offsets, length=0.0, loss_db=still)
+    _shine(gain_db, own, 0, offsets, length=0.0, loss_db=still)
     for arrival, corners in _arrivals(own, sight, max_turns):
         for corner in corners:
-            onward = arrival.turns_db[corner] + _turn_db(
-                np.arange(DIRECTIONS) - arrival.direction[corner]
-            )
-            _shine(
-                gain_db,
-                sight.points[corner],
-                sight.reach[corner],
-                offsets,
-                length=float(arrival.length[corner]),
-                loss_db=onward,
-            )
+            turns = _turn_db(np.arange(DIRECTIONS) - arrival.direction[corner])
+            onward, length = arrival.turns_db[corner] + turns, arrival.length[corner]
+            _shine(gain_db, sight, corner, offsets, length=length, loss_db=onward)
     if through_buildings:
-        inside = _metres_inside(buildings, transmitter, offsets)
-        distance = offsets.distance(transmitter)
+        distance, direction = offsets.around(transmitter)
+        inside = _metres_inside(buildings, transmitter, distance, direction)
         straight = _law_db(distance) - BUILDING_DB_PER_METRE * inside
         np.maximum(gain_db, straight, out=gain_db)
     gray = np.rint(255 * radiomap.db_to_f(gain_db)).clip(int(through_buildings), 255)
@@ -118,15 +111,10 @@ class _Offsets:
         self._distance = np.hypot(rows, columns)
         self._direction = _direction(rows, columns)
 
-    def _around(self, table: np.ndarray, point: np.ndarray) -> np.ndarray:
+    def around(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         top, left = self._height - 1 - point[0], self._width - 1 - point[1]
-        return table[top : top + self._height, left : left + self._width]
-
-    def distance(self, point: np.ndarray) -> np.ndarray:
-        return self._around(self._distance, point)
-
-    def direction(self, point: np.ndarray) -> np.ndarray:
-        return self._around(self._direction, point)
+        window = np.s_[top : top + self._height, left : left + self._width]
+        return self._distance[window], self._direction[window]
 
 
 def _direction(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -148,38 +136,35 @@ def _law_db(length: np.ndarray) -> np.ndarray:
 
 def _shine(
     gain_db: np.ndarray,
-    point: np.ndarray,
-    reach: np.ndarray,
+    sight: Sight,
+    at: int | np.integer,
     offsets: _Offsets,
     *,
-    length: float,
+    length: float | np.floating,
     loss_db: np.ndarray,
 ) -> None:
     """Raises gain_db where the path over a point is the strongest yet.
 
     Args:
       gain_db: of every pixel so far; changed in place.
-      point: the transmitter, or a corner.
-      reach: how far one sees from it in each direction.
-      offsets: of maps of this size.
+      at: which point of `sight`: the transmitter, or a corner.
       length: of the path up to the point.
       loss_db: of all turns when going on in each direction.
     """
+    point, reach = sight.points[at], sight.reach[at]
     window = _window(point, reach, gain_db.shape)
-    direction = offsets.direction(point)[window]
-    distance = offsets.distance(point)[window]
+    distance, direction = (table[window] for table in offsets.around(point))
     here = _law_db(distance + np.float32(length)) - loss_db[direction]
-    seen = distance <= reach[direction] + np.float32(SLACK)
-    np.maximum(gain_db[window], here, out=gain_db[window], where=seen)
+    in_sight = distance <= reach[direction] + np.float32(SLACK)
+    np.maximum(gain_db[window], here, out=gain_db[window], where=in_sight)
 
 
 def _window(
     point: np.ndarray, reach: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
     """Returns the box of what is seen from a point; in dense streets a small one."""
-    angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-    rows = point[0] + (reach + 1) * np.sin(angles)
-    columns = point[1] + (reach + 1) * np.cos(angles)
+    rows = point[0] + (reach + 1) * np.sin(ANGLES)
+    columns = point[1] + (reach + 1) * np.cos(ANGLES)
     top, left = max(int(rows.min()), 0), max(int(columns.min()), 0)
     bottom = min(int(rows.max()) + 2, shape[0])
     right = min(int(columns.max()) + 2, shape[1])
@@ -196,15 +181,15 @@ def _arrivals(
     """
     if max_turns == 0:
         return
-    length, direction, seen = _between(own, sight.points)
+    length, direction, visible = _between(own, sight.points)
     best = Arrival(
         length=length[0],
         turns_db=np.zeros(len(sight.points), np.float32),
         direction=direction[0],
-        loss_db=np.where(seen[0], -_law_db(length[0]), np.float32(np.inf)),
+        loss_db=np.where(visible[0], -_law_db(length[0]), np.float32(np.inf)),
     )
-    yield best, np.flatnonzero(seen[0])
-    length, direction, seen = _between(sight, sight.points)
+    yield best, np.flatnonzero(visible[0])
+    length, direction, visible = _between(sight, sight.points)
     columns = np.arange(len(sight.points))
     for _ in range(max_turns - 1):
         turns_db = best.turns_db[:, None] + _turn_db(
@@ -212,16 +197,16 @@ def _arrivals(
         )
         total = best.length[:, None] + length
         loss_db = turns_db - _law_db(total)
-        loss_db[~seen | np.isinf(best.loss_db)[:, None]] = np.inf
+        loss_db[~visible | np.isinf(best.loss_db)[:, None]] = np.inf
         via = loss_db.argmin(axis=0) if len(columns) else columns
         better = loss_db[via, columns] < best.loss_db
         if not better.any():
             return
+        onward = Arrival(
+            *(table[via, columns] for table in (total, turns_db, direction, loss_db))
+        )
         best = Arrival(
-            length=np.where(better, total[via, columns], best.length),
-            turns_db=np.where(better, turns_db[via, columns], best.turns_db),
-            direction=np.where(better, direction[via, columns], best.direction),
-            loss_db=np.where(better, loss_db[via, columns], best.loss_db),
+            *(np.where(better, *pair) for pair in zip(onward, best, strict=True))
         )
         yield best, np.flatnonzero(better)
 
@@ -253,8 +238,7 @@ def _reach(
     # The rim around the map stops rays as a wall does.
     wall = np.pad(buildings, 1, constant_values=True)
     step = _clearance(wall)
-    angles = (np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)).astype(np.float32)
-    shape = (len(points), DIRECTIONS)
+    angles = ANGLES.astype(np.float32)
     # Half a pixel for rounding, one for the rim.
     row0 = np.repeat(points[:, 0].astype(np.float32) + 1.5, DIRECTIONS)
     column0 = np.repeat(points[:, 1].astype(np.float32) + 1.5, DIRECTIONS)
@@ -269,27 +253,24 @@ def _reach(
         cell = row * wall.shape[1] + column
         hit = wall.ravel()[cell]
         reach[alive[hit]] = gone[hit]
-        free = ~hit
-        alive, cell, gone = alive[free], cell[free], gone[free]
-        row0, column0 = row0[free], column0[free]
-        sine, cosine = sine[free], cosine[free]
+        rays = (alive, cell, gone, row0, column0, sine, cosine)
+        alive, cell, gone, row0, column0, sine, cosine = (ray[~hit] for ray in rays)
         gone = gone + step.ravel()[cell]
-    return reach.reshape(shape)
+    return reach.reshape(len(points), DIRECTIONS)
 
 
 def _metres_inside(
-    buildings: np.ndarray, transmitter: np.ndarray, offsets: _Offsets
+    buildings: np.ndarray,
+    transmitter: np.ndarray,
+    distance: np.ndarray,
+    direction: np.ndarray,
 ) -> np.ndarray:
     """Returns how much of the straight line to every pixel lies in buildings."""
     height, width = buildings.shape
     radii = np.arange(int(np.hypot(height, width)) + 2, dtype=np.float32)
-    angles = (np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)).astype(np.float32)
-    rows = transmitter[0] + radii * np.sin(angles)[:, None] + 0.5
-    columns = transmitter[1] + radii * np.cos(angles)[:, None] + 0.5
-    rows = rows.astype(np.int32).clip(0, height - 1)
-    columns = columns.astype(np.int32).clip(0, width - 1)
-    inside = np.cumsum(
-        buildings.ravel()[rows * width + columns], axis=1, dtype=np.int16
-    )
-    distance = np.rint(offsets.distance(transmitter)).astype(np.int32)
-    return inside[offsets.direction(transmitter), distance].astype(np.float32)
+    angles = ANGLES.astype(np.float32)[:, None]
+    rows = (transmitter[0] + radii * np.sin(angles) + 0.5).astype(np.int32)
+    columns = (transmitter[1] + radii * np.cos(angles) + 0.5).astype(np.int32)
+    on_ray = buildings[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    inside = np.cumsum(on_ray, axis=1, dtype=np.int16)
+    return inside[direction, np.rint(distance).astype(np.int32)].astype(np.float32)

@@ -41,10 +41,10 @@ def draw_city(size: int, generator: np.random.Generator) -> City:
     cosine, sine = np.cos(turn), np.sin(turn)
     streets = [_streets(size, scale, generator) for _ in range(2)]
     rectangles = [
-        rectangle
+        building
         for top, bottom in _gaps(streets[1])
         for left, right in _gaps(streets[0])
-        for rectangle in _block(left, top, right, bottom, scale, generator)
+        for building in _block(Rectangle(left, top, right, bottom), scale, generator)
     ]
     # Pixel centres in the frame of the streets, whose origin is the map's centre.
     rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
@@ -54,10 +54,9 @@ def draw_city(size: int, generator: np.random.Generator) -> City:
     for left, top, right, bottom in rectangles:
         buildings |= (u >= left) & (u < right) & (v >= top) & (v < bottom)
     roads = np.zeros((size, size), bool)
-    for middle, width in streets[0]:
-        roads |= np.abs(u - middle) < 0.3 * width
-    for middle, width in streets[1]:
-        roads |= np.abs(v - middle) < 0.3 * width
+    for across, parallel in zip((u, v), streets, strict=True):
+        for middle, width in parallel:
+            roads |= np.abs(across - middle) < 0.3 * width
     corners = _corners(rectangles, cosine, sine, buildings)
     sites = generator.permutation(_sites(buildings), axis=0)
     return City(buildings, roads & ~buildings, corners, sites)
@@ -89,24 +88,17 @@ def _gaps(streets: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _block(
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-    scale: float,
-    generator: np.random.Generator,
+    block: Rectangle, scale: float, generator: np.random.Generator
 ) -> list[Rectangle]:
     """Returns the buildings of one block."""
+    left, top, right, bottom = block
     kinds = {"rows": 0.54, "slabs": 0.16, "court": 0.1, "ell": 0.12, "park": 0.08}
     kind = generator.choice(list(kinds), p=list(kinds.values()))
     # At most 0.4 of the block: two of them leave a yard between.
     deep = min(generator.uniform(12, 21) * scale, 0.4 * min(right - left, bottom - top))
     if kind == "rows":
-        return [
-            house
-            for near, far in ((top, top + deep), (bottom - deep, bottom))
-            for house in _row(left, near, right, far, scale, generator)
-        ]
+        upper = _row(block._replace(bottom=top + deep), scale, generator)
+        return upper + _row(block._replace(top=bottom - deep), scale, generator)
     if kind == "slabs":
         between = (bottom - top) / generator.integers(2, 4)
         thick = deep * 2 / 3
@@ -131,19 +123,14 @@ def _block(
 
 
 def _row(
-    left: float,
-    near: float,
-    right: float,
-    far: float,
-    scale: float,
-    generator: np.random.Generator,
+    row: Rectangle, scale: float, generator: np.random.Generator
 ) -> list[Rectangle]:
     """Returns houses side by side, not quite aligned, with gaps between them."""
-    houses = []
-    while left + 8 * scale < right:
-        end = min(left + generator.uniform(10, 26) * scale, right)
+    houses, left = [], row.left
+    while left + 8 * scale < row.right:
+        end = min(left + generator.uniform(10, 26) * scale, row.right)
         back, front = generator.uniform(0, 2.5 * scale, 2)
-        houses.append(Rectangle(left, near + back, end, far - front))
+        houses.append(Rectangle(left, row.top + back, end, row.bottom - front))
         left = end + generator.uniform(3, 7) * scale
     return houses
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax.training import logbook, run_folder, train, warm_start
+from radiovae_jax.training import logbook, run_folder
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.vae import experiment, train_step
+from radiovae_jax.vae import experiment, warm_start
+from radiovae_jax.vae.state import averaged
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -25,8 +26,9 @@ def shapes_of(config):
     return experiment.state_shapes(config, built)
 
 
-def read(folder, fresh):
-    return warm_start.read(str(folder), fresh, reconstruction="l1_mse")
+def started(folder, fresh):
+    start = warm_start.prepared(str(folder), fresh, reconstruction="l1_mse")
+    return start(fresh)
 
 
 def random_like(shapes, seed: int):
@@ -56,11 +58,11 @@ def assert_equal(one, two) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_the_judged_weights_start_the_run_and_nothing_else_does(city, donor):
+def test_the_averaged_weights_start_the_run_and_nothing_else_does(city, donor):
     folder, theirs = donor
     shapes = shapes_of(tiny.config(city))
     fresh = random_like(shapes, seed=1)._replace(step=jnp.int32(0))
-    state = warm_start.start(fresh, read(folder, shapes))
+    state = started(folder, fresh)
     assert_equal(state.params["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.ema["autoencoder"], theirs.ema["autoencoder"])
     assert_equal(state.params["logvar"], theirs.params["logvar"])
@@ -74,9 +76,8 @@ def test_an_average_over_everything_starts_as_what_it_is_of(city, donor):
     config = tiny.config(city)
     config.ema.of = ("autoencoder", "logvar", "disc_params", "disc_stats")
     shapes = shapes_of(config)
-    weights = read(donor[0], shapes)
-    state = warm_start.start(random_like(shapes, seed=1), weights)
-    assert_equal(state.ema, train_step.averaged(state, config.ema.of))
+    state = started(donor[0], random_like(shapes, seed=1))
+    assert_equal(state.ema, averaged(state, config.ema.of))
 
 
 def test_a_discriminator_of_another_shape_is_left_fresh_and_said(city, donor, caplog):
@@ -85,8 +86,7 @@ def test_a_discriminator_of_another_shape_is_left_fresh_and_said(city, donor, ca
     shapes = shapes_of(config)
     fresh = random_like(shapes, seed=1)
     with caplog.at_level("INFO"):
-        weights = read(donor[0], shapes)
-    state = warm_start.start(fresh, weights)
+        state = started(donor[0], fresh)
     assert "discriminator has another shape: starting a fresh one" in caplog.text
     assert_equal(state.disc_params, fresh.disc_params)
     assert_equal(state.params["autoencoder"], donor[1].ema["autoencoder"])
@@ -97,11 +97,11 @@ def test_a_folder_that_cannot_start_a_run_stops_it_before_it_is_made(
 ):
     config = tiny.config(city, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"train.init_from: .*nowhere is not"):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     config = tiny.config(city, init_from=str(donor[0]))
     config.autoencoder.ch_mult = (1, 2)
     with pytest.raises(ValueError) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "holds another autoencoder" in str(error.value)
     assert "'ch_mult': [1, 1]" in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -113,27 +113,27 @@ def test_a_decoder_of_images_starts_no_run_of_logits_and_none_of_logits_one_of_i
     config = tiny.config(city, init_from=str(donor[0]))
     config.loss.reconstruction = "bce"
     with pytest.raises(ValueError) as error:
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
     assert "with loss.reconstruction=l1_mse and this run has bce" in str(error.value)
     assert "Set loss.reconstruction=l1_mse" in str(error.value)
     assert not (tmp_path / "run").exists()
     # The other way round; but any kind of images starts any other.
     folder, shapes = tmp_path / "logits", shapes_of(config)
     shutil.copytree(donor[0], folder)
-    assert warm_start.read(str(folder), shapes, reconstruction="mse").logvar
+    assert warm_start.prepared(str(folder), shapes, reconstruction="mse")
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"l1_mse"', '"bce"'))
     with pytest.raises(ValueError, match=r"reconstruction=bce and this run has mse"):
-        warm_start.read(str(folder), shapes, reconstruction="mse")
+        warm_start.prepared(str(folder), shapes, reconstruction="mse")
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_when_the_folder_it_started_from_is_gone(city, donor, tmp_path):
     folder = tmp_path / "donor"
     shutil.copytree(donor[0], folder)
-    train.run(tiny.config(city, init_from=str(folder), stop_at=1), tmp_path / "run")
+    tiny.train(tiny.config(city, init_from=str(folder), stop_at=1), tmp_path / "run")
     shutil.rmtree(folder)
-    train.run(tiny.config(city, init_from=str(folder), stop_at=2), tmp_path / "run")
+    tiny.train(tiny.config(city, init_from=str(folder), stop_at=2), tmp_path / "run")
     lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     np.testing.assert_allclose(

@@ -7,7 +7,6 @@ it say nothing about real cities.
 import errno
 import glob
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from radiovae_jax import files, inputs
-from radiovae_jax.data import city, dominant_path, radiomap, radiomapseer, splits
+from radiovae_jax.data import radiomap, radiomapseer, splits
+from radiovae_jax.data.synthetic import city, dominant_path
 from radiovae_jax.progress import Bar
 
 RECORD = "synthetic.json"
@@ -34,42 +34,30 @@ class SyntheticCity(radiomapseer.RadioMapSeer):
         self,
         root: radiomap.Path,
         *,
-        maps: int,
-        transmitters: int,
-        seed: int,
-        size: int = 256,
         simulation: str = "DPM",
         split: str = "train",
         split_scheme: str = "radiounet",
         fields: Sequence[str] = ("gray",),
+        **numbers: int,
     ):
         """Writes what is not there yet and indexes it.
+
+        Args:
+          **numbers: maps, transmitters, size and seed of write_city.
 
         Raises:
           ValueError: see write_city and RadioMapSeer.
         """
-        write_city(
-            root,
-            maps=maps,
-            transmitters=transmitters,
-            size=size,
-            seed=seed,
-            simulation=simulation,
-        )
-        super().__init__(
-            root,
-            simulation=simulation,
-            split=split,
-            split_scheme=split_scheme,
-            fields=fields,
-        )
+        write_city(root, simulation=simulation, **numbers)
+        reader = dict(split=split, split_scheme=split_scheme, fields=fields)
+        super().__init__(root, simulation=simulation, **reader)
 
     def summary(self) -> str:
         """Returns how many images the split has, and where they are."""
         cities = len({number for number, _ in self.names})
         return (
             f"synthetic city {self.simulation}, split {self.split}: {len(self)} images "
-            f"of {cities} maps of {'x'.join(map(str, self.shape))}, in {self.root}"
+            f"of {cities} maps of {radiomap.by(self.shape)}, in {self.root}"
         )
 
 
@@ -97,25 +85,22 @@ def write_city(
       simulation: "DPM"; or "IRT2", "IRT4", which turn at most 2 or 4 times and do not
         cross buildings, so that some street pixels are 0.
 
-    Returns:
-      root.
-
     Raises:
       ValueError: impossible numbers, or root holds something else.
     """
     root = pathlib.Path(root)
-    record = {
-        "version": VERSION,
-        "maps": maps,
-        "transmitters": transmitters,
-        "size": size,
-        "seed": seed,
-        "simulation": simulation,
-    }
+    record = dict(
+        version=VERSION,
+        maps=maps,
+        transmitters=transmitters,
+        size=size,
+        seed=seed,
+        simulation=simulation,
+    )
     _check_numbers(record)
     if _is_written(root, record):
         return root
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    partial = files.partial(root)
     shutil.rmtree(partial, ignore_errors=True)
     files.sweep(root.parent, glob.escape(root.name))
     for folder in ("buildings_complete", "antennas", "roads"):
@@ -148,11 +133,13 @@ def map_numbers(maps: int) -> list[int]:
 def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
     size, count = record["size"], record["transmitters"]
     drawn = city.draw_city(size, np.random.default_rng([record["seed"], number]))
-    png = root / "png"
-    radiomap.write_png(
-        png / "buildings_complete" / f"{number}.png", _mask(drawn.buildings)
-    )
-    radiomap.write_png(png / "roads" / f"{number}.png", _mask(drawn.roads))
+
+    def write_mask(folder: str, name: object, mask: np.ndarray) -> None:
+        path = root / "png" / folder / f"{name}.png"
+        radiomap.write_png(path, np.where(mask, 255, 0).astype(np.uint8))
+
+    write_mask("buildings_complete", number, drawn.buildings)
+    write_mask("roads", number, drawn.roads)
     if len(drawn.sites) < count:
         raise ValueError(
             f"map {number} of {size}x{size} has room for {len(drawn.sites)} "
@@ -166,16 +153,13 @@ def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
         )
         antenna = np.zeros((size, size), bool)
         antenna[tuple(site)] = True
-        name = f"{number}_{tx}.png"
-        radiomap.write_png(root / "gain" / record["simulation"] / name, gain)
-        radiomap.write_png(png / "antennas" / name, _mask(antenna))
+        name = f"{number}_{tx}"
+        path = root / "gain" / record["simulation"] / f"{name}.png"
+        radiomap.write_png(path, gain)
+        write_mask("antennas", name, antenna)
     # RadioMapSeer's [x, y]: x is the column, y counts rows from the bottom.
     places = [[int(x), int(size - 1 - row)] for row, x in drawn.sites[:count]]
     (root / "antenna" / f"{number}.json").write_text(json.dumps(places))
-
-
-def _mask(mask: np.ndarray) -> np.ndarray:
-    return np.where(mask, 255, 0).astype(np.uint8)
 
 
 def _check_numbers(record: dict) -> None:
@@ -192,7 +176,11 @@ def _check_numbers(record: dict) -> None:
 
 
 def _is_written(root: pathlib.Path, record: dict) -> bool:
-    """Returns whether root is this very city; not being there yet is no error."""
+    """Says whether root is this very city; False where nothing is there yet.
+
+    Raises:
+      ValueError: something else is.
+    """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     path = root / RECORD
@@ -203,10 +191,9 @@ def _is_written(root: pathlib.Path, record: dict) -> bool:
         )
     found = inputs.read_json(path, remedy="give another folder, or remove it")
     if found != record:
-        keys = sorted(found.keys() | record.keys())
         differ = [
             f"{key}={found.get(key)} there, {record.get(key)} asked for"
-            for key in keys
+            for key in sorted(found.keys() | record.keys())
             if found.get(key) != record.get(key)
         ]
         raise ValueError(

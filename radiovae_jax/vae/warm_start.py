@@ -1,34 +1,29 @@
-"""Weights put into a fresh state: from another run's folder, or from an import."""
+"""Weights of another run put into a fresh state (train.init_from)."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from absl import logging
 from jaxtyping import PyTree
 
 from radiovae_jax.training import run_folder
-from radiovae_jax.vae import codec, train_step
-from radiovae_jax.vae.train_step import TrainState
+from radiovae_jax.vae import codec
+from radiovae_jax.vae.state import TrainState, averaged
 
 
-class Weights(NamedTuple):
-    """What a state can start from; an empty discriminator is one that does not fit."""
+def prepared(
+    folder: str, fresh: TrainState, *, reconstruction: str
+) -> Callable[[TrainState], TrainState]:
+    """Reads the weights of another run; returns what puts them into a fresh state.
 
-    autoencoder: PyTree
-    logvar: Any
-    discriminator: Mapping[str, PyTree]  # {"params", "batch_stats"} or {}
-
-
-def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
-    """Reads the weights of another run that a fresh state can start from.
-
-    Those of the autoencoder are the judged ones (the average), from the best
-    checkpoint.
+    Those of the autoencoder are the average (EMA), from the best checkpoint. The
+    discriminator stays fresh where that run has one of another shape.
 
     Args:
-      folder: of the other run (`train.init_from`).
+      folder: of the other run.
       fresh: the state to start, or its shapes.
       reconstruction: of the run to start; a decoder of logits ("bce") is no start for
         one of images, nor the other way round.
@@ -59,45 +54,39 @@ def read(folder: str, fresh: TrainState, *, reconstruction: str) -> Weights:
         )
     differing = _differing(params["params"], fresh.params["autoencoder"])
     if differing:
-        fields = config.autoencoder.to_dict()
         raise ValueError(
             f"train.init_from={folder} holds another autoencoder:\n  "
             + "\n  ".join(differing[:5])
             + f"\n({len(differing)} arrays differ). Set config.autoencoder as it is "
-            f"there: {fields}"
+            f"there: {config.autoencoder.to_dict()}"
         )
     logging.info("starting from the weights of %s at step %d", folder, step)
+    new = {"params": {"autoencoder": params["params"], "logvar": logvar}}
     ours = {"params": fresh.disc_params, "batch_stats": fresh.disc_stats}
     if _differing(disc, ours):
         logging.info("its discriminator has another shape: starting a fresh one")
-        disc = {}
-    return Weights(params["params"], logvar, disc)
+    else:
+        new |= {"disc_params": disc["params"], "disc_stats": disc["batch_stats"]}
+
+    def start(state: TrainState) -> TrainState:
+        placed = {n: _placed(part, getattr(state, n)) for n, part in new.items()}
+        state = state._replace(**placed)
+        # A copy: the step donates its input, and one buffer cannot be donated twice.
+        average = jax.tree.map(jnp.copy, averaged(state, tuple(state.ema)))
+        return state._replace(ema=average)
+
+    return start
 
 
-def start(state: TrainState, weights: Weights) -> TrainState:
-    """Returns the state with these weights, and with its average equal to them."""
-    params = {"autoencoder": weights.autoencoder, "logvar": weights.logvar}
-    state = state._replace(params=_placed(params, state.params))
-    if weights.discriminator:
-        state = state._replace(
-            disc_params=_placed(weights.discriminator["params"], state.disc_params),
-            disc_stats=_placed(weights.discriminator["batch_stats"], state.disc_stats),
-        )
-    # A copy: the step donates its input, and one buffer cannot be donated twice.
-    average = jax.tree.map(jnp.copy, train_step.averaged(state, tuple(state.ema)))
-    return state._replace(ema=average)
-
-
-def _differing(theirs: PyTree, ours: PyTree) -> list[str]:
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Returns a line for every array that is not in both, with one shape."""
-
-    def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            "/".join(part.key for part in path): leaf.shape for path, leaf in leaves
+    there, here = (
+        {
+            name: leaf.shape
+            for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()
         }
-
-    there, here = shapes(theirs), shapes(ours)
+        for tree in (theirs, ours)
+    )
     return [
         f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
         for name in sorted(there.keys() | here.keys())

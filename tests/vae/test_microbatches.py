@@ -8,28 +8,28 @@ import small_step
 from small_step import build, length, random_batch
 
 from radiovae_jax import losses
-from radiovae_jax.training import microbatches
+from radiovae_jax.training import updates
 from radiovae_jax.vae import adversary
 
 
 def test_parts_interleave_the_images_and_hold_each_once():
-    parts = microbatches.split(jnp.arange(6.0).reshape(6, 1), 3)
+    parts = updates.split(jnp.arange(6.0).reshape(6, 1), 3)
     np.testing.assert_array_equal(parts[..., 0], [[0, 3], [1, 4], [2, 5]])
     with pytest.raises(ValueError, match="6 does not split into 4 equal parts"):
-        microbatches.split(jnp.zeros(6), 4)
+        updates.split(jnp.zeros(6), 4)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_floats_are_averaged_counters_are_the_last_and_kept_is_stacked(count):
-    parts = microbatches.split(jnp.arange(6.0), count)
+def test_floats_are_averaged_counters_are_the_last_and_the_rest_is_stacked(count):
+    parts = updates.split(jnp.arange(6.0), count)
 
     def function(part):
         return (part.mean(), jnp.asarray(4, jnp.int32)), 2 * part
 
-    (mean, counter), kept = microbatches.accumulate(function, parts)
+    (mean, counter), stacked = updates.accumulate(function, parts)
     assert mean == 2.5
     assert counter == 4
-    np.testing.assert_array_equal(kept, 2 * parts)
+    np.testing.assert_array_equal(stacked, 2 * parts)
 
 
 LOSS = dict(
@@ -85,8 +85,8 @@ def test_running_statistics_and_logit_averages_move_as_in_one_pass():
         _, after, _ = jax.jit(adversary.gradient, static_argnums=(0, 5))(
             built.networks.discriminator,
             disc,
-            microbatches.split(batch, count),
-            microbatches.split(recon, count),
+            updates.split(batch, count),
+            updates.split(recon, count),
             1.0,
             built.settings,
         )
