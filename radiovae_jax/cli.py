@@ -59,7 +59,10 @@ def fail(message: str) -> NoReturn:
 def log_plainly(level: int) -> None:
     """Logs to stderr from this level on, without the time and place that absl adds."""
     logging.set_verbosity(level)
-    stdlib_logging.root.addHandler(_LOG)
+    root = stdlib_logging.root
+    # Orbax logs while it is imported, and absl then installs Python's own handler.
+    others = [h for h in root.handlers if type(h) is not stdlib_logging.StreamHandler]
+    root.handlers[:] = [*(h for h in others if h is not _LOG), _LOG]
 
 
 class _Stderr(stdlib_logging.StreamHandler):

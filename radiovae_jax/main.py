@@ -113,7 +113,7 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
-    make = importlib.import_module(STAGES[settings.get("stage", "vae")]).make
+    make = importlib.import_module(STAGES[settings.stage]).make
     if args.dry_run:
         page = dry_run.run(make, settings)
         if distributed.is_first():

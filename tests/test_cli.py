@@ -1,5 +1,6 @@
 """How commands end: one message and a status, whatever goes wrong."""
 
+import io
 import logging as stdlib_logging
 import os
 import sys
@@ -178,6 +179,17 @@ def test_log_lines_are_plain():
 
     assert line(logging.converter.STANDARD_INFO) == "step 3"
     assert line(logging.converter.STANDARD_WARNING) == "warning: step 3"
+
+
+def test_every_line_is_logged_once_whatever_a_library_has_installed(monkeypatch):
+    root, stderr = stdlib_logging.root, io.StringIO()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    monkeypatch.setattr(sys, "stderr", stderr)
+    root.addHandler(stdlib_logging.StreamHandler(stderr))  # as basicConfig does
+    for _ in range(2):
+        cli.log_plainly(logging.WARNING)
+    logging.warning("a map is missing")
+    assert stderr.getvalue() == "warning: a map is missing\n"
 
 
 def test_devices_that_cannot_be_had_are_named_with_what_brings_them(monkeypatch):

@@ -43,6 +43,7 @@ def test_bad_input_ends_in_one_message(tmp_path, arguments, words):
 def test_a_batch_that_does_not_spread_over_the_devices_ends_in_one_message(tmp_path):
     done = command.quickstart(tmp_path, "--config.train.batch_size=3", devices=4)
     ends_with(done, "batch_size 3", "4 devices")
+    assert "absl" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
