@@ -13,8 +13,8 @@ import sys
 import jax
 import numpy as np
 import tiny
-from training import test_checkpoint
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from training import test_checkpoint
 
 from radiovae_jax import sharding
 from radiovae_jax.data import datasets, pipeline

@@ -338,7 +338,7 @@ def test_a_network_of_another_form_is_told_from_damage(workdir):
 
 def test_metrics_that_were_changed_are_damage_of_a_part_too(workdir):
     edit("metrics/metrics", better)(workdir / "checkpoints" / "2")
-    with pytest.raises(ValueError, match="2 of .*metrics are not as they were saved"):
+    with pytest.raises(ValueError, match=r"2 of .*metrics are not as they were saved"):
         checkpoint.restore_part(workdir, 2, {"params": state_at(2).params})
 
 
@@ -421,7 +421,7 @@ def two_processes(workdir: pathlib.Path) -> list[str]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, address, str(index), str(workdir)],
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pathlib.Path(__file__).parent,
             env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
