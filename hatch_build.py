@@ -1,4 +1,4 @@
-"""Writes the commit into a wheel, where `radiovae_jax.provenance` finds it."""
+"""Puts the configs into a wheel, and the commit, which `provenance` reads there."""
 
 import pathlib
 import subprocess
@@ -8,10 +8,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CommitHook(BuildHookInterface):
+class Hook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":  # the checkout is asked itself
             return
+        build_data["force_include"][f"{self.root}/configs"] = "radiovae_jax/configs"
         words = [
             "git",
             "--git-dir=.git",

@@ -1,22 +1,19 @@
 """Five minutes on two cores, without a download: a small model on a synthetic city.
 
-    python -m radiovae_jax.main --config configs/quickstart.py
+    python -m radiovae_jax.main --config quickstart
 
 Makes the city (64x64 maps in RadioMapSeer's layout, under runs/quickstart_city), trains
 without, then with the discriminator, and ends with validation numbers and pictures
 under runs/quickstart/images. It shows that everything works; it is no benchmark.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-RADIO = runpy.run_path(str(pathlib.Path(__file__).with_name("radio.py")))
+from radiovae_jax.training import schema
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = RADIO["get_config"]("native")
+    config = schema.defaults()
     config.autoencoder.update(
         ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, resolution=(64, 64)
     )
@@ -36,11 +33,12 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema.decay = 0.98
     config.data.update(
+        image_size=0,
         source="synthetic",
         root="runs/quickstart_city",
         threads=2,
         prefetch=4,
-        synthetic=dict(maps=40, transmitters=4, size=64, seed=42),
+        synthetic=dict(transmitters=4, size=64),
     )
     config.train.update(
         steps=300,

@@ -1,6 +1,6 @@
 """Real maps without an accelerator: an hour on two cores, 128x128, 32 channels.
 
-    python -m radiovae_jax.main --config configs/radio_cpu.py \
+    python -m radiovae_jax.main --config radio_cpu \
         --config.data.root=/path/to/RadioMapSeer
 
 For whoever has RadioMapSeer (or a few maps of it) and no GPU. Neither discriminator
@@ -8,16 +8,13 @@ nor LPIPS: the lowest error in the time there is. Maps are reduced to 128x128, a
 metrics are those at that size. The README says what it reached.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-RADIO = runpy.run_path(str(pathlib.Path(__file__).with_name("radio.py")))
+from radiovae_jax.training import schema
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = RADIO["get_config"]()
+    config = schema.defaults()
     config.autoencoder.update(
         ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, resolution=(128, 128)
     )

@@ -1,6 +1,6 @@
 """The released RadioDiff trainer, point by point, for comparison with its numbers.
 
-    python -m radiovae_jax.main --config configs/radio_reference.py \
+    python -m radiovae_jax.main --config radio_reference \
         --config.data.root=/path/to/RadioMapSeer
 
 Use it to reproduce, radio.py to train: the released trainer leaks validation and test
@@ -9,16 +9,14 @@ logvar. docs/fidelity.md lists every point; the test of the trajectory runs this
 against eight iterations of the released code.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-RADIO = runpy.run_path(str(pathlib.Path(__file__).with_name("radio.py")))
+from radiovae_jax.training import schema
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = RADIO["get_config"]("native")
+    config = schema.defaults()
+    config.autoencoder.resolution = (256, 256)
     config.loss.update(
         discriminator_before_start="released",
         fresh_reconstruction=True,
@@ -35,6 +33,6 @@ def get_config() -> ml_collections.ConfigDict:
         decay=0.995,
         of=("autoencoder", "logvar", "disc_params", "disc_stats"),
     )
-    config.data.update(split_scheme="released", augment="none")
+    config.data.update(image_size=0, split_scheme="released", augment="none")
     config.train.update(batch_size=2, dtype="float32")
     return config

@@ -1,8 +1,10 @@
 """radiovae_jax: the VAE-GAN first stage for radio maps, in JAX.
 
-model, params = radiovae_jax.load("runs/radio")
-posterior = model.apply(params, x, method="encode")      # x: [b, h, w, 1], [-1, 1]
-recon = model.apply(params, posterior.mode(), method="decode")
+codec = radiovae_jax.load_codec("runs/radio")
+z = codec.encode(f).mode()                        # f: [b, h, w, 1] in [0, 1]
+recon = codec.decode(z, size=f.shape[1:3])
+
+model, params = radiovae_jax.load("runs/radio")   # the network itself
 """
 
 import importlib
@@ -22,6 +24,7 @@ __all__ = [
     "DiagonalGaussian",
     "PatchDiscriminator",
     "load",
+    "load_codec",
     "losses",
     "metrics",
     "physics",
@@ -47,8 +50,15 @@ def __dir__() -> list[str]:
 
 
 def load(workdir, weights: str = "ema", *, step: int = 0):
-    """Returns (model, params) of a run; see `run_folder.load`."""
+    """Returns (model, params) of a run; see `vae.codec.load_network`."""
     # Not at the top: the core must import without the libraries of the loop.
-    from radiovae_jax.training import run_folder
+    from radiovae_jax.vae import codec
 
-    return run_folder.load(workdir, weights, step=step)
+    return codec.load_network(workdir, weights, step=step)
+
+
+def load_codec(workdir, weights: str = "ema", *, step: int = 0, stream: str = "auto"):
+    """Returns what encodes and decodes maps with a run; see `vae.codec.Codec`."""
+    from radiovae_jax.vae import codec
+
+    return codec.load(workdir, weights, step=step, stream=stream)

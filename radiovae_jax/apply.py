@@ -27,16 +27,16 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import cli, verbs
+from radiovae_jax import apply_commands, cli
 from radiovae_jax.data import mapfiles, radiomap
-from radiovae_jax.vae import coder
+from radiovae_jax.vae import codec
 
-VERBS = {
-    "reconstruct": (verbs.reconstruct, "maps -> what the autoencoder makes of them"),
-    "encode": (verbs.encode, "maps -> latents.npz: mean, logvar, names, scale"),
-    "decode": (verbs.decode, "npz of latents -> maps"),
-    "sample": (verbs.sample, "maps from standard normal latents"),
-    "interpolate": (verbs.interpolate, "two maps -> maps between them in latent space"),
+VERBS = {  # functions of apply_commands
+    "reconstruct": "maps -> what the autoencoder makes of them",
+    "encode": "maps -> latents.npz: mean, logvar, names, scale",
+    "decode": "npz of latents -> maps",
+    "sample": "maps from standard normal latents",
+    "interpolate": "two maps -> maps between them in latent space",
 }
 MOST_MAPS = 10_000  # that one command draws: they are kept in memory
 STOPPED = (
@@ -46,15 +46,9 @@ STOPPED = (
 
 
 def parser() -> cli.Parser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        prog="python -m radiovae_jax.apply",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.apply")
     chosen = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (_, words) in VERBS.items():
+    for name, words in VERBS.items():
         verb = chosen.add_parser(name, help=words, description=words)
         files, maps = name != "sample", name in ("reconstruct", "encode", "interpolate")
         if files:
@@ -65,7 +59,7 @@ def parser() -> cli.Parser:
         if maps:
             verb.add_argument(
                 "--size",
-                choices=coder.SIZES,
+                choices=codec.RESIZE,
                 default="auto",
                 help="the size at which the network sees a map. training: resized to "
                 "data.image_size and back, as in training and evaluation; stored: as "
@@ -92,7 +86,7 @@ def parser() -> cli.Parser:
     return parser
 
 
-def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
+def _run_flags(verb: cli.Parser, name: str) -> None:
     required = dict(type=cli.path, metavar="DIR")
     verb.add_argument("--workdir", required=True, help="folder of the run", **required)
     verb.add_argument(
@@ -107,14 +101,12 @@ def _run_flags(verb: argparse.ArgumentParser, name: str) -> None:
     _at_least(verb, "--step", 0, 0, "which checkpoint; default the best")
     verb.add_argument(
         "--tiles",
-        choices=coder.TILES,
+        choices=codec.STREAM,
         default="auto",
         help="go band by band: the same result in less memory; auto (default): above "
         "512x512 pixels",
     )
-    verb.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
+    verb.add_debug()
 
 
 def _output_flags(verb: argparse.ArgumentParser, name: str) -> None:
@@ -153,6 +145,7 @@ def _at_least(
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     flags = parser().parse_args(argv)
+    cli.log_plainly(logging.WARNING)
     return cli.status(lambda: use(flags), debug=flags.debug, stopped=STOPPED)
 
 
@@ -164,22 +157,22 @@ def use(flags: argparse.Namespace) -> None:
     """
     cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
-    run = coder.load(
-        flags.workdir, weights=flags.weights, step=flags.step, tiles=flags.tiles
-    )
+    run = codec.load(flags.workdir, flags.weights, step=flags.step, stream=flags.tiles)
     cli.say(run.description)
-    if getattr(flags, "format", None) == "png" and run.channels != 1:
+    channels = run.model.in_channels
+    if getattr(flags, "format", None) == "png" and channels != 1:
         raise ValueError(
-            f"--format=png: a gray PNG cannot hold the {run.channels} channels of the "
-            "maps of this run; take --format=npy"
+            f"--format=png: a gray PNG cannot hold the {channels} channels of the maps "
+            "of this run; take --format=npy"
         )
-    if flags.unit == "db" and not run.db.span:
-        raise ValueError(f"--unit=db: {verbs.no_db(run)}; or take --unit=f")
-    function, _ = VERBS[flags.verb]
-    function(verbs.Job(run, flags, out, set()))
+    try:
+        run.check_unit(flags.unit)
+    except ValueError as error:
+        raise ValueError(f"--unit=db: {error}; or take --unit=f") from error
+    function = getattr(apply_commands, flags.verb)
+    function(apply_commands.Job(run, flags, out, set()))
     cli.say(f"written to {out}")
 
 
 if __name__ == "__main__":
-    cli.log_plainly(logging.WARNING)
     sys.exit(main())

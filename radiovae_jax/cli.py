@@ -6,9 +6,9 @@ Ctrl-C, 143 SIGTERM), the newest checkpoint counts.
 """
 
 import argparse
-import ast
 import collections
 import contextlib
+import difflib
 import errno
 import logging as stdlib_logging
 import os
@@ -17,23 +17,21 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import flags, logging
+from absl import logging
 
 from radiovae_jax import ctrl_c, files, inputs
 
 # Linux's [choice] of who gets large pages: always, madvise (who asks), never.
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
+DEV = pathlib.Path("/dev")
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")  # GPUs, TPUs
 MAX_SEED = 2**32 - 1  # JAX takes what is beyond modulo 2^32
 INTERRUPTED = os.EX_TEMPFAIL  # 75: "try again later", in sysexits.h
-# --config, or a field of it; with its value, or in two words.
-CONFIG_WORD = re.compile(r"--?(config(?:\.[\w.]+)?)(?:=(.*))?", re.DOTALL)
-# What config flags raise of flags; of the config's file all else comes as it is.
-FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
-CONFIGS = pathlib.Path("configs")
+CONFIG_WORD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # of a platform, in pyproject
 
 
@@ -58,96 +56,18 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; what cannot be parsed ends in one message.
-
-    Of a config's field that is given twice the last value counts.
-    """
-    problem, config = "", None
-    try:
-        words, config = config_words(argv)
-        rest = flags.FLAGS(words)
-    except (SystemExit, BrokenPipeError) as end:  # absl's --help ends with status 1
-        if isinstance(getattr(end, "code", 0), str):  # a config's own sys.exit("...")
-            fail(end.code)
-        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
-            print(f"\n{configs()}" if "config" in flags.FLAGS else "", flush=True)
-        os._exit(0)
-    except Exception as error:  # a config file is code: anything may come out of it
-        # The config flags put tracebacks and JSON quotes into their messages.
-        problem = str(error).replace("\\n", "\n").replace("\\'", "").strip("\"' \n")
-        if "Traceback" in problem:
-            problem = problem.splitlines()[-1].partition("Error: ")[2] or problem
-        if problem.isidentifier():  # all that the config says without a close name
-            problem = f"the config has no field {problem!r} where the flag puts it"
-        if not isinstance(error, FLAG_ERRORS):
-            problem = f"--config={config}: {type(error).__name__}: {problem}"
-    missing = config is not None and not _is_file(config)
-    if "config" in flags.FLAGS and missing:
-        what = f"--config={config}: no such file" if config else "no --config is given"
-        fail(f"{what}\n{configs()}")
-    if problem:
-        hint = "--help shows the flags; a config's fields stand in its file"
-        fail(f"{problem}\n{hint}")
-    return rest
-
-
-def config_words(argv: list[str]) -> tuple[list[str], str]:
-    """Returns the words with each field of a config once, and the config's file."""
-    kept: dict[str, list[str]] = {}
-    left, config = collections.deque(argv), ""
-    while left:
-        words = [left.popleft()]
-        found = CONFIG_WORD.fullmatch(words[0])
-        name, value = found.groups() if found else (None, None)
-        if found and value is None and left and not left[0].startswith("--"):
-            value = left.popleft()
-            words.append(value)
-        if name == "config" and value:
-            config = str(inputs.local(value, "--config"))
-            words = [f"--config={config}"]
-        # The config flags would make one long tuple of those that are given twice.
-        name = name if name and name != "config" else f"word {len(left)}"
-        kept.pop(name, None)
-        kept[name] = words
-    return [word for words in kept.values() for word in words], config
-
-
-def _is_file(config: str) -> bool:
-    return pathlib.Path(config.partition(":")[0]).is_file()
-
-
-def configs() -> str:
-    """Returns a line for each config that is here: path, variants, what it is."""
-    # Beside the package in a checkout; else those of the folder one stands in.
-    beside = pathlib.Path(__file__).resolve().parents[1] / CONFIGS
-    folder = CONFIGS if CONFIGS.is_dir() else beside
-    lines = [_described(path) for path in sorted(folder.glob("*.py"))]
-    return "\n".join([f"configs{'' if lines else ': none'} in {folder}:", *lines])
-
-
-def _described(path: pathlib.Path) -> str:
-    try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return f"  {path}"
-    variants = [
-        f":{name}"
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "VARIANTS"
-        for name in ast.literal_eval(node.value)
-        if name
-    ]
-    shown = " ".join([str(path), *variants])
-    return f"  {shown:<36} {(ast.get_docstring(tree) or '').partition(chr(10))[0]}"
-
-
 def log_plainly(level: int) -> None:
-    """Logs from this level on, without the time and place that absl puts before."""
+    """Logs to stderr from this level on, without the time and place that absl adds."""
     logging.set_verbosity(level)
-    handler = logging.get_absl_handler()
-    handler.addFilter(not_chatter)
-    handler.setFormatter(_Plain())
+    stdlib_logging.root.addHandler(_LOG)
+
+
+class _Stderr(stdlib_logging.StreamHandler):
+    """Writes to what sys.stderr is at the time."""
+
+    def emit(self, record: stdlib_logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Plain(stdlib_logging.Formatter):
@@ -157,18 +77,29 @@ class _Plain(stdlib_logging.Formatter):
         return f"{record.levelname.lower()}: {text}" if warns else text
 
 
-def with_huge_pages(setting: pathlib.Path = THP) -> None:
-    """Starts this program again with memory in pages of 2 MiB, where Linux lets it ask.
+def with_huge_pages(setting: pathlib.Path = THP, devices: pathlib.Path = DEV) -> None:
+    """Starts a program on a CPU again with memory in pages of 2 MiB.
 
-    A step takes its buffers anew every time; in pages of 4 KiB the kernel's work on
-    them is a fifth of the time of a step on CPUs (docs/performance.md). The C library
-    reads its settings when a program starts, hence the second start, once, before JAX.
-    Whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
+    Where Linux lets a program ask for them. A step takes its buffers anew every time;
+    in pages of 4 KiB the kernel's work on them is a fifth of the time of a step on CPUs
+    (docs/performance.md). The C library reads its settings when a program starts, hence
+    the second start, once, before JAX. Never with an accelerator, one of several
+    processes, under Slurm or a debugger. RADIOVAE_HUGE_PAGES=0 switches it off, and
+    whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
     """
-    here = platform.libc_ver()[0] == "glibc" and setting.exists()
-    if here and "[madvise]" in setting.read_text() and TUNABLES not in os.environ:
-        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv)
+    asked = os.environ.get("RADIOVAE_HUGE_PAGES", "1") != "0"
+    decided = TUNABLES in os.environ or "SLURM_JOB_ID" in os.environ
+    words = {word.partition("=")[0] for word in sys.argv}
+    several = words & {"--distributed", "--coordinator"}
+    watched = sys.gettrace() or {"pydevd", "debugpy"} & sys.modules.keys()
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    cards = [card for kind in ACCELERATORS for card in devices.glob(kind)]
+    on_cpu = platforms == "cpu" or not (platforms or cards)
+    can = platform.libc_ver()[0] == "glibc" and setting.exists()
+    if asked and on_cpu and can and not (decided or several or watched):
+        if "[madvise]" in setting.read_text():
+            os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+            os.execv(sys.executable, sys.orig_argv)
 
 
 def start_jax(join: Callable[[], None] | None = None) -> None:
@@ -229,20 +160,80 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(kept))
 
 
-def nothing_more(argv: list[str]) -> None:
-    """Raises a ValueError if words are left that are no flags."""
-    if len(argv) > 1:
-        raise ValueError(
-            f"unexpected {' '.join(argv[1:])!r}: all is given by flags; --help shows "
-            "them"
-        )
-
-
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints end as all others do."""
+    """A parser whose complaints end as all others do: one message, status 1.
+
+    Args:
+      doc: the docstring of the command: its first line is what it does.
+      hint: where to look for what may be given.
+    """
+
+    def __init__(self, *args, doc: str | None = None, hint: str = "", **kwargs):
+        summary, _, details = (doc or "").partition("\n")
+        plain = argparse.RawDescriptionHelpFormatter
+        if doc:
+            kwargs = dict(description=summary, epilog=details) | kwargs
+        kwargs = dict(formatter_class=plain, allow_abbrev=False) | kwargs
+        super().__init__(*args, **kwargs)
+        self.hint = hint or f"{self.prog} --help shows the flags"
+
+    def add_debug(self) -> None:
+        words = "show the traceback of an error"
+        self.add_argument("--debug", action="store_true", help=words)
+
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flag = rest[0].partition("=")[0]
+            close = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            near = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unexpected {' '.join(rest)!r}{near}")
+        return found
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{message}\n{self.prog} --help shows the flags")
+        fail(f"{message}\n{self.hint}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # of `--help | head`
+            files.to_nowhere(sys.stdout.fileno())
+        super().exit(status, message)
+
+
+class ConfigParser(Parser):
+    """A parser of --config and of --config.SECTION.FIELD=VALUE, into `overrides`."""
+
+    def __init__(self, *args, **kwargs):
+        hint = "fields are given as --config.SECTION.FIELD=VALUE; --help shows the rest"
+        super().__init__(*args, **dict(hint=hint) | kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words, overrides = without_overrides(sys.argv[1:] if args is None else args)
+        found, rest = super().parse_known_args(words, namespace)
+        found.overrides = overrides
+        return found, rest
+
+
+def without_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Returns the words that are no fields of a config, and {"section.field": value}.
+
+    Of a field that is given twice the last value counts.
+    """
+    words, overrides, left = [], {}, collections.deque(argv)
+    while left:
+        word = left.popleft()
+        found = CONFIG_WORD.fullmatch(word)
+        if not found:
+            words.append(word)
+            continue
+        name, value = found.groups()
+        if value is None:
+            if not left or left[0].startswith("--"):
+                fail(f"{word}: a value is missing; give {word}=VALUE")
+            value = left.popleft()
+        overrides[name] = value
+    return words, overrides
 
 
 def at_least(low: int, high: int = sys.maxsize) -> Callable[[str], int]:
@@ -265,17 +256,6 @@ def path(text: str) -> pathlib.Path:
         return inputs.local(text, "path")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-class _PathParser(flags.ArgumentParser):
-    def parse(self, argument: str) -> str:
-        return str(inputs.local(argument, "path")) if argument else ""
-
-
-def define_path(name: str, default: str | None, words: str) -> flags.FlagHolder:
-    """Defines a flag of absl: a path of this machine, ~ is the home folder."""
-    serializer = flags.ArgumentSerializer()
-    return flags.DEFINE(_PathParser(), name, default, words, serializer=serializer)
 
 
 def folder(path: pathlib.Path, *, flag: str) -> pathlib.Path:
@@ -379,3 +359,8 @@ def not_chatter(record: stdlib_logging.LogRecord) -> bool:
     if record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"):
         return False
     return "radiovae_jax" in record.pathname or record.levelno > stdlib_logging.INFO
+
+
+_LOG = _Stderr()
+_LOG.addFilter(not_chatter)
+_LOG.setFormatter(_Plain())

@@ -14,47 +14,27 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
+import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
 from radiovae_jax import cli, inputs, provenance
 from radiovae_jax.data import datasets, radiomap, sources
-from radiovae_jax.data.batch import resize, resized
-from radiovae_jax.evaluation import baselines, comparison, record
-from radiovae_jax.evaluation.comparison import SCALES
-from radiovae_jax.evaluation.measure import Measured, measure
+from radiovae_jax.data.batch import resized
+from radiovae_jax.evaluation import evaluator, record
+from radiovae_jax.evaluation.evaluator import EvalSpec, Evaluation
 from radiovae_jax.nn import lpips
-from radiovae_jax.progress import Bar
-from radiovae_jax.reporting import plots, showing
-from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.reporting import artifacts, plots
+from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec, eval_rows
+from radiovae_jax.vae.charts import CHARTS
 
-WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
-SPLIT = flags.DEFINE_string("split", "val", "train, val, test, or all maps found.")
-DATA_ROOT = cli.define_path("data_root", "", "Data, if not where the config says.")
-WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "live"], "Which weights.")
-STEP = flags.DEFINE_integer("step", 0, "Which checkpoint; 0 is the best.")
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "Maps at a time over all devices.", lower_bound=1
-)
-BASELINE = flags.DEFINE_enum(
-    "baseline", "none", ["none", "pca"], "A linear row beside: PCA of patches."
-)
-PERCEPTUAL = cli.define_path(
-    "perceptual_weights",
-    "",
-    "LPIPS's: hub, a folder, random, or none; the config's if not given.",
-)
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-
-ROWS = ("autoencoder", "autoencoder_sample", "pca")
-SAMPLE_SEED = 0
-PRIOR_SEED = 1  # of maps from the prior, for their Fréchet distance
 SHOWN = 3  # of the best and of the worst maps
 
 
@@ -77,7 +57,6 @@ def evaluate(
     """
     workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
-    config_check.check(config)
     if data_root:
         data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.
@@ -87,77 +66,61 @@ def evaluate(
                 "--data_root, or leave it out for the config's"
             )
         config.data.root = data_root
-    step, (model, params) = run_folder.hold(
-        workdir, step, lambda step: run_folder.load(workdir, weights, step=step)
-    )
+    run = codec.load(workdir, weights, step=step)
     notes: list[str] = []
     source, regions = open_with_regions(config, split, notes)
     folder = cli.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
     wanted = perceptual_weights or config.loss.perceptual_weights
     # A run without LPIPS was trained without the Hub, and is measured without it.
     ask_hub = bool(perceptual_weights or config.loss.perceptual_weight)
-    seen = seen_shape(config, source.shape)
+    height, width, channels = source.shape
+    size = [*resized(height, width, run.image_size), channels]  # for the network
     stored = config.train.metrics_size == "stored"
     lpips_weights = perceptual(
-        wanted, source.shape if stored else seen, notes, ask_hub=ask_hub
+        wanted, source.shape if stored else size, notes, ask_hub=ask_hub
     )
     # VGG takes gray and colours; LPIPS goes over other channels one by one.
-    telling = lpips_weights != () and wanted != "random" and seen[2] in (1, 3)
-    judge = comparison.Judge(
-        rows=ROWS if baseline == "pca" else ROWS[:2],
+    telling = lpips_weights != () and wanted != "random" and channels in (1, 3)
+    spec = EvalSpec(
+        rows=eval_rows.ROWS if baseline == "pca" else eval_rows.ROWS[:2],
         regions=regions,
-        image_size=config.data.image_size,
+        image_size=run.image_size,
         stored=stored,
         perceptual=lpips_weights != (),
         features="vgg16_relu5_3" if telling else "pixels_8x8",
-        db=datasets.db_range(config),
+        db=run.db,
     )
-    pca = fit_pca(config, model) if baseline == "pca" else ()
-    measured = measure(
-        coder(model),
-        (params, pca),
+    pca = eval_rows.fit_pca(config, run) if baseline == "pca" else ()
+    measured = evaluator.evaluate(
+        eval_rows.reconstruct(run),
+        (run.params, pca),
         source,
-        judge,
+        spec,
         batch_size=batch_size,
         lpips_weights=lpips_weights,
         show=SHOWN,
     )
     found = {
         "workdir": str(workdir),
-        "step": step,
+        "step": run.step,
         "weights": weights,
         "data": source.summary(),
         "split": split,
         "images": len(source),
-        "size": list(seen),
+        "size": size,
         "commit": provenance.commit(),
         "notes": notes,
-        **terms(config, judge),
-        **record.numbers(measured, judge, wanted),
+        "metrics_size": config.train.metrics_size,
+        "sample_seed": eval_rows.SAMPLE_SEED,
+        "prior_seed": eval_rows.PRIOR_SEED,
+        **record.numbers(measured, spec, wanted),
         "config": run_folder.jsonable(config),
     }
     found["summary"] = record.summary(found)
     record.write(folder, split, found, measured.maps)
-    figure = picture(measured, with_buildings="building" in regions, db=judge.db)
+    figure = picture(measured, with_buildings="building" in regions, db=run.db)
     plots.save(figure, folder / f"{split}_best_worst.png")
     return found
-
-
-def terms(config: ml_collections.ConfigDict, judge: comparison.Judge) -> dict[str, Any]:
-    """Returns what the numbers mean, for the record."""
-    return {
-        "metrics_size": config.train.metrics_size,
-        "scales": {
-            name: {"threshold": threshold}
-            | ({"db_per_unit": share * judge.db.span} if judge.db.span else {})
-            for name, (threshold, share) in SCALES.items()
-        },
-        "regions": list(judge.regions),
-        "data_range": 1.0,
-        "clipped_to": [0.0, 1.0],
-        "sample_seed": SAMPLE_SEED,
-        "prior_seed": PRIOR_SEED,
-    }
 
 
 def open_with_regions(
@@ -166,15 +129,11 @@ def open_with_regions(
     """Opens a split with its buildings where the data set has them."""
     try:
         source = datasets.open_data(config, split, also=("buildings",))
-        return source, comparison.REGIONS
+        return source, evaluator.REGIONS
     except (FileNotFoundError, ValueError) as error:
         source = datasets.open_data(config, split)
         notes.append(f"no regions, for want of buildings: {error}")
         return source, ("all",)
-
-
-def seen_shape(config: ml_collections.ConfigDict, stored) -> tuple[int, int, int]:
-    return (*resized(*stored[:2], config.data.image_size), stored[2])
 
 
 def perceptual(
@@ -205,39 +164,7 @@ def perceptual(
     return weights
 
 
-def coder(model) -> comparison.Code:
-    """Returns what codes a batch: ((params, pca or ()), image, index) -> Coded."""
-
-    def code(weights, image, index):
-        params, pca = weights
-        posterior = model.apply(params, image, method="encode")
-        key = jax.random.key(SAMPLE_SEED)
-        z = latents.sample_each(key, index, posterior.mean, posterior.std)
-        recons = {
-            "autoencoder": model.apply(params, posterior.mode(), method="decode"),
-            "autoencoder_sample": model.apply(params, z, method="decode"),
-        }
-        noise = latents.sample_each(jax.random.key(PRIOR_SEED), index, 0 * z, 1.0)
-        if pca:
-            f = baselines.reconstruct(pca, radiomap.model_to_f(image))
-            recons["pca"] = radiomap.f_to_model(f)
-        prior = model.apply(params, noise, method="decode")
-        return comparison.Coded(recons, posterior, prior)
-
-    return code
-
-
-def fit_pca(config: ml_collections.ConfigDict, model) -> baselines.Pca:
-    """Fits patches of the latent's size on the split that the run trained on."""
-    source = datasets.open_data(config, config.data.train_split)
-    maps = (
-        resize(radiomap.gray_to_f(source[i]["gray"])[None], config.data.image_size)
-        for i in Bar(range(len(source)), desc="pca", unit="map")
-    )
-    return baselines.fit_pca(maps, patch=model.downsampling, components=model.embed_dim)
-
-
-def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
+def picture(measured: Evaluation, *, with_buildings: bool, db: radiomap.DbRange):
     """Returns the best maps, then the worst, with their reconstructions."""
     named = [
         (f"{kind}: {one.name}, NMSE {one.nmse:.3g}", one)
@@ -257,28 +184,43 @@ def picture(measured: Measured, *, with_buildings: bool, db: radiomap.DbRange):
     )
 
 
-def main(argv: list[str]) -> None:
+def parser() -> cli.Parser:
+    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.evaluate")
+    add, path = parser.add_argument, dict(type=cli.path, metavar="DIR")
+    add("--workdir", required=True, help="folder of the run", **path)
+    add("--split", default="val", help="train, val (default), test, or all maps found")
+    add("--data_root", default="", help="data, if not where the config says", **path)
+    words = "which weights, default ema"
+    add("--weights", choices=("ema", "live"), default="ema", help=words)
+    words = "which checkpoint; default the best"
+    add("--step", type=cli.at_least(0), default=0, metavar="N", help=words)
+    words = "maps at a time over all devices, default 8"
+    add("--batch_size", type=cli.at_least(1), default=8, metavar="N", help=words)
+    words = "a linear row beside: PCA of patches"
+    add("--baseline", choices=("none", "pca"), default="none", help=words)
+    words = "LPIPS's: hub, a folder, random, or none; the config's if not given"
+    add("--perceptual_weights", default="", help=words, **path)
+    parser.add_debug()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parser().parse_args(argv)
     cli.log_plainly(logging.ERROR)  # what is worth saying is in the notes
-    with cli.one_message(debug=DEBUG.value):
-        cli.nothing_more(argv)
-        cli.start_jax()
-        found = evaluate(
-            pathlib.Path(WORKDIR.value),
-            split=SPLIT.value,
-            data_root=DATA_ROOT.value,
-            weights=WEIGHTS.value,
-            step=STEP.value,
-            batch_size=BATCH_SIZE.value,
-            baseline=BASELINE.value,
-            perceptual_weights=PERCEPTUAL.value,
-        )
-        cli.say(record.table(found))
-        place = pathlib.Path(WORKDIR.value) / "evaluation" / SPLIT.value
-        cli.say(f"written: {place}.json, .csv and _best_worst.png")
-        for path in showing.renew_report(WORKDIR.value):
-            cli.say(f"renewed: {path}")
+    return cli.status(lambda: _evaluate(args), debug=args.debug)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    cli.start_jax()
+    fields = {name: value for name, value in vars(args).items() if name != "debug"}
+    found = evaluate(**fields | {"perceptual_weights": str(args.perceptual_weights)})
+    cli.say(record.table(found))
+    place = args.workdir / "evaluation" / args.split
+    cli.say(f"written: {place}.json, .csv and _best_worst.png")
+    for path in artifacts.renew_report(args.workdir, CHARTS):
+        cli.say(f"renewed: {path}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

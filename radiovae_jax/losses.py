@@ -25,8 +25,7 @@ def reconstruction(x: Elements, recon: Elements) -> Elements:
 
     Source: RadioDiff, loss.py (latent-diffusion has the absolute value alone).
     """
-    difference = x - recon
-    return absolute(difference) + difference**2
+    return l1(x, recon) + mse(x, recon)
 
 
 def absolute(x: Elements) -> Elements:
@@ -34,11 +33,18 @@ def absolute(x: Elements) -> Elements:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
-def add_perceptual(pixels: Image, distance: PerImage, *, weight: float) -> Image:
-    """Adds weight * distance to every pixel of its image.
+def l1(x: Elements, recon: Elements) -> Elements:
+    """Returns |x - recon|, elementwise: a Laplace likelihood's negative logarithm."""
+    return absolute(x - recon)
 
-    After the sum over pixels LPIPS therefore counts h*w*c times, as in the source.
-    """
+
+def mse(x: Elements, recon: Elements) -> Elements:
+    """Returns (x - recon)^2, elementwise: twice a unit Gaussian's, less a constant."""
+    return (x - recon) ** 2
+
+
+def add_perceptual(pixels: Image, distance: PerImage, *, weight: float) -> Image:
+    """Adds weight * distance to every pixel: after their sum it counts h*w*c times."""
     return pixels + weight * distance.reshape(-1, 1, 1, 1)
 
 
@@ -71,9 +77,8 @@ def discriminator_hinge(logits_real: Logits, logits_fake: Logits) -> Float[Array
 
     Source: Lim & Ye 2017 (arXiv:1705.02894); the half is taming-transformers'.
     """
-    real = jax.nn.relu(1.0 - logits_real).mean()
-    fake = jax.nn.relu(1.0 + logits_fake).mean()
-    return 0.5 * (real + fake)
+    real, fake = jax.nn.relu(1.0 - logits_real), jax.nn.relu(1.0 + logits_fake)
+    return 0.5 * (real.mean() + fake.mean())
 
 
 def discriminator_vanilla(logits_real: Logits, logits_fake: Logits) -> Float[Array, ""]:
@@ -81,9 +86,8 @@ def discriminator_vanilla(logits_real: Logits, logits_fake: Logits) -> Float[Arr
 
     Source: Goodfellow et al. 2014 (arXiv:1406.2661); the half is taming-transformers'.
     """
-    real = jax.nn.softplus(-logits_real).mean()
-    fake = jax.nn.softplus(logits_fake).mean()
-    return 0.5 * (real + fake)
+    real, fake = jax.nn.softplus(-logits_real), jax.nn.softplus(logits_fake)
+    return 0.5 * (real.mean() + fake.mean())
 
 
 DISCRIMINATOR = {"hinge": discriminator_hinge, "vanilla": discriminator_vanilla}
@@ -104,7 +108,8 @@ def adaptive_weight(
     Source: Esser et al. 2021 (arXiv:2012.09841), offset 1e-6 there; 1e-4 and the
     clip follow taming-transformers, vqperceptual.py at 3ba01b2.
     """
-    ratio = _length(nll_grad) / (_length(g_grad) + 1e-4)
+    nll_length, g_length = (jnp.sqrt(jnp.sum(g**2)) for g in (nll_grad, g_grad))
+    ratio = nll_length / (g_length + 1e-4)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
 
 
@@ -113,20 +118,6 @@ def adopt_weight(
 ) -> Float[Array, ""]:
     """Returns `otherwise` before step `threshold`, `value` from exactly there on."""
     return jnp.where(step < threshold, otherwise, value)
-
-
-def _length(gradient: Float[Array, "*k"]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.sum(gradient**2))
-
-
-def l1(x: Elements, recon: Elements) -> Elements:
-    """Returns |x - recon|, elementwise: a Laplace likelihood's negative logarithm."""
-    return absolute(x - recon)
-
-
-def mse(x: Elements, recon: Elements) -> Elements:
-    """Returns (x - recon)^2, elementwise: twice a unit Gaussian's, less a constant."""
-    return (x - recon) ** 2
 
 
 def bce(x: Elements, logits: Elements) -> Elements:
@@ -194,12 +185,8 @@ def free_bits(
     Kingma et al.'s groups here; in their image models a group is a feature map.
 
     Args:
-      kl: `gaussian_kl`.
       minimum: nats that each entry may hold for free; 0 changes nothing.
       per: "dimension", or "entry": without the mean, every image by itself.
-
-    Returns:
-      one image's worth of entries, or every image's, for `REDUCTION`.
 
     Source: Kingma et al. 2016 (arXiv:1606.04934), the free-bits objective.
     """
@@ -224,8 +211,6 @@ def vae_loss(
     Args:
       recon: the reconstruction; with `kind="bce"` logits of it.
       x: the images, in [-1, 1].
-      mean: of the posterior, with `logvar`.
-      reduction: of `REDUCTION`.
       kind: of `RECONSTRUCTION`.
       kl_reduction: of the KL term; "sum" beside `reduction="mean"` weighs the mean over
         pixels against whole images' KL, as tutorials do.
@@ -267,7 +252,6 @@ def feature_matching(
 
     Args:
       real: the discriminator's activations of the images, layer by layer.
-      fake: those of the reconstructions.
 
     Source: Wang et al. 2018 (pix2pixHD, arXiv:1711.11585), feature matching loss.
     """
@@ -324,13 +308,11 @@ def lecam(
 
     Args:
       state: of `lecam_update` with the same decay, this batch included.
-      logits_real: the discriminator's, of images; with gradient.
-      logits_fake: of reconstructions.
 
     Source: Tseng et al. 2021 (arXiv:2104.03310), R_LC; the relu and the correction
     are the authors' code (google/lecam-gan, stylegan2/lecam_loss.py at eaf2bd4).
     """
-    seen = jnp.maximum(1.0 - decay**state.count, 1.0 - decay)
-    above = jax.nn.relu(logits_real - state.fake / seen)
-    below = jax.nn.relu(state.real / seen - logits_fake)
+    bias_correction = jnp.maximum(1.0 - decay**state.count, 1.0 - decay)
+    above = jax.nn.relu(logits_real - state.fake / bias_correction)
+    below = jax.nn.relu(state.real / bias_correction - logits_fake)
     return (above**2).mean() + (below**2).mean()

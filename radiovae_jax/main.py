@@ -1,127 +1,144 @@
 """Trains a run from a config file, or goes on with it.
 
-    python -m radiovae_jax.main --config configs/quickstart.py
-    python -m radiovae_jax.main --config configs/radio.py --workdir runs/radio \\
+    python -m radiovae_jax.main --config quickstart
+    python -m radiovae_jax.main --config radio --workdir runs/radio \\
         --config.data.root=/path/to/RadioMapSeer --config.train.batch_size=16
 
-Every field of the config can be given as --config.SECTION.FIELD=VALUE. The same
-command in the same workdir continues a run that was stopped.
+Every field of the config can be given as --config.SECTION.FIELD=VALUE, the last one
+counts. The same command in the same workdir continues a run that was stopped.
 """
-
-import functools
-import pathlib
 
 from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+import argparse
+import functools
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import logging
 
 from radiovae_jax import cli
+from radiovae_jax.training import config_files, schema
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, configs/radio.py say; :VARIANT may follow."
-)
-WORKDIR = cli.define_path(
-    "workdir", "", "Folder of the run; runs/NAME_OF_THE_CONFIG by default."
-)
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Several processes that JAX finds: Cloud TPU, Slurm."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "Several processes by hand: HOST:PORT of process 0."
-)
-PROCESSES = flags.DEFINE_integer("processes", 0, "With --coordinator: how many.")
-PROCESS = flags.DEFINE_integer(
-    "process", -1, "With --coordinator: which one this is, from 0."
-)
-HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_s", 60, "Seconds after which a silent process ends the others."
-)
-CONNECT = flags.DEFINE_integer(
-    "connect_s", 300, "Seconds after which a process gives up finding the others."
-)
-DRY_RUN = flags.DEFINE_bool(
-    "dry_run",
-    False,
-    "Print memory, work and rates of the run; train and write nothing.",
-)
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-flags.mark_flag_as_required("config")
-
-
+# Config field `stage` -> the module with the `make` of its task.
+STAGES = {"vae": "radiovae_jax.vae.task"}
 LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"unexpected {argv[1:]}; fields are given as --config.SECTION.FIELD=VALUE"
-        )
-    # After the flags: --help shall not wait for JAX.
+def parser() -> cli.ConfigParser:
+    parser = cli.ConfigParser(
+        doc=f"{__doc__ or ''}\n{config_files.listed()}",
+        prog="python -m radiovae_jax.main",
+    )
+    add = parser.add_argument
+    words = "name or path of a config, radio say; :VARIANT may follow"
+    add("--config", metavar="CONFIG", default="", help=words)
+    words = "folder of the run; runs/NAME_OF_THE_CONFIG by default"
+    add("--workdir", type=cli.path, metavar="DIR", help=words)
+    words = "several processes that JAX finds: Cloud TPU, Slurm"
+    add("--distributed", action="store_true", help=words)
+    words = "several processes by hand: HOST:PORT of process 0"
+    add("--coordinator", default="", help=words)
+    words = "with --coordinator: how many"
+    add("--processes", type=int, default=0, metavar="N", help=words)
+    words = "with --coordinator: which one this is, from 0"
+    add("--process", type=int, default=-1, metavar="N", help=words)
+    words = "seconds after which a silent process ends the others, default 60"
+    add("--heartbeat_s", type=int, default=60, metavar="N", help=words)
+    words = "seconds after which a process gives up finding the others, default 300"
+    add("--connect_s", type=int, default=300, metavar="N", help=words)
+    words = "print memory, work and rates of the run; train and write nothing"
+    add("--dry_run", action="store_true", help=words)
+    words = "print the fields of the config, those with WORD in their line"
+    add("--print_config", nargs="?", const="", metavar="WORD", help=words)
+    parser.add_debug()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    reader = parser()
+    args = reader.parse_args(argv)
+    if not args.config and args.print_config is None:
+        reader.error(f"no --config is given\n{config_files.listed()}")
+    try:
+        settings = schema.read(args.config or "radio", args.overrides)
+        if args.print_config is not None:
+            cli.say(schema.describe(settings, args.print_config))
+            return 0
+    except ValueError as error:
+        reader.error(str(error))
+    # Not at the top: --help and a misspelt field shall not wait for JAX.
     from radiovae_jax.training import distributed
 
     cli.log_plainly(logging.INFO)
+    stopped = "stopped; a run goes on with the same command"
     try:
-        with cli.one_message(
-            debug=DEBUG.value, stopped="stopped; a run goes on with the same command"
-        ):
-            run()
+        with cli.one_message(debug=args.debug, stopped=stopped):
+            run(settings, args)
     except SystemExit as end:
         if end.code != cli.INTERRUPTED:  # that all processes do together
             distributed.leave(end.code, str(end.__context__ or ""))
-        raise
+        return end.code
+    return 0
 
 
-def run() -> None:
+def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
+    from radiovae_jax import training
     from radiovae_jax.data import datasets
-    from radiovae_jax.reporting import showing
-    from radiovae_jax.training import distributed, dry_run, judging, train
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.training import distributed, dry_run, validation
+    from radiovae_jax.vae import latents
+    from radiovae_jax.vae.charts import CHARTS
 
-    workdir = pathlib.Path(WORKDIR.value or default_workdir())
+    workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
         distributed.start,
-        automatic=DISTRIBUTED.value,
-        coordinator=COORDINATOR.value,
-        processes=PROCESSES.value,
-        process=PROCESS.value,
-        heartbeat_s=HEARTBEAT.value,
-        connect_s=CONNECT.value,
+        automatic=args.distributed,
+        coordinator=args.coordinator,
+        processes=args.processes,
+        process=args.process,
+        heartbeat_s=args.heartbeat_s,
+        connect_s=args.connect_s,
     )
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
-    if DRY_RUN.value:
-        page = dry_run.run(CONFIG.value)
+    make = importlib.import_module(STAGES[settings.get("stage", "vae")]).make
+    if args.dry_run:
+        page = dry_run.run(make, settings)
         if distributed.is_first():
             cli.say(page)
         return
     try:
-        metrics = train.run(CONFIG.value, workdir)
+        metrics = training.run(make, settings, workdir)
     except FloatingPointError:
         if distributed.is_first():
-            showing.after_training(workdir, latents=0)  # its warnings say more
+            artifacts.after_training(workdir, CHARTS)  # its warnings say more
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
-        showing.after_training(workdir, latents=LATENTS_SHOWN if alone else 0)
-        db = datasets.db_range(CONFIG.value)
-        report(workdir, judging.quality(metrics, db) if metrics else "")
+        examples = functools.partial(latents.examples, workdir, count=LATENTS_SHOWN)
+        artifacts.after_training(workdir, CHARTS, latents=examples if alone else None)
+        db = datasets.db_range(settings)
+        report(workdir, validation.quality(metrics, db) if metrics else "")
 
 
-def default_workdir() -> str:
-    """Returns runs/radio_native for configs/radio.py:native."""
-    path, _, variant = config_flags.get_config_filename(
-        flags.FLAGS["config"]
-    ).partition(":")
+def default_workdir(name: str) -> pathlib.Path:
+    """Returns runs/radio_native for radio:native or configs/radio.py:native."""
+    path, _, variant = name.partition(":")
     stem = pathlib.Path(path).stem
-    return f"runs/{stem}_{variant}" if variant else f"runs/{stem}"
+    return pathlib.Path("runs", f"{stem}_{variant}" if variant else stem)
 
 
 def report(workdir: pathlib.Path, quality: str) -> None:
@@ -137,4 +154,4 @@ def report(workdir: pathlib.Path, quality: str) -> None:
 
 if __name__ == "__main__":
     cli.with_huge_pages()
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

@@ -19,6 +19,8 @@ from radiovae_jax.types import Image, PerImage
 ALL = 1.0
 DB_PER_UNIT = 100.0  # RadioMapSeer: dB = -147 + 100 f; 80 on the scale cut at f = 0.2
 SSIM_TAPS, SSIM_SIGMA = 11, 1.5
+PER_IMAGE = ("nmse", "rmse", "mae", "psnr", "ssim")  # of `measure`
+IN_UNIT = ("rmse", "mae")  # those that are also given in dB
 
 Region = Float[Array, "b h w 1"] | float
 Sum = Float[Array, ""]
@@ -148,10 +150,16 @@ def update(
     mask: Bool[Array, "b"],
     region: Region = ALL,
 ) -> Sums:
-    """Returns the sums with a batch added.
+    """Returns the sums with a batch added; `measure` has the other arguments."""
+    return merge(sums, measure(target, recon, mask, region)[0])
+
+
+def measure(
+    target: Image, recon: Image, mask: Bool[Array, "b"], region: Region = ALL
+) -> tuple[Sums, dict[str, PerImage]]:
+    """Returns the sums of a batch, and the numbers of each image: PER_IMAGE.
 
     Args:
-      sums: of the set so far.
       target: the maps.
       recon: their reconstructions.
       mask: False for the images that only fill up the batch; they may hold anything.
@@ -172,21 +180,26 @@ def update(
     def over_images(values: PerImage) -> Sum:
         return jnp.sum(jnp.where(counted, values, 0))
 
-    batch = Sums(
+    functions = (nmse, rmse, mae, psnr, ssim)
+    each = {
+        name: function(target, recon, region)
+        for name, function in zip(PER_IMAGE, functions, strict=True)
+    }
+    sums = Sums(
         pixels=jnp.sum(pixels),
         squared_error=over_pixels(jnp.square(error)),
         absolute_error=over_pixels(jnp.abs(error)),
         power=over_pixels(power),
         images=over_images(jnp.ones_like(pixels)),
         nmse_images=jnp.sum(powered, dtype=jnp.float32),
-        nmse=jnp.sum(jnp.where(powered, nmse(target, recon, region), 0)),
-        rmse=over_images(rmse(target, recon, region)),
-        mae=over_images(mae(target, recon, region)),
-        psnr=over_images(psnr(target, recon, region)),
+        nmse=jnp.sum(jnp.where(powered, each["nmse"], 0)),
+        rmse=over_images(each["rmse"]),
+        mae=over_images(each["mae"]),
+        psnr=over_images(each["psnr"]),
         ssim_images=jnp.sum(ssim_counted, dtype=jnp.float32),
-        ssim=jnp.sum(jnp.where(ssim_counted, ssim(target, recon, region), 0)),
+        ssim=jnp.sum(jnp.where(ssim_counted, each["ssim"], 0)),
     )
-    return merge(sums, batch)
+    return sums, each
 
 
 def merge(one: Sums, other: Sums) -> Sums:
@@ -223,18 +236,21 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
     if db_per_unit:
         metrics |= {
             name.replace(error, f"{error}_db"): db_per_unit * metrics[name]
-            for error in ("rmse", "mae")
+            for error in IN_UNIT
             for name in (error, f"{error}_pooled")
         }
     return {name: float(value) for name, value in metrics.items()}
 
 
 def deciding(numbers: Mapping[str, Any], prefix: str = "") -> Any:
-    """Returns the NMSE that `best` and early stops go by: the pooled one.
+    """Returns the number that `best` and early stops go by, the lowest being best.
 
-    A map without power does not decide it. Runs that logged none have the mean.
+    The pooled NMSE, which a map without power does not decide; the mean one of runs
+    that logged no other; or what a stage calls "best". None where there is none.
     """
-    return numbers.get(f"{prefix}nmse_pooled", numbers.get(f"{prefix}nmse"))
+    names = ("best", "nmse_pooled", "nmse")
+    found = (numbers[prefix + name] for name in names if prefix + name in numbers)
+    return next(found, None)
 
 
 def frechet(

@@ -1,4 +1,4 @@
-"""Radio physics of a path gain map: units, wave number, and the terms made of them.
+"""Radio physics of a path gain map: dB, watt, wave number, and the terms made of them.
 
 A map is f in [0, 1]: P = -147 + 100 f in dB, u = 10^((23 - 30 + P) / 10) in watt for a
 transmitter of 23 dBm. RadioDiff-k takes u for the field of Helmholtz's equation and
@@ -17,12 +17,12 @@ the pixels, and trains nothing. The second, a ratio, is at its ceiling on 83% of
 street; beside walls its gradient is up to 60,000 times the pixel loss's.
 
 **The dimensionless forms** (default) are the same equations in another unit, and
-saturate smoothly. Helmholtz's equation is homogeneous: with u every multiple of u obeys
-it. So the residual is measured in the reconstruction's own power, and its level, which
-is the pixel loss's affair, neither raises nor lowers it. The pixel's power u would do
-in the open, but beside a wall u is a millionth of its neighbour's, and gradients grow
-as that ratio. The power that the stencil spans, m = (u_1 + ... + u_4 + 4 u) / 8, is u
-in the open and the street's beside a wall. With the contrast c = log(mean_j u_j / u):
+saturate smoothly. Every multiple of a solution u solves Helmholtz's equation, so the
+residual is measured in the reconstruction's own power; its level is the pixel loss's
+affair. The pixel's power u would do in the open, but beside a wall u is a millionth of
+its neighbour's, and gradients grow as that ratio. The power that the stencil spans,
+m = (u_1 + ... + u_4 + 4 u) / 8, is u in the open and the street's beside a wall. With
+the contrast c = log(mean_j u_j / u):
 
     lap(u) / u = 4 (e^c - 1),   m / u = (e^c + 1) / 2
 
@@ -32,32 +32,54 @@ in the open and the street's beside a wall. With the contrast c = log(mean_j u_j
                  r = (K(u_x) - K(u_y))^2
 
 each then r / (1 + r / ceiling) with the released ceilings, 0.15 and 0.2: slope 1 for
-small errors, no dead zone for large ones. Both see the map's shape alone, the first
-more sharply where x has a deep hole, the second alike everywhere. No power is ever
-formed: c is a function of differences of f, as good in float32 at -147 dB as at 0 dB.
-On real DPM maps with an error of 2 dB 99% of the street pixels have a gradient of more
-than 1% of the pixel loss's; none anywhere has more than 130 times it.
+small errors, no dead zone for large ones. Both depend on the map's shape alone. No
+power is ever formed: c is a function of differences of f, as good in float32 at -147 dB
+as at 0 dB. On real DPM maps with an error of 2 dB 99% of the street pixels have a
+gradient of more than 1% of the pixel loss's; none anywhere more than 130 times it.
 
-Maps of another range (`db_range`: dB at f = 0, and over the whole scale) are brought
-to RadioMapSeer's f first.
-
-Every term here is *before* the perceptual part and takes images in the model's range.
+Every term here is *before* the perceptual part and takes images in the model's range,
+of RadioMapSeer's f: maps of another dB range go through `to_radiomapseer` first.
 
 Source: Wang et al. 2025 (RadioDiff-k^2, arXiv:2504.15623) and its released loss.py
 for the equations; the unit and the saturation are this project's.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, UInt8
 
 from radiovae_jax import losses
 from radiovae_jax.types import Array, Image
 
-# Path gain in dB at f = 0, and the dB that one unit of f spans (RadioMapSeer).
-DB_RANGE = DB_FLOOR, DB_SPAN = -147.0, 100.0
+
+class DbRange(NamedTuple):
+    """What f is in dB: floor + span * f. A span of 0: f has no unit."""
+
+    floor: float
+    span: float
+
+    @property
+    def unit(self) -> str:
+        """What errors are shown in."""
+        return "dB" if self.span else "f"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of RMSE and MAE end in."""
+        return "_db" if self.span else ""
+
+    def words(self, error_f: float | np.floating) -> str:
+        """Returns an error in f as words: in dB where f has a unit."""
+        return f"{self.span * error_f:.2f} dB" if self.span else f"{error_f:.4f} in f"
+
+
+# Yapar et al. 2022 (arXiv:2212.11777).
+RADIOMAPSEER_DB = DB_FLOOR, DB_SPAN = DbRange(-147.0, 100.0)
+NO_DB = DbRange(0.0, 0.0)
 TRANSMITTED_DBM, MILLIWATT_DB = 23.0, 30.0
 # log(u) per unit of f: 100 dB are 23 nats.
 NATS = DB_SPAN * math.log(10.0) / 10.0
@@ -73,14 +95,18 @@ Interior = Float[Array, "b h-2 w-2 c"]
 Mask = Float[Array, "b h w 1"]
 
 
-def gain_to_db(f: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Returns the path gain in dB, -147 + 100 f."""
-    return DB_FLOOR + DB_SPAN * f
+def gain_to_db(
+    f: Float[Array, "*s"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Array, "*s"]:
+    """Returns the path gain in dB; of RadioMapSeer's f, -147 + 100 f."""
+    return db.floor + db.span * f
 
 
-def db_to_gain(gain_db: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Returns f = (dB + 147) / 100, unclipped."""
-    return (gain_db - DB_FLOOR) / DB_SPAN
+def db_to_gain(
+    gain_db: Float[Array, "*s"], db: DbRange = RADIOMAPSEER_DB
+) -> Float[Array, "*s"]:
+    """Returns f, unclipped; of RadioMapSeer's dB, (dB + 147) / 100."""
+    return (gain_db - db.floor) / db.span
 
 
 def db_to_watt(gain_db: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -94,26 +120,35 @@ def watt_to_db(power_w: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 10.0 * jnp.log10(power_w) - (TRANSMITTED_DBM - MILLIWATT_DB)
 
 
-def model_to_gain(
-    x: Image, input_range: str, db_range: tuple[float, float] = DB_RANGE
-) -> Image:
-    """Returns RadioMapSeer's f, at least in float32, of an image in [-1, 1].
+def model_to_gain(x: Image, input_range: str) -> Image:
+    """Returns f, at least in float32, of an image in [-1, 1].
 
     Args:
-      x: image in the model's range.
       input_range: "unit" maps it to [0, 1], -147 to -47 dB. "released" leaves it as it
         is, -247 to -47 dB, as RadioDiff-k does: every dB counts twice.
-      db_range: dB at f = 0 of these maps, and over their whole scale.
-
-    Raises:
-      ValueError: another input_range.
     """
     x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-    if input_range == "unit":
-        return _rescaled((x + 1.0) / 2.0, db_range)
-    if input_range == "released":
-        return _rescaled(x, db_range)
-    raise ValueError(f"input_range {input_range!r}; expected 'unit' or 'released'")
+    if input_range not in ("unit", "released"):
+        raise ValueError(f"input_range {input_range!r}; expected 'unit' or 'released'")
+    return (x + 1.0) / 2.0 if input_range == "unit" else x
+
+
+def to_radiomapseer(x: Image, input_range: str, db: DbRange) -> Image:
+    """Returns the image that shows RadioMapSeer's f of the gains that x shows.
+
+    Args:
+      input_range: how the terms will read the image, see `model_to_gain`.
+      db: what the f of x is in dB.
+    """
+    if db == RADIOMAPSEER_DB:
+        return x
+    f = rescaled(model_to_gain(x, input_range), db)
+    return 2.0 * f - 1.0 if input_range == "unit" else f
+
+
+def rescaled(f: Image, db: DbRange) -> Image:
+    """Returns RadioMapSeer's f of maps whose f is floor + span f in dB."""
+    return f if db == RADIOMAPSEER_DB else db_to_gain(gain_to_db(f, db))
 
 
 def transmitter_mask(antenna: UInt8[Array, "b h w 1"], mask_range: str) -> Mask:
@@ -124,16 +159,11 @@ def transmitter_mask(antenna: UInt8[Array, "b h w 1"], mask_range: str) -> Mask:
       mask_range: "unit" gives 0 and 1; "released" the stored 0 and 255, with which
         the factor (1 - mask) of the released residual is -254 at the transmitter and
         its clip sets that to the floor: no gradient there either.
-
-    Raises:
-      ValueError: another mask_range.
     """
+    if mask_range not in ("unit", "released"):
+        raise ValueError(f"mask_range {mask_range!r}; expected 'unit' or 'released'")
     stored = jnp.asarray(antenna, jnp.float32)
-    if mask_range == "unit":
-        return stored / 255.0
-    if mask_range == "released":
-        return stored
-    raise ValueError(f"mask_range {mask_range!r}; expected 'unit' or 'released'")
+    return stored / 255.0 if mask_range == "unit" else stored
 
 
 def interior(x: Float[Array, "b h w c"]) -> Interior:
@@ -163,9 +193,7 @@ def k2(f: Image, tx: Mask) -> Interior:
     return ratios.sum(axis=0) + interior(tx)
 
 
-def k2_neg_norm(
-    f: Image, tx: Mask, *, db_range: tuple[float, float] = DB_RANGE
-) -> UInt8[Array, "b h w c"]:
+def k2_neg_norm(f: Image, tx: Mask) -> UInt8[Array, "b h w c"]:
     """Returns RadioDiff-k's mask: 0 where k2 is most negative, 255 where it is not.
 
     min(k2, 0) of each image, stretched to [0, 1], times 255, truncated; the border is
@@ -174,7 +202,7 @@ def k2_neg_norm(
     **It is made of the true map**: a model that is given it is given the answer's
     edges. In float32 some values are one level off the stored ones, which float64 made.
     """
-    negative = jnp.minimum(k2(_rescaled(f, db_range), tx), 0.0)
+    negative = jnp.minimum(k2(f, tx), 0.0)
     low, high = (
         end(negative, axis=(1, 2, 3), keepdims=True) for end in (jnp.min, jnp.max)
     )
@@ -197,78 +225,46 @@ def edge(x: Image, recon: Image, k2_neg_norm: Image) -> Image:
     return losses.reconstruction(x * weight, recon * weight)
 
 
-def edge_pinn(
-    x: Image,
-    recon: Image,
-    *,
-    input_range: str,
-    db_range: tuple[float, float] = DB_RANGE,
-) -> Interior:
+def edge_pinn(x: Image, recon: Image, *, input_range: str) -> Interior:
     """Returns (K(x) - K(recon))^2, saturating at 0.2 (see the module's docstring).
 
-    The transmitter adds the same to both wave numbers, so it has no mask here.
+    The transmitter adds the same to both wave numbers, so neither form has its mask.
     """
     target, found = (
-        8.0 * jnp.tanh(0.5 * _contrast(model_to_gain(image, input_range, db_range)))
+        8.0 * jnp.tanh(0.5 * _contrast(model_to_gain(image, input_range)))
         for image in (x, recon)
     )
     return _saturate((target - found) ** 2, EDGE_PINN_CEILING)
 
 
-def edge_pinn_released(
-    x: Image,
-    recon: Image,
-    *,
-    input_range: str,
-    db_range: tuple[float, float] = DB_RANGE,
-) -> Interior:
+def edge_pinn_released(x: Image, recon: Image, *, input_range: str) -> Interior:
     """Returns (k2(x) - k2(recon))^2 clipped to [1e-7, 0.2 - 1e-7].
-
-    The source adds the transmitter's mask to both wave numbers; the difference has
-    none.
 
     Source: RadioDiff-k, `LPIPSWithDiscriminator_Edge_PINN`.
     """
     no_tx = jnp.zeros((*x.shape[:3], 1))
     target, found = (
-        k2(model_to_gain(image, input_range, db_range), no_tx) for image in (x, recon)
+        k2(model_to_gain(image, input_range), no_tx) for image in (x, recon)
     )
     return jnp.clip((target - found) ** 2, FLOOR, EDGE_PINN_CEILING - FLOOR)
 
 
-def helmholtz(
-    x: Image,
-    recon: Image,
-    tx: Mask,
-    *,
-    input_range: str,
-    db_range: tuple[float, float] = DB_RANGE,
-) -> Image:
+def helmholtz(x: Image, recon: Image, tx: Mask, *, input_range: str) -> Image:
     """Returns |lap(u_y) - k2(u_x) u_y| / m(u_y), saturating at 0.15.
 
-    0 at the transmitter, where the equation has a source, and on the border (see the
-    module's docstring).
+    0 at the transmitter, where the equation has a source, and on the border.
     """
     target, found = (
-        _contrast(model_to_gain(image, input_range, db_range)) for image in (x, recon)
+        _contrast(model_to_gain(image, input_range)) for image in (x, recon)
     )
     # Beyond 170 dB of missing contrast the term is flat anyway.
-    missing = jnp.expm1(jnp.minimum(target - found, MAX_MISSING_NATS))
-    # Not abs: its gradient in JAX is 1 at 0, where nothing is missing.
-    missing = missing * jax.lax.stop_gradient(jnp.sign(missing))
+    missing = losses.absolute(jnp.expm1(jnp.minimum(target - found, MAX_MISSING_NATS)))
     free = jnp.clip(1.0 - interior(tx), 0.0, 1.0)
     residual = 8.0 * jax.nn.sigmoid(found) * missing * free
     return _framed(_saturate(residual, HELMHOLTZ_CEILING), 0.0)
 
 
-def helmholtz_released(
-    x: Image,
-    recon: Image,
-    tx: Mask,
-    *,
-    input_range: str,
-    db_range: tuple[float, float] = DB_RANGE,
-) -> Image:
+def helmholtz_released(x: Image, recon: Image, tx: Mask, *, input_range: str) -> Image:
     """Returns 1e-9 + |lap(u_y) - k2 u_y| (1 - tx), clipped to [1e-7, 0.15 - 1e-7].
 
     In watt; k2 = lap(u_x) / (u_x + 1e-9). The border is 1e-7.
@@ -276,7 +272,7 @@ def helmholtz_released(
     Source: RadioDiff-k, `LPIPSWithDiscriminator_DPM2IRT4`.
     """
     u_x, u_y = (
-        db_to_watt(gain_to_db(model_to_gain(image, input_range, db_range)))
+        db_to_watt(gain_to_db(model_to_gain(image, input_range)))
         for image in (x, recon)
     )
     k2_x = laplacian(u_x) / (interior(u_x) + WATT_OFFSET)
@@ -292,14 +288,6 @@ def weights_for(term: Float[Array, "b i j c"], weights: Image) -> Image:
 
 EDGE_PINN = {"dimensionless": edge_pinn, "released": edge_pinn_released}
 HELMHOLTZ = {"dimensionless": helmholtz, "released": helmholtz_released}
-
-
-def _rescaled(f: Image, db_range: tuple[float, float]) -> Image:
-    """Returns RadioMapSeer's f of maps whose f is floor + span f in dB."""
-    if db_range == DB_RANGE:
-        return f
-    floor, span = db_range
-    return db_to_gain(floor + span * f)
 
 
 def _log_ratios(f: Image) -> Float[Array, "4 b h-2 w-2 c"]:

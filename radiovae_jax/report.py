@@ -13,23 +13,29 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
-import pathlib
-
-from absl import app, flags
+import sys
+from collections.abc import Sequence
 
 from radiovae_jax import cli
 from radiovae_jax.reporting import report_page
-
-WORKDIR = cli.define_path("workdir", None, "Folder of the run.")
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+from radiovae_jax.vae.charts import CHARTS
 
 
-def main(argv: list[str]) -> None:
-    with cli.one_message(debug=DEBUG.value):
-        cli.nothing_more(argv)
-        cli.say(f"written: {report_page.write(pathlib.Path(WORKDIR.value))}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.report")
+    words = "folder of the run"
+    parser.add_argument(
+        "--workdir", type=cli.path, required=True, metavar="DIR", help=words
+    )
+    parser.add_debug()
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        cli.say(f"written: {report_page.write(args.workdir, CHARTS)}")
+
+    return cli.status(work, debug=args.debug)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=cli.parse)
+    sys.exit(main())

@@ -1,9 +1,17 @@
-"""Runs the commands that users run, at the tests' size."""
+"""Runs the commands that users run: in this process, or in one of their own."""
 
+import contextlib
+import importlib
+import io
+import logging as stdlib_logging
 import os
 import pathlib
 import subprocess
 import sys
+from types import ModuleType
+from typing import NamedTuple
+
+from absl import logging
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -16,6 +24,36 @@ TINY = [
     "--config.train.log_every=1",
     "--config.train.images=2",
 ]
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def call(name: str | ModuleType, *arguments: object) -> Done:
+    """Calls main() of a command in this process; see `module` for one of its own.
+
+    Args:
+      name: of a module of radiovae_jax; or a module, of `tool.load` say.
+    """
+    module = name
+    if isinstance(name, str):
+        module = importlib.import_module(f"radiovae_jax.{name}")
+    out, err = io.StringIO(), io.StringIO()
+    level, handlers = logging.get_absl_logger().level, stdlib_logging.root.handlers[:]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = module.main([str(word) for word in arguments])
+    except SystemExit as end:  # of the flags
+        status = end.code or 0
+    finally:
+        stdlib_logging.root.handlers[:] = handlers
+        logging.get_absl_logger().setLevel(level)
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 def main(*arguments: str, **options):
@@ -46,13 +84,17 @@ def module(name: str, *arguments: str, devices: int = 1, timeout: int = 300):
     )
 
 
-def quickstart(folder: pathlib.Path, *arguments: str, **options):
-    """Runs a tiny quickstart whose city and run lie under `folder`."""
-    return main(
-        "--config=configs/quickstart.py",
+def tiny_quickstart(folder: pathlib.Path, *arguments: str) -> list[str]:
+    """Returns the arguments of a tiny quickstart: its city and run lie in `folder`."""
+    return [
+        "--config=quickstart",
         f"--workdir={folder / 'run'}",
         f"--config.data.root={folder / 'city'}",
         *TINY,
         *arguments,
-        **options,
-    )
+    ]
+
+
+def quickstart(folder: pathlib.Path, *arguments: str, **options):
+    """Runs a tiny quickstart in a process of its own."""
+    return main(*tiny_quickstart(folder, *arguments), **options)

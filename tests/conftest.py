@@ -1,7 +1,10 @@
 """What all tests share: strict numerics, and the real maps where there are any."""
 
+import fcntl
+import functools
 import os
 import pathlib
+import shutil
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # XLA and PyTorch start as many threads as they see cores, and PyTorch's take a core
@@ -13,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 import jax
 import pytest
+import tiny
 from absl import logging
 
 from radiovae_jax.data import synthetic
@@ -86,3 +90,42 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """
     root = tmp_path_factory.mktemp("data") / "city"
     return synthetic.write_city(root, maps=10, transmitters=2, size=64, seed=0)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with run/, 6 steps of tiny.config as main leaves them, and its city/.
+
+    Trained once for all workers of a session, so to be read; `trained_copy` is for the
+    tests that write.
+    """
+    # Not for tests of a function alone.
+    from radiovae_jax import training
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.vae import latents, task
+    from radiovae_jax.vae.charts import CHARTS
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "trained"
+    with open(shared / "trained.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            # The city keeps its name in the run's config, so it is written in place.
+            folder.mkdir()
+            try:
+                training.run(task.make, tiny.config(folder / "city"), folder / "run")
+                examples = functools.partial(latents.examples, folder / "run", count=2)
+                artifacts.after_training(folder / "run", CHARTS, latents=examples)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    return folder
+
+
+@pytest.fixture
+def trained_copy(trained: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A run/ of one's own, to go on with or to harm; its city is that of `trained`."""
+    shutil.copytree(trained / "run", tmp_path / "run", symlinks=True)
+    return tmp_path / "run"

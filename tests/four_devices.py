@@ -18,8 +18,10 @@ from training import test_checkpoint
 
 from radiovae_jax import sharding
 from radiovae_jax.data import datasets, pipeline
-from radiovae_jax.training import checksums, train
-from radiovae_jax.vae import experiment
+from radiovae_jax.training import checksums, trainer
+from radiovae_jax.training.task import drawn
+from radiovae_jax.vae import experiment, task
+from radiovae_jax.vae.state import PHASES
 
 STEPS = 5
 MESHES = {"one": (1, 1), "data": (4, 1), "fsdp": (1, 4)}
@@ -43,12 +45,13 @@ def run(config, built, source, shape: tuple[int, int]) -> dict:
     devices = np.asarray(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
     mesh = Mesh(devices, sharding.AXES)
     key = jax.random.key(config.seed)
+    stage = task.of(config, built)
     places = sharding.of_state(experiment.state_shapes(config, built), mesh)
-    state = experiment.drawn_state(config, built, key, places)
+    state = drawn(stage.init, key, places)
     batches = pipeline.train_batches(
         source, batch_size=config.train.batch_size, seed=0, augment="none"
     )
-    step = train.compile_all(config, built, mesh, places).step[True]
+    step = trainer.compiled(stage, mesh, places).step[PHASES[True]]
     logs = []
     for _ in range(STEPS):
         raw = sharding.to_devices(next(batches), mesh)

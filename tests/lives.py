@@ -13,11 +13,10 @@ import sys
 
 import command
 import jax
-import stub
-from absl import app
+import toy  # noqa: F401
 
-from radiovae_jax import cli
-from radiovae_jax.training import train
+from radiovae_jax import main
+from radiovae_jax.training import trainer  # noqa: F401
 
 
 def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int = 0):
@@ -25,11 +24,11 @@ def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int 
 
     Args:
       arguments: further ones.
-      real: train a network; otherwise the steps are those of stub.py.
+      real: train the first stage; otherwise that of toy.py.
       limit: bytes that a file may have, as on a disk that is full; 0 is without.
 
     Returns:
-      the process; what it says is in `folder`/said.txt.
+      the process; its output is in `folder`/output.txt.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lives"])
@@ -39,38 +38,26 @@ def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int 
 
 
 def live(folder, arguments, real: bool, limit: int) -> None:
-    # Here: a process has the flags of one command, and the tests' others.
-    from radiovae_jax import main
-
-    said = os.open(folder / "said.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    output = os.open(folder / "output.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for descriptor in (1, 2):
-        os.dup2(said, descriptor)
+        os.dup2(output, descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(command.PROJECT / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if not real:
-        train.compile_all = stub.compiled()
+        main.STAGES["vae"] = "toy"
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    # The flags of a config look into sys.argv themselves.
-    sys.argv = [
-        "main",
-        "--config=configs/quickstart.py",
-        f"--workdir={folder / 'run'}",
-        f"--config.data.root={folder / 'city'}",
-        *command.TINY,
-        "--config.train.images=1",
-        *arguments,
-    ]
     os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
-    app.run(main.main, sys.argv, flags_parser=cli.parse)
+    flags = command.tiny_quickstart(folder, "--config.train.images=1", *arguments)
+    sys.exit(main.main(flags))
 
 
 def ended(process, folder: pathlib.Path) -> tuple[int, str]:
-    """Waits; returns the status and what was said."""
+    """Waits; returns the status and what it wrote."""
     process.join(1200)
     process.kill()  # what hangs shall not outlive the test
-    return process.exitcode, (folder / "said.txt").read_text()
+    return process.exitcode, (folder / "output.txt").read_text()

@@ -61,3 +61,8 @@ def write(workdir: pathlib.Path, written: list[dict], config: dict = CONFIG):
     text = "".join(json.dumps(one) + "\n" for one in written)
     (workdir / "metrics.jsonl").write_text(text)
     return workdir
+
+
+def touch(figure, path: pathlib.Path, **_) -> None:
+    """Stands for Figure.savefig where only the names of the files matter."""
+    path.touch()

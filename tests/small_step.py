@@ -1,10 +1,8 @@
 """A step at its smallest, 16x16 without down-sampling, as the config builds it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 import tiny
 
 from radiovae_jax.data.batch import bare
@@ -51,19 +49,15 @@ def random_batch(weights=0, cond=0, size=2):
 
 def compiled(built, *, adversarial=True):
     """Returns (state, batch) -> (state, logs)."""
-    step = jax.jit(
-        functools.partial(
-            train_step.train_step,
-            built.networks,
-            built.opt,
-            built.schedules,
-            built.settings,
-            (),
-            adversarial=adversarial,
+
+    @jax.jit
+    def step(state, batch, key):
+        return train_step.train_step(
+            built, (), state, batch, key, adversarial=adversarial
         )
-    )
+
     return lambda state, batch: step(state, batch, KEY)
 
 
 def length(tree):
-    return np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(tree)))
+    return float(optax.tree.norm(tree))

@@ -1,5 +1,6 @@
-"""`apply`: files in, files out, by hand and by the functions underneath."""
+"""`apply` and the codec: files in, files out, by hand and by the functions below."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -15,24 +16,23 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import radiovae_jax
-from radiovae_jax import DiagonalGaussian, apply, verbs
+from radiovae_jax import DiagonalGaussian, apply, apply_commands
 from radiovae_jax.data import mapfiles, radiomap, sionna
-from radiovae_jax.training import run_folder, train
-from radiovae_jax.vae import coder
+from radiovae_jax.vae import codec, large_maps
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-# Every command loads and compiles; here the first one does.
-load_once = functools.cache(coder.load)
+# Every command loads; here the first one does.
+load_once = functools.cache(codec.load)
 HEIGHT, WIDTH = 30, 27  # the columns are no multiple of 2, the down-sampling
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(trained, tmp_path_factory):
     """A folder with run/ (32x32, two levels), a.png, b.png, and one map in dB."""
     folder = tmp_path_factory.mktemp("apply")
-    train.run(tiny.config(folder / "city", steps=3), folder / "run")
-    maps = sorted((folder / "city" / "gain" / "DPM").glob("*.png"))
+    shutil.copytree(trained / "run", folder / "run")
+    maps = sorted((trained / "city" / "gain" / "DPM").glob("*.png"))
     shutil.copy(maps[0], folder / "a.png")
     shutil.copy(maps[-1], folder / "b.png")
     f = radiomap.gray_to_f(radiomap.read_map(maps[0]))[:HEIGHT, :WIDTH, 0]
@@ -60,15 +60,19 @@ def autoencode(run):
 
 @pytest.fixture
 def call(run, tmp_path, monkeypatch, capsys):
-    """Calls a verb; returns the folder of its results and what it said."""
+    """Calls a subcommand; returns the folder of its results and what it printed.
 
-    monkeypatch.setattr(coder, "load", load_once)
+    Args:
+      fields: of the codec, that are to be others than the run's.
+    """
 
-    def of(verb, *arguments, out=tmp_path / "out", status=0):
+    def of(verb, *arguments, out=tmp_path / "out", status=0, **fields):
+        load = lambda *a, **k: dataclasses.replace(load_once(*a, **k), **fields)  # noqa: E731
+        monkeypatch.setattr(codec, "load", load)
         flags = [f"--workdir={run / 'run'}", f"--out={out}"]
         assert apply.main([verb, *map(str, arguments), *flags]) == status
-        said = capsys.readouterr()
-        return out, said.err if status else said.out
+        printed = capsys.readouterr()
+        return out, printed.err if status else printed.out
 
     return of
 
@@ -78,25 +82,32 @@ def gray(path: pathlib.Path) -> np.ndarray:
 
 
 def test_a_png_comes_back_as_the_model_makes_it(run, call, autoencode):
-    out, said = call("reconstruct", run / "a.png")
+    out, printed = call("reconstruct", run / "a.png")
     f = gray(run / "a.png") / 255
     _, recon = autoencode(f)
     np.testing.assert_allclose(gray(out / "a.png"), 255 * recon, atol=0.51)
     rmse_db = 100 * np.sqrt(np.mean((recon - f) ** 2))
-    assert f"a: RMSE {rmse_db:.2f} dB" in said
+    assert f"a: RMSE {rmse_db:.2f} dB" in printed
     assert (out / "a_error.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_db_stay_db_and_odd_sides_are_mirrored_and_cut(run, call, autoencode):
-    out, said = call("reconstruct", run / "in_db.npy", "--unit=db")
-    assert "0 rows and 1 columns mirrored" in said
-    assert "maps of 30x27: the training's size is 32x32 (data.synthetic.size)" in said
+    out, printed = call("reconstruct", run / "in_db.npy", "--unit=db")
+    assert "0 rows and 1 columns mirrored" in printed
+    assert (
+        "maps of 30x27: the training's size is 32x32 (data.synthetic.size)" in printed
+    )
     f = np.load(run / "in_f.npy")
     _, recon = autoencode(np.pad(f, ((0, 0), (0, 1)), "reflect"))
     found_db = np.load(out / "in_db.npy")
     assert found_db.dtype == np.float32
     # float32 at 147 dB; a PNG would be off by up to 0.2 dB.
     np.testing.assert_allclose(found_db, 100 * recon[:, :WIDTH] - 147, atol=1e-3)
+    of_run = radiovae_jax.load_codec(run / "run")
+    given = np.load(run / "in_db.npy")[None, ..., None]
+    z = of_run.encode(given, unit="db").mode()
+    decoded = of_run.decode(z, size=given.shape[1:3], unit="db")
+    np.testing.assert_array_equal(decoded[0, ..., 0], found_db)
 
 
 def test_a_sionna_scene_comes_back_as_one(run, call, autoencode):
@@ -137,8 +148,8 @@ def test_latents_hold_the_posterior_and_decode_to_the_reconstruction(run, call):
 
 
 def test_a_sample_depends_on_the_seed_and_its_number_alone(call):
-    two, said = call("sample", "--count=2", "--seed=5", "--side=31")
-    assert "N(0, 1)" in said
+    two, printed = call("sample", "--count=2", "--seed=5", "--side=31")
+    assert "N(0, 1)" in printed
     one, _ = call("sample", "--count=1", "--seed=5", out=two / "one")
     other, _ = call("sample", "--count=1", "--seed=6", out=two / "other")
     first = np.load(two / "sample_5_000.npy")
@@ -165,7 +176,7 @@ def test_interpolation_is_straight_in_latent_space(run, call, autoencode):
 
 
 @pytest.mark.parametrize(
-    "tiles, one_pass, one_attention, by_bands",
+    "stream, one_pass, one_attention, by_rows",
     [
         ("auto", 32 * 32, 16 * 16, False),
         ("auto", 32 * 32 - 1, 16 * 16, True),
@@ -174,15 +185,15 @@ def test_interpolation_is_straight_in_latent_space(run, call, autoencode):
         ("never", 0, 0, False),
     ],
 )
-def test_large_maps_go_band_by_band(
-    run, monkeypatch, tiles, one_pass, one_attention, by_bands
+def test_large_maps_are_streamed_row_wise(
+    run, monkeypatch, stream, one_pass, one_attention, by_rows
 ):
-    monkeypatch.setattr(coder, "ONE_PASS", one_pass)
-    monkeypatch.setattr(coder, "ONE_ATTENTION", one_attention)
+    monkeypatch.setattr(codec, "ONE_PASS", one_pass)
+    monkeypatch.setattr(codec, "ONE_ATTENTION", one_attention)
     marker = DiagonalGaussian(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)))
-    monkeypatch.setattr(coder.tiling, "encode", lambda *a, **options: marker)
-    found = coder.load(run / "run", tiles=tiles).encode(np.zeros((1, 32, 32, 1)))
-    assert (found is marker) == by_bands
+    monkeypatch.setattr(large_maps, "encode", lambda *a, **options: marker)
+    of_run = dataclasses.replace(load_once(run / "run"), stream=stream)
+    assert (of_run.encode(np.zeros((1, 32, 32, 1))) is marker) == by_rows
 
 
 def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
@@ -200,16 +211,63 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
     assert (run / "a.png").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def wrong(run):
+    """The folder of the run with files in it that apply refuses."""
+    (run / "torn.png").write_bytes((run / "a.png").read_bytes()[:200])
+    z, whole = np.zeros((1, 8, 8, 3), np.float32), np.int32([32, 32])
+    for name, array in (
+        ("five", np.zeros((32, 32, 5), np.float32)),
+        ("empty", np.zeros((0, 5), np.float32)),
+        ("nan", np.float32([[0, np.nan]])),
+        ("nan_db", np.float32([[-100, np.nan], [np.inf, -90]])),
+    ):
+        np.save(run / f"{name}.npy", array)
+    gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
+    silent = gain | dict(path_gain=np.zeros((0, 32, 32)))
+    for name, arrays in (
+        ("good", dict(mean=np.zeros((1, 16, 16, 3), np.float32))),
+        ("other", dict(mean=np.zeros((1, 16, 16, 4), np.float32))),
+        ("smaller", dict(mean=z, stored=whole, seen=whole)),
+        ("misnamed", dict(mean=z, names=["a", "b"])),
+        ("outside", dict(mean=z, names=["../up"])),
+        ("twins", dict(mean=np.concatenate([z, z]), names=["a", "a"])),
+        ("nul", dict(mean=z, names=["a\0b"])),
+        ("vast", dict(mean=z, stored=np.int32([100000, 100000]))),
+        ("huge", dict(mean=np.full(z.shape, np.float32(3e38)), names=["a"])),
+        ("none", dict(mean=z[:0])),
+        ("pickled", dict(mean=np.array([{}]))),
+        ("flipped", dict(mean=np.full(z.shape, np.float32(1.5)))),
+        ("strange", dict(weights=np.zeros(3))),
+        ("scene2", dict(tx_cell_indices=np.zeros((2, 2), int)) | gain),
+        ("silent", dict(tx_cell_indices=np.zeros((0, 2), int)) | silent),
+    ):
+        np.savez(run / f"{name}.npz", **arrays)
+    (run / "nothing.npz").touch()
+    content = (run / "flipped.npz").read_bytes()
+    (run / "flipped.npz").write_bytes(content.replace(b"\0\0\xc0?", b"\0\0\xc1?", 1))
+    os.mkfifo(run / "pipe.npz")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (13_000, 13_000)}
+    with (run / "wide.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 13_000**2)  # of holes
+    (run / "again").mkdir()
+    for name in ("again/a.png", "c.png", "c_error.png"):
+        shutil.copy(run / "a.png", run / name)
+    return run
+
+
 @pytest.mark.parametrize(
     "words, verb, files",
     [
         ("absent.png does not exist", "reconstruct", ["absent.png"]),
         ("torn.png is truncated", "encode", ["torn.png"]),
+        ("torn.png is truncated", "reconstruct", ["a.png", "torn.png"]),
         ("--unit db", "reconstruct", ["in_db.npy"]),
         ("five.npy has 5 channels", "encode", ["five.npy"]),
         ("a map has pixels", "encode", ["empty.npy"]),
         ("holds 1 non-finite", "encode", ["nan.npy"]),
-        ("4 channels, and those of", "decode", ["other.npz"]),
+        ("4 channels, and those of", "decode", ["good.npz", "other.npz"]),
         ("of no map of 32x32, which has 16x16", "decode", ["smaller.npz"]),
         ("2 names for 1 latents", "decode", ["misnamed.npz"]),
         ("'../up'; a name has no folder", "decode", ["outside.npz"]),
@@ -220,9 +278,11 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
         ("wide.npy is 13000x13000, and maps of at most", "reconstruct", ["wide.npy"]),
         ("pickled.npz is damaged", "decode", ["pickled.npz"]),
         ("expected mean or z", "decode", ["strange.npz"]),
+        ("latents of up to 3e+38, and no map's are beyond", "decode", ["huge.npz"]),
         ("one map to one other", "interpolate", ["a.png", "scene2.npz"]),
         ("maps of one size", "interpolate", ["a.png", "in_f.npy"]),
         ("several results would be", "reconstruct", ["a.png", "again/a.png"]),
+        ("c_error.png; rename one", "reconstruct", ["c.png", "c_error.png"]),
         ("no map file", "reconstruct", ["run/config.json"]),
         ("both hold a map named a", "encode", ["a.png", "again/a.png"]),
         ("2 maps named 'a', which would be one", "decode", ["twins.npz"]),
@@ -237,44 +297,38 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
         ("nan_db.npy holds 2 non-finite", "encode", ["nan_db.npy", "--unit=db"]),
     ],
 )
-def test_errors_name_the_thing_and_the_remedy(run, call, words, verb, files):
-    (run / "torn.png").write_bytes((run / "a.png").read_bytes()[:200])
-    np.savez(run / "other.npz", mean=np.zeros((1, 8, 8, 4), np.float32))
-    np.save(run / "five.npy", np.zeros((32, 32, 5), np.float32))
-    np.save(run / "empty.npy", np.zeros((0, 5), np.float32))
-    np.save(run / "nan.npy", np.float32([[0, np.nan]]))
-    z, whole = np.zeros((1, 8, 8, 3), np.float32), np.int32([32, 32])
-    np.savez(run / "smaller.npz", mean=z, stored=whole, seen=whole)
-    np.savez(run / "misnamed.npz", mean=z, names=["a", "b"])
-    np.savez(run / "outside.npz", mean=z, names=["../up"])
-    twins = np.concatenate([z, z])
-    np.savez(run / "twins.npz", mean=twins, names=["a", "a"])
-    np.savez(run / "nul.npz", mean=z, names=["a\0b"])
-    np.savez(run / "vast.npz", mean=z, stored=np.int32([100000, 100000]))
-    np.save(run / "nan_db.npy", np.float32([[-100, np.nan], [np.inf, -90]]))
-    np.savez(run / "none.npz", mean=z[:0])
-    np.savez(run / "pickled.npz", mean=np.array([{}]))
-    (run / "nothing.npz").touch()
-    np.savez(run / "flipped.npz", mean=np.full(z.shape, np.float32(1.5)))
-    content = (run / "flipped.npz").read_bytes()
-    (run / "flipped.npz").write_bytes(content.replace(b"\0\0\xc0?", b"\0\0\xc1?", 1))
-    if not (run / "pipe.npz").exists():
-        os.mkfifo(run / "pipe.npz")
-    header = {"descr": "|u1", "fortran_order": False, "shape": (13_000, 13_000)}
-    with (run / "wide.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + 13_000**2)  # of holes
-    np.savez(run / "strange.npz", weights=np.zeros(3))
-    gain = dict(path_gain=np.full((2, 32, 32), 1e-9), cell_size=[1.0])
-    np.savez(run / "scene2.npz", tx_cell_indices=np.zeros((2, 2), int), **gain)
-    silent = np.zeros((0, 2), int)
-    gain["path_gain"] = gain["path_gain"][:0]
-    np.savez(run / "silent.npz", tx_cell_indices=silent, **gain)
-    (run / "again").mkdir(exist_ok=True)
-    shutil.copy(run / "a.png", run / "again")
-    given = [name if name.startswith("--") else run / name for name in files]
-    _, error = call(verb, *given, status=1)
+def test_errors_name_the_thing_and_the_remedy_and_leave_nothing_half_done(
+    wrong, call, words, verb, files
+):
+    given = [name if name.startswith("--") else wrong / name for name in files]
+    out, error = call(verb, *given, status=1)
     assert words in error and "internal error" not in error
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, maps, options",
+    [
+        (r"shape \(32, 32, 1\), expected \[b, h, w, c\]", np.zeros((32, 32, 1)), {}),
+        ("the map has 2 channels, and the model", np.zeros((1, 8, 8, 2)), {}),
+        (r'span \[-90, 0\].*unit="db"', np.array([[[[-90.0], [0]]]]), {}),
+        (r"span \[nan, nan\]", np.full((1, 8, 8, 1), np.nan), {}),
+        ("dtype int64 has no known scale", np.zeros((1, 8, 8, 1), int), {}),
+        ("unit='dbm' is not", np.zeros((1, 8, 8, 1)), {"unit": "dbm"}),
+        (
+            "condition=int: .* has no",
+            np.zeros((1, 8, 8, 1)),
+            {"condition": 1},
+        ),
+    ],
+)
+def test_the_codec_refuses_what_it_cannot_encode(run, words, maps, options):
+    of_run = load_once(run / "run")
+    with pytest.raises(ValueError, match=words):
+        of_run.encode(maps, **options)
+    if options:
+        with pytest.raises(ValueError, match=words):
+            of_run.decode(np.zeros((1, 4, 4, 3)), **options)
 
 
 def test_gains_far_below_the_range_are_no_signal(run, tmp_path):
@@ -294,19 +348,10 @@ def test_a_folder_in_the_place_of_a_result_is_named_before_the_work(run, call):
     assert [path.name for path in out.iterdir()] == ["latents.npz"]
 
 
-def test_a_run_whose_config_does_not_fit_is_refused(run, tmp_path):
-    shutil.copytree(run / "run", tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["autoencoder"]["ch"] = "a"
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"does not fit this version:\n +autoencoder"):
-        coder.load(tmp_path / "run")
-
-
 def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeypatch):
     shown = []
     strip = lambda maps, titles, title, db: shown.append(titles) or Figure()  # noqa: E731
-    monkeypatch.setattr(verbs, "strip", strip)
+    monkeypatch.setattr(apply_commands, "strip", strip)
     out, _ = call("interpolate", run / "a.png", run / "b.png", "--steps=101")
     found = sorted(out.glob("*.npy"))
     assert [found[i].stem for i in (0, 99, 100)] == [
@@ -314,28 +359,6 @@ def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeyp
     ]
     # By hand: 10 of 0 to 100, evenly.
     assert shown == ["0% 11% 22% 33% 44% 56% 67% 78% 89% 100%".split()]
-
-
-def test_one_bad_file_among_good_ones_leaves_nothing_half_done(run, call):
-    (run / "torn2.png").write_bytes((run / "a.png").read_bytes()[:200])
-    z = np.zeros((1, 16, 16, 3), np.float32)
-    np.savez(run / "good.npz", mean=z)
-    np.savez(run / "bad.npz", mean=z[..., :2])
-    for verb, names in (
-        ("reconstruct", ("a.png", "torn2.png")),
-        ("decode", ("good.npz", "bad.npz")),
-    ):
-        out, error = call(verb, *(run / name for name in names), status=1)
-        assert names[1] in error or "another model's" in error
-        assert not out.exists() or not list(out.iterdir())
-
-
-def test_a_picture_of_one_map_never_replaces_another_map(run, call):
-    for name in ("c.png", "c_error.png"):
-        shutil.copy(run / "a.png", run / name)
-    out, error = call("reconstruct", run / "c.png", run / "c_error.png", status=1)
-    assert "several results would be" in error and "c_error.png" in error
-    assert not out.exists()
 
 
 def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
@@ -346,7 +369,7 @@ def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "image_size, stored, size, seen",
+    "image_size, stored, resize, network",
     [
         (0, (256, 256), "auto", (256, 256)),
         (320, (256, 256), "auto", (320, 320)),
@@ -358,44 +381,60 @@ def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
     ],
 )
 def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
-    image_size, stored, size, seen
+    run, image_size, stored, resize, network
 ):
-    nothing = dict.fromkeys(coder.Coder._fields)
-    half = coder.Coder(**(nothing | {"image_size": image_size}))
-    assert coder.frame(half, stored, size).seen == seen
+    resizing = dataclasses.replace(load_once(run / "run"), image_size=image_size)
+    assert resizing.sizes(stored, resize).network == network
 
 
 @pytest.mark.parametrize("verb", ["reconstruct", "encode", "interpolate"])
-def test_a_map_that_would_be_squashed_is_named_before_the_work(
-    run, call, monkeypatch, verb
-):
-    half = load_once(run / "run")._replace(image_size=16)
-    monkeypatch.setattr(coder, "load", lambda *a, **options: half)
-    np.save(run / "wide_f.npy", np.zeros((16, 32), np.float32))
-    files = [run / name for name in ("a.png", "wide_f.npy")]
+def test_a_map_that_would_be_squashed_is_named_before_the_work(run, call, verb):
+    np.save(run / "oblong.npy", np.zeros((16, 32), np.float32))
+    files = [run / name for name in ("a.png", "oblong.npy")]
     if verb == "interpolate":
         files[0] = files[1]
-    out, error = call(verb, *files, "--size=training", status=1)
-    assert "wide_f.npy: maps of 16x32 are not square, and data.image_size=16" in error
+    out, error = call(verb, *files, "--size=training", status=1, image_size=16)
+    assert "oblong.npy: maps of 16x32 are not square, and data.image_size=16" in error
     assert "--size stored" in error and not list(out.glob("**/*.np*"))
 
 
+def test_a_map_that_is_resized_comes_back_at_its_size(run, monkeypatch):
+    # A network that changes nothing; the enlargement has an exact inverse.
+    same = lambda model, method, params, x: {  # noqa: E731
+        "encode": lambda: DiagonalGaussian(x, x),
+        "decode": lambda: x,
+    }[method]()
+    monkeypatch.setattr(codec, "_apply", same)
+    of_run = load_once(run / "run")
+    model = of_run.model.clone(ch_mult=(1,), embed_dim=1)
+    of_run = dataclasses.replace(of_run, model=model, image_size=40)
+    f = np.random.default_rng(0).random((1, 32, 32, 1)).astype(np.float32)
+    z = of_run.encode(f).mean
+    assert z.shape == (1, 40, 40, 1)
+    np.testing.assert_allclose(of_run.decode(z, size=(32, 32)), f, atol=1e-5)
+    # Latents of maps as stored say so by their size; without one, none is resized.
+    z = of_run.encode(f, resize="stored").mean
+    assert z.shape == (1, 32, 32, 1)
+    for size in ((32, 32), None):
+        np.testing.assert_allclose(of_run.decode(z, size=size), f, atol=1e-6)
+
+
 def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
-    run, call, monkeypatch, tmp_path
+    run, call, tmp_path
 ):
-    wide = load_once(run / "run")._replace(db=radiomap.DbRange(-200.0, 250.0))
-    monkeypatch.setattr(coder, "load", lambda *a, **options: wide)
+    wide = radiomap.DbRange(-200.0, 250.0)
     gain_db = np.full((32, 32), -75.0, np.float32)  # f = 0.5
     gain_db[0, :3] = (60, -np.inf, -250)
     np.save(run / "loud.npy", gain_db)
     # A dump of the path gain alone; its rows go upwards.
     np.savez(run / "loud.npz", path_gain=10 ** (gain_db[None, ::-1] / 10))
     for name, unit in (("loud.npy", "db"), ("loud.npz", "f")):
-        held = mapfiles.read(run / name, unit=unit, db=wide.db)
+        held = mapfiles.read(run / name, unit=unit, db=wide)
         np.testing.assert_allclose(held.f[0, 0, :4, 0], [1, 0, 0, 0.5], atol=1e-6)
-        _, said = call("reconstruct", run / name, f"--unit={unit}", "--overwrite")
+        flags = (f"--unit={unit}", "--overwrite")
+        _, printed = call("reconstruct", run / name, *flags, db=wide)
         clipped = "above 50 dB and 1 values (0.10%) below -200 dB, clipped"
-        assert said.count(f"{name}: 1 values (0.10%) {clipped}") == 1
+        assert printed.count(f"{name}: 1 values (0.10%) {clipped}") == 1
         found = np.load(tmp_path / "out" / name)
         if name.endswith("npy"):
             assert -200 <= found.min() < found.max() <= 50
@@ -418,97 +457,68 @@ def test_the_field_that_says_the_trainings_size_is_found(
     config = tiny.config(tmp_path)
     config.autoencoder.resolution = (64, 48)
     config.data.update(source=source, crop=crop, image_size=image_size)
-    assert run_folder.training_side(config) == found
+    assert codec.training_side(config) == found
 
 
 def test_maps_of_five_channels_are_interpolated_in_colours_or_channel_by_channel():
     maps = np.random.default_rng(0).random((3, 8, 8, 5))
     titles = ["0%", "50%", "100%"]
-    figure = verbs.strip(maps, titles, "a_to_b", db=radiomap.NO_DB)
+    figure = apply_commands.strip(maps, titles, "a_to_b", db=radiomap.NO_DB)
     assert figure.get_suptitle() == "a_to_b, 5 channels, mixed"
     assert [axis.images[0].get_array().shape for axis in figure.axes] == [(8, 8, 3)] * 3
-    figure = verbs.strip(maps, titles, "a_to_b")
+    figure = apply_commands.strip(maps, titles, "a_to_b")
     np.testing.assert_allclose(
         figure.axes[4].images[0].get_array(), 100 * maps[1, ..., 1] - 147
     )
-    assert [axis.get_ylabel() for axis in figure.axes[3:7]] == [
-        "channel 1",
-        "",
-        "",
-        "channel 2",
-    ]
+    labels = [axis.get_ylabel() for axis in figure.axes[3:7]]
+    assert labels == ["channel 1", "", "", "channel 2"]
 
 
-@pytest.fixture(scope="module")
-def told(run, tmp_path_factory):
-    """Folders of the run as one of plain images: its unit unknown, and given."""
-    folder, folders = tmp_path_factory.mktemp("told"), {}
-    for name, fields in (("unknown", {}), ("given", dict(db_floor=-250, db_span=250))):
-        shutil.copytree(run / "run", folder / name)
-        path = folder / name / "config.json"
-        config = json.loads(path.read_text())
+def test_a_runs_config_says_its_db_and_is_refused_where_it_does_not_fit(trained_copy):
+    path = trained_copy / "config.json"
+    config = json.loads(path.read_text())
+    for fields, db in (
+        ({}, radiomap.NO_DB),
+        (dict(db_floor=-250, db_span=250), radiomap.DbRange(-250, 250)),
+    ):
         config["data"] |= {"source": "folder"} | fields
         path.write_text(json.dumps(config))
-        folders[name] = folder / name
-    return folders
-
-
-def of_run(workdir, verb, *arguments, status=0, capsys, out):
-    flags = [f"--workdir={workdir}", f"--out={out}", "--overwrite"]
-    assert apply.main([verb, *map(str, arguments), *flags]) == status
-    said = capsys.readouterr()
-    return said.err if status else said.out
+        assert codec.load(trained_copy).db == db
+    config["autoencoder"]["ch"] = "a"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not fit this version:\n +autoencoder"):
+        codec.load(trained_copy)
+    with pytest.raises(ValueError, match="weights='best' is not 'ema' or 'live'"):
+        codec.load(trained_copy, "best")
 
 
 def test_maps_without_a_unit_are_measured_in_f_and_no_db_is_made_up(
-    run, told, autoencode, capsys, tmp_path, monkeypatch
+    run, call, autoencode
 ):
-    monkeypatch.setattr(coder, "load", load_once)
-    call = functools.partial(
-        of_run, told["unknown"], capsys=capsys, out=tmp_path / "out"
-    )
-    said = call("reconstruct", run / "a.png")
+    _, printed = call("reconstruct", run / "a.png", db=radiomap.NO_DB)
     f = gray(run / "a.png") / 255
     rmse = np.sqrt(np.mean((autoencode(f)[1] - f) ** 2))
-    assert f"a: RMSE {rmse:.4f} in f" in said and "dB" not in said
-    np.savez(tmp_path / "scene.npz", path_gain=np.full((1, 32, 32), 1e-9))
-    for files in ([run / "in_db.npy", "--unit=db"], [tmp_path / "scene.npz"]):
-        error = call("reconstruct", *files, status=1)
+    assert f"a: RMSE {rmse:.4f} in f" in printed and "dB" not in printed
+    np.savez(run / "no_unit.npz", path_gain=np.full((1, 32, 32), 1e-9))
+    for files in ([run / "in_db.npy", "--unit=db"], [run / "no_unit.npz"]):
+        _, error = call("reconstruct", *files, status=1, db=radiomap.NO_DB)
         assert "set data.db_floor and data.db_span in its config.json" in error
 
 
-def test_the_dB_of_a_run_are_read_and_written(
-    run, told, autoencode, capsys, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(coder, "load", load_once)
+def test_the_dB_of_a_run_are_read_and_written(run, call, autoencode, tmp_path):
     f = np.load(run / "in_f.npy")[:, :26]
     np.save(tmp_path / "b.npy", 250 * f - 250)
-    out = tmp_path / "out"
     given = [tmp_path / "b.npy", "--unit=db"]
-    said = of_run(told["given"], "reconstruct", *given, capsys=capsys, out=out)
+    out, printed = call("reconstruct", *given, db=radiomap.DbRange(-250, 250))
     recon = autoencode(f)[1]
     rmse_db = 250 * np.sqrt(np.mean((recon - f) ** 2))
-    assert f"b: RMSE {rmse_db:.2f} dB" in said
+    assert f"b: RMSE {rmse_db:.2f} dB" in printed
     np.testing.assert_allclose(np.load(out / "b.npy"), 250 * recon - 250, atol=5e-3)
 
 
-def test_latents_that_decode_to_no_numbers_are_refused(run, call, tmp_path):
-    z = np.float32([[1e38, -1e38], [3e38, 1e38]])
-    huge = np.broadcast_to(z.repeat(8, 0).repeat(8, 1)[..., None], (1, 16, 16, 3))
-    np.savez(tmp_path / "huge.npz", mean=huge, names=["a"])
-    out, error = call("decode", tmp_path / "huge.npz", status=1)
-    assert "huge.npz holds latents of up to 3e+38, and no map's are beyond" in error
-    assert not list(out.glob("*.npy"))
-
-
-def test_a_map_that_is_resized_comes_back_at_its_size():
-    # A network that changes nothing; the enlargement has an exact inverse.
-    nothing = dict.fromkeys(coder.Coder._fields)
-    functions = dict(encode=lambda x: DiagonalGaussian(x, x), decode=lambda z: z)
-    numbers = dict(factor=1, channels=1, latent_channels=1, image_size=40)
-    same = coder.Coder(**(nothing | functions | numbers))
-    f = np.random.default_rng(0).random((32, 32, 1)).astype(np.float32)
-    frame = coder.frame(same, (32, 32), "auto")
-    z = coder.encode(same, f, frame).mean
-    assert z.shape == (1, 40, 40, 1)
-    np.testing.assert_allclose(coder.decode(same, z[0], frame), f, atol=1e-5)
+def test_maps_that_decode_to_no_numbers_are_not_written(tmp_path):
+    maps = np.full((2, 4, 4, 1), 0.5)
+    apply_commands.check_finite(["a", "b"], maps)
+    maps[1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"b: decoded to .* not finite, .* encode"):
+        apply_commands.check_finite(["a", "b"], maps)

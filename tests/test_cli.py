@@ -6,7 +6,7 @@ import sys
 
 import jax
 import pytest
-from absl import flags, logging
+from absl import logging
 
 from radiovae_jax import cli
 
@@ -34,12 +34,6 @@ def test_done_is_0_and_debug_lets_the_error_through():
     assert cli.status(lambda: None, debug=False) == 0
     with pytest.raises(ZeroDivisionError):
         cli.status(lambda: 1 // 0, debug=True)
-
-
-def test_words_that_are_no_flags_are_refused():
-    cli.nothing_more(["evaluate"])
-    with pytest.raises(ValueError, match="unexpected 'runs/b test'"):
-        cli.nothing_more(["evaluate", "runs/b", "test"])
 
 
 def test_results_that_cannot_be_written_name_place_and_flag(tmp_path):
@@ -77,28 +71,44 @@ def test_seeds_that_jax_would_wrap_are_refused(capsys):
     assert "no whole number from 0 to 4294967295" in capsys.readouterr().err
 
 
+MADVISE = "always [madvise] never"
+
+
 @pytest.mark.parametrize(
-    "setting, variables, again",
+    "again, given",
     [
-        ("always [madvise] never", {}, True),
-        ("always [madvise] never", {"GLIBC_TUNABLES": ""}, False),  # decided
-        ("[always] madvise never", {}, False),  # all programs have them
-        ("always madvise [never]", {}, False),
-        (None, {}, False),  # no Linux
+        (True, {}),
+        (True, dict(variables={"JAX_PLATFORMS": "cpu"}, device="nvidia0")),
+        (False, dict(setting="[always] madvise never")),  # all programs have them
+        (False, dict(setting="always madvise [never]")),
+        (False, dict(setting="")),  # no Linux
+        (False, dict(variables={"GLIBC_TUNABLES": ""})),  # decided
+        (False, dict(variables={"RADIOVAE_HUGE_PAGES": "0"})),
+        (False, dict(variables={"SLURM_JOB_ID": "1"})),
+        (False, dict(variables={"JAX_PLATFORMS": "cuda"})),
+        (False, dict(device="nvidia0")),
+        (False, dict(device="accel0")),
+        (False, dict(words=["--distributed"])),
+        (False, dict(words=["--coordinator=localhost:1"])),
+        (False, dict(trace=print)),  # a debugger
     ],
 )
 def test_a_program_starts_again_for_large_pages_where_it_has_to_ask(
-    setting, variables, again, tmp_path, monkeypatch
+    again, given, tmp_path, monkeypatch
 ):
+    given = dict(setting=MADVISE, variables={}, device="", words=[], trace=None) | given
     starts = []
     monkeypatch.setattr(os, "execv", lambda *arguments: starts.append(arguments))
     monkeypatch.setattr(cli.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    monkeypatch.setattr(os, "environ", dict(variables))
+    monkeypatch.setattr(os, "environ", dict(given["variables"]))
+    monkeypatch.setattr(sys, "argv", ["main", *given["words"]])
+    monkeypatch.setattr(sys, "gettrace", lambda: given["trace"])
+    (tmp_path / "dev" / given["device"]).mkdir(parents=True)
     path = tmp_path / "enabled"
-    if setting:
-        path.write_text(setting)
-    cli.with_huge_pages(path)
-    cli.with_huge_pages(path)  # the program started again does not again
+    if given["setting"]:
+        path.write_text(given["setting"])
+    cli.with_huge_pages(path, tmp_path / "dev")
+    cli.with_huge_pages(path, tmp_path / "dev")  # once, not again and again
     assert starts == [(sys.executable, sys.orig_argv)] * again
 
 
@@ -110,60 +120,40 @@ def test_a_path_flag_knows_the_home_folder_and_no_other_machine(
     parser = cli.Parser()
     parser.add_argument("--out", type=cli.path)
     assert parser.parse_args(["--out=~/a"]).out == tmp_path / "home" / "a"
-    values = flags.FlagValues()
-    read = cli._PathParser().parse
-    flags.DEFINE(
-        cli._PathParser(),
-        "workdir",
-        "",
-        "",
-        flag_values=values,
-        serializer=flags.ArgumentSerializer(),
-    )
-    values(["", "--workdir=~/a"])
-    assert values["workdir"].value == read("~/a") == str(tmp_path / "home" / "a")
-    assert (read(""), read("runs/b")) == ("", "runs/b")
     for wrong in ("gs://bucket/a", "s3://a", "~nobody_of_this_name/a"):
         with pytest.raises(SystemExit):
             parser.parse_args([f"--out={wrong}"])
-        with pytest.raises(flags.Error, match="path="):
-            values(["", f"--workdir={wrong}"])
         assert wrong in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "words, kept",
+    "words, overrides",
     [
-        (["--config.a.b=1,2", "--config.a.b=1,2"], ["--config.a.b=1,2"]),
-        (["--config.a.b", "1", "-config.a.b=-2"], ["-config.a.b=-2"]),
-        (["--config.a.b=1", "--config.a.b", "-2"], ["--config.a.b", "-2"]),
-        (["--config.a", "--config.b=1", "--x", "--x"],) * 2,
-        (["--config=a.py:b", "--config.a=x=y"],) * 2,
-        (["--config=~/a.py"], ["--config=/home/me/a.py"]),
-        (["--config", "~/a.py", "--x"], ["--config=/home/me/a.py", "--x"]),
+        ("--config.a.b=1,2 --config.a.b=1,2", {"a.b": "1,2"}),
+        ("--config.a.b 1 -config.a.b=-2", {"a.b": "-2"}),
+        ("--config.a.b=1 --config.a.b -2", {"a.b": "-2"}),
+        ("--config.a=x=y --config.b=", {"a": "x=y", "b": ""}),
+        ("--config.a.b -2 --count 3", {"a.b": "-2"}),
     ],
 )
-def test_of_a_field_that_is_given_twice_the_last_counts(words, kept, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cli.config_words(["main", *words])[0] == ["main", *kept]
+def test_of_a_field_that_is_given_twice_the_last_counts(words, overrides):
+    parser = cli.ConfigParser()
+    parser.add_argument("--config")
+    parser.add_argument("--count", type=int)
+    args = parser.parse_args(["--config=a", "--config", "b:c", *words.split()])
+    assert (args.config, args.overrides) == ("b:c", overrides)
+    assert args.count == (3 if "count" in words else None)
 
 
-def test_the_configs_are_listed_with_their_variants_and_first_lines(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)  # elsewhere: those beside the package
-    lines = cli.configs().splitlines()
-    (radio,) = (line for line in lines if "/radio.py" in line)
-    assert radio.split(maxsplit=3)[1:3] == [":native", ":f8"]
-    assert radio.endswith(
-        "The documented run: the RadioDiff VAE on RadioMapSeer at 320x320."
-    )
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "mine.py").write_text('"""What it is.\n\nMore."""')
-    (tmp_path / "configs" / "torn.py").write_text("def")
-    listed = [line.split() for line in cli.configs().splitlines()[1:]]
-    assert listed == [["configs/mine.py", "What", "it", "is."], ["configs/torn.py"]]
+def test_help_is_no_error_for_a_reader_that_goes_away(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(SystemExit) as end:
+            cli.Parser(doc="What it does.\n\nMore.").parse_args(["--help"])
+        assert end.value.code == 0
 
 
 def test_what_names_hold_does_not_reach_the_terminal(capsys):

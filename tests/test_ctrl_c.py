@@ -16,7 +16,7 @@ PROGRAMS = [
 ]
 START = "import os, signal; from radiovae_jax import ctrl_c; ctrl_c.ends_program(); "
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT); "
-INSIDE = "from radiovae_jax import command_line as c\nwith c.one_message(debug=False): "
+INSIDE = "from radiovae_jax import cli as c\nwith c.one_message(debug=False): "
 
 
 @pytest.mark.parametrize(

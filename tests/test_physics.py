@@ -1,5 +1,6 @@
 """Closed forms, the published numbers, and how much of real maps the terms reach."""
 
+import functools
 import pathlib
 import shutil
 import subprocess
@@ -18,8 +19,25 @@ from radiovae_jax.data.radiomapseer import RadioMapSeer
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 RANGES = ("unit", "released")
+FIELD = "k2_neg_norm"
 write_k2 = tool.load("write_k2")
 NO_TX = jnp.zeros((1, 16, 16, 1))
+# The transmitter adds the same to both wave numbers, so edge_pinn has no mask.
+FORMS = {
+    "edge_pinn": lambda x, y, tx, **kw: physics.edge_pinn(x, y, **kw),
+    "edge_pinn_released": lambda x, y, tx, **kw: physics.edge_pinn_released(x, y, **kw),
+    "helmholtz": physics.helmholtz,
+    "helmholtz_released": physics.helmholtz_released,
+}
+
+
+@functools.partial(jax.jit, static_argnames="input_range")
+def terms(x, recon, tx, input_range="unit"):
+    """Returns every form of both terms, compiled together."""
+    return {
+        name: form(x, recon, tx, input_range=input_range)
+        for name, form in FORMS.items()
+    }
 
 
 def gain_of(power_w):
@@ -37,32 +55,20 @@ def flat(f, size=16):
     return jnp.full((1, size, size, 1), 2.0 * f - 1.0)
 
 
-def test_decibel_and_watt_round_trip_for_all_grays():
-    gray = np.arange(256, dtype=np.uint8)
-    f = radiomap.gray_to_f(gray)
-    power_w = physics.db_to_watt(physics.gain_to_db(f))
-    back = physics.db_to_gain(physics.watt_to_db(power_w))
-    np.testing.assert_array_equal(np.round(255 * back), gray)
-    np.testing.assert_allclose(back, f, atol=1e-6)
-
-
-def test_units_have_the_stated_anchors():
+def test_units_have_the_stated_anchors_and_round_trip_for_all_grays():
     # -147 dB of 23 dBm are -124 dBm - 30 dB = 10^-15.4 W; -47 dB are 10^-5.4 W.
-    np.testing.assert_allclose(
-        physics.db_to_watt(jnp.asarray([-147.0, -47.0])),
-        [10**-15.4, 10**-5.4],
-        rtol=1e-5,
-    )
-    assert physics.gain_to_db(np.float32([0.0]))[0] == radiomap.DB_FLOOR
-    assert physics.DB_SPAN == radiomap.DB_SPAN
+    f = np.arange(256, dtype=np.float32) / 255
+    gain_db = physics.gain_to_db(f)
+    power_w = np.asarray(physics.db_to_watt(gain_db))
+    np.testing.assert_allclose(gain_db[[0, -1]], [-147, -47])
+    np.testing.assert_allclose(power_w[[0, -1]], [10**-15.4, 10**-5.4], rtol=1e-5)
+    back = physics.db_to_gain(physics.watt_to_db(power_w))
+    np.testing.assert_allclose(back, f, atol=1e-6)
     x = jnp.full((1, 1, 1, 1), 0.5)
     assert physics.model_to_gain(x, "unit") == 0.75
     assert physics.model_to_gain(x, "released") == 0.5
-
-
-def test_unknown_ranges_are_errors():
     with pytest.raises(ValueError, match="input_range 'raw'"):
-        physics.model_to_gain(flat(0.5), "raw")
+        physics.model_to_gain(x, "raw")
     with pytest.raises(ValueError, match="mask_range 'raw'"):
         physics.transmitter_mask(np.zeros((1, 4, 4, 1), np.uint8), "raw")
 
@@ -75,19 +81,14 @@ def test_the_laplacian_of_a_quadratic_is_the_sum_of_its_curvatures():
     np.testing.assert_array_equal(result, 2 * 3.0 - 2 * 2.0)
 
 
-def test_k2_of_a_plane_wave_on_the_grid():
-    # cos(a (n + 1)) + cos(a (n - 1)) = 2 cos(a) cos(a n), and so for both axes.
+def test_k2_of_waves_on_the_grid_at_the_power_of_light_and_shade():
     row, column = grid()
-    u = np.cos(0.1 * row) * np.cos(0.07 * column)
-    expected = 2 * np.cos(0.1) + 2 * np.cos(0.07) - 4
-    np.testing.assert_allclose(physics.k2(gain_of(u), NO_TX), expected, atol=2e-5)
-
-
-def test_k2_of_an_evanescent_wave_at_the_power_of_the_shade():
-    row, _ = grid()
-    u = 1e-15 * np.exp(0.5 * row)
-    expected = 2 * np.cosh(0.5) - 2
-    np.testing.assert_allclose(physics.k2(gain_of(u), NO_TX), expected, atol=5e-5)
+    # cos(a (n + 1)) + cos(a (n - 1)) = 2 cos(a) cos(a n), and so for both axes.
+    plane = np.cos(0.1 * row) * np.cos(0.07 * column)
+    found = physics.k2(gain_of(plane), NO_TX)
+    np.testing.assert_allclose(found, 2 * np.cos(0.1) + 2 * np.cos(0.07) - 4, atol=2e-5)
+    evanescent = physics.k2(gain_of(1e-15 * np.exp(0.5 * row)), NO_TX)
+    np.testing.assert_allclose(evanescent, 2 * np.cosh(0.5) - 2, atol=5e-5)
 
 
 def test_the_transmitter_adds_its_mask_to_k2():
@@ -110,37 +111,32 @@ def test_the_released_forms_match_the_published_numbers(input_range):
         "power_w": power_w,
         "laplacian": physics.laplacian(power_w),
         "k2": physics.k2(f, tx),
-        "edge_pinn": physics.edge_pinn_released(x, y, input_range=input_range),
-        "dpm2irt4_pinn": physics.helmholtz_released(x, y, tx, input_range=input_range),
+        "edge_pinn": terms(x, y, tx, input_range)["edge_pinn_released"],
+        "dpm2irt4_pinn": terms(x, y, tx, input_range)["helmholtz_released"],
+    }
+    # Differences of neighbours lose digits: these are compared in units of their terms.
+    lost = {
+        "laplacian": 1e-6 * expected["power_w"].max(),
+        "k2": 1e-5,
+        "edge_pinn": 1e-5,
     }
     for name, value in found.items():
-        # Differences of neighbours lose digits: the Laplacian and k2 are compared in
-        # units of their terms.
-        atol = {
-            "laplacian": 1e-6 * expected["power_w"].max(),
-            "k2": 1e-5,
-            "edge_pinn": 1e-5,
-        }.get(name, 0.0)
-        np.testing.assert_allclose(
-            value, expected[name], rtol=1e-4, atol=atol, err_msg=name
-        )
+        options = dict(rtol=1e-4, atol=lost.get(name, 0.0), err_msg=name)
+        np.testing.assert_allclose(value, expected[name], **options)
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_k2_neg_norm_is_the_published_mask(x64):
+def test_k2_neg_norm_is_the_published_mask_and_flat_maps_have_none(x64):
     arrays = golden.load("physics")
     with jax.enable_x64(x64):
         f = jnp.asarray(arrays["gray"][..., None] / 255.0, float)
         mask = physics.k2_neg_norm(f, jnp.asarray(arrays["tx"], float))
     np.testing.assert_array_equal(mask[..., 0], arrays["k2_neg_norm_uint8"])
+    nowhere = physics.k2_neg_norm(jnp.full((1, 16, 16, 1), 0.3), NO_TX)
+    np.testing.assert_array_equal(nowhere, 255)  # a flat map has no singularity
 
 
-def test_a_flat_map_has_no_singularity():
-    mask = physics.k2_neg_norm(jnp.full((1, 16, 16, 1), 0.3), NO_TX)
-    np.testing.assert_array_equal(mask, 255)
-
-
-def test_the_edge_term_sees_edges_alone():
+def test_the_edge_term_reaches_edges_alone():
     x, recon = flat(0.5), flat(0.75)  # a difference of 0.5
     k2_neg_norm = jnp.ones_like(x).at[0, 3, 4, 0].set(0.0).at[0, 3, 5, 0].set(0.5)
     term = physics.edge(x, recon, k2_neg_norm)
@@ -155,20 +151,13 @@ def test_the_transmitter_s_pixel_is_left_out_of_the_residual():
     unit, released = (physics.transmitter_mask(antenna, name) for name in RANGES)
     assert unit.max() == 1.0 and released.max() == 255.0
     x, recon = flat(0.9), flat(0.9).at[0, 8, 8, 0].add(0.1)
-    inside = np.s_[0, 8, 8, 0]
-
-    def terms(tx, x=x, recon=recon):
-        return [
-            form(x, recon, tx, input_range="unit")
-            for form in (physics.helmholtz, physics.helmholtz_released)
-        ]
-
-    for term in terms(NO_TX):
-        assert term[inside] == term.max() > term.min()
-    for mask in (unit, released):
-        assert terms(mask)[0][inside] == 0.0
-        np.testing.assert_allclose(terms(mask)[1][inside], 1e-7)
-    np.testing.assert_array_equal(terms(unit)[0], terms(released)[0])
+    found = [terms(x, recon, mask) for mask in (NO_TX, unit, released)]
+    for name, least in (("helmholtz", 0.0), ("helmholtz_released", 1e-7)):
+        without, *masked = (of[name] for of in found)
+        assert without[0, 8, 8, 0] == without.max() > without.min()
+        for term in masked:
+            np.testing.assert_allclose(term[0, 8, 8, 0], least)
+    np.testing.assert_array_equal(found[1]["helmholtz"], found[2]["helmholtz"])
 
 
 def reference(x, recon, tx):
@@ -198,18 +187,14 @@ def test_the_dimensionless_forms_are_their_formulas_at_any_power(offset):
     arrays = golden.load("physics")
     x, y = arrays["x"] + np.float32(offset), arrays["y"] + np.float32(offset)
     residual, difference = reference(x, y, arrays["tx"])
-    helmholtz = physics.helmholtz(x, y, jnp.asarray(arrays["tx"]), input_range="unit")
-    edge_pinn = physics.edge_pinn(x, y, input_range="unit")
-    np.testing.assert_allclose(
-        helmholtz[:, 1:-1, 1:-1], residual / (1 + residual / 0.15), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        edge_pinn, difference / (1 + difference / 0.2), rtol=1e-4, atol=1e-5
-    )
-    assert helmholtz.shape == x.shape
-    framed = np.asarray(helmholtz).copy()
-    framed[:, 1:-1, 1:-1] = 0
-    np.testing.assert_array_equal(framed, 0)
+    found = terms(x, y, jnp.asarray(arrays["tx"]))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    residual = np.pad(residual / (1 + residual / 0.15), border)
+    np.testing.assert_allclose(found["helmholtz"], residual, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found["helmholtz"][:, [0, -1]], 0)
+    np.testing.assert_array_equal(found["helmholtz"][:, :, [0, -1]], 0)
+    difference = difference / (1 + difference / 0.2)
+    np.testing.assert_allclose(found["edge_pinn"], difference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decibel", [-3.0, 0.1, 6.0])
@@ -219,33 +204,24 @@ def test_a_raised_pixel_costs_what_the_stencil_says(decibel):
     factor = 10 ** (decibel / 10)
     x = flat(0.5)
     recon = x.at[0, 8, 8, 0].add(2 * decibel / 100)
-    term = physics.helmholtz(x, recon, NO_TX, input_range="unit")
-    near = [term[0, 8, 8, 0], term[0, 7, 8, 0], term[0, 8, 9, 0], term[0, 7, 7, 0]]
+    found = terms(x, recon, NO_TX)
+    near = np.asarray(found["helmholtz"])[0, [8, 7, 8, 7], [8, 8, 9, 7], 0]
     r = abs(factor - 1) * np.array([8 / (1 + factor), *[8 / (7 + factor)] * 2, 0.0])
     np.testing.assert_allclose(near, r / (1 + r / 0.15), rtol=1e-3)
     # k2 is 0 of the flat map and 4 / E - 4 at the pixel, bounded by 8.
     k2 = 4 / factor - 4
     r = (k2 / (1 + k2 / 8)) ** 2
-    term = physics.edge_pinn(x, recon, input_range="unit")
-    np.testing.assert_allclose(term[0, 7, 7, 0], r / (1 + r / 0.2), rtol=2e-3)
+    pixel = found["edge_pinn"][0, 7, 7, 0]
+    np.testing.assert_allclose(pixel, r / (1 + r / 0.2), rtol=2e-3)
 
 
 def test_a_shared_level_error_costs_nothing():
     arrays = golden.load("physics")
     x, tx = jnp.asarray(arrays["x"]), jnp.asarray(arrays["tx"])
     for recon in (x, x + 0.06):
-        helmholtz = physics.helmholtz(x, recon, tx, input_range="unit")
-        edge_pinn = physics.edge_pinn(x, recon, input_range="unit")
-        np.testing.assert_allclose(helmholtz, 0.0, atol=2e-5)
-        np.testing.assert_allclose(edge_pinn, 0.0, atol=1e-8)
-
-
-FORMS = {
-    "edge_pinn": lambda x, y, tx, **kw: physics.edge_pinn(x, y, **kw),
-    "edge_pinn_released": lambda x, y, tx, **kw: physics.edge_pinn_released(x, y, **kw),
-    "helmholtz": physics.helmholtz,
-    "helmholtz_released": physics.helmholtz_released,
-}
+        found = terms(x, recon, tx)
+        np.testing.assert_allclose(found["helmholtz"], 0.0, atol=2e-5)
+        np.testing.assert_allclose(found["edge_pinn"], 0.0, atol=1e-8)
 
 
 def walls():
@@ -253,27 +229,31 @@ def walls():
     return flat(1.0).at[:, 4:12, 4:12].set(-1.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("input_range", RANGES)
-def test_gradients_are_finite_where_maps_are_flat_dark_or_torn(form, input_range):
+def test_gradients_are_finite_where_maps_are_flat_dark_or_torn(input_range):
     noise = 0.5 * jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
-    tx = NO_TX.at[0, 3, 3, 0].set(1.0)
+    maps = (flat(0.0), flat(1.0), walls())
+    recons = (*maps, noise, 3.0 * jnp.sign(noise))
+    x, recon = (
+        jnp.concatenate(images)
+        for images in zip(*((x, recon) for x in maps for recon in recons), strict=True)
+    )
+    tx = jnp.repeat(NO_TX.at[0, 3, 3, 0].set(1.0), len(x), axis=0)
 
     @jax.jit
-    def gradient(x, recon):
-        def total(recon):
-            return FORMS[form](x, recon, tx, input_range=input_range).sum()
+    def gradients(x, recon):
+        def total(name):
+            return lambda y: terms(x, y, tx, input_range)[name].sum()
 
-        return jax.value_and_grad(total)(recon)
+        return {name: jax.value_and_grad(total(name))(recon) for name in FORMS}
 
-    for x in (flat(0.0), flat(1.0), walls()):
-        for recon in (x, flat(0.0), flat(1.0), walls(), noise, 3.0 * jnp.sign(noise)):
-            value, grad = gradient(x, recon)
-            assert np.isfinite(value)
-            assert np.isfinite(grad).all()
-            if form in ("edge_pinn", "helmholtz"):
-                assert np.abs(grad).max() < 500  # beside a wall, too
-                assert recon is not x or not np.any(grad)
+    same = np.array([np.array_equal(*pair) for pair in zip(x, recon, strict=True)])
+    assert same.sum() == len(maps)
+    for name, (value, grad) in gradients(x, recon).items():
+        assert np.isfinite(value) and np.isfinite(grad).all(), name
+        if not name.endswith("_released"):
+            assert np.abs(grad).max() < 500, name  # beside a wall, too
+            assert not np.any(grad[same]), name
 
 
 @pytest.fixture(scope="module")
@@ -301,49 +281,54 @@ def smoothed(noise):
     return noise / noise.std()
 
 
-def gradient(form, real, error):
-    def total(recon, x, tx):
-        return form(x, recon, tx, input_range="unit").sum()
-
-    recon = real["x"] + np.float32(0.04) * real[error]  # 2 dB are 0.02 of f
-    return np.abs(jax.jit(jax.grad(total))(recon, real["x"], real["tx"]))
+def absolute_gradient(form):
+    """Returns |d form / d recon|, compiled once for both errors."""
+    total = jax.jit(jax.grad(lambda y, x, tx: form(x, y, tx, input_range="unit").sum()))
+    return lambda real, recon: abs(np.asarray(total(recon, real["x"], real["tx"])))
 
 
-def reach(form, real, error):
-    """Returns the share of street pixels whose gradient is at least 1% of the pixel
-    loss's median gradient there, and the greatest gradient anywhere."""
-    pixel = gradient(lambda x, y, tx, **kw: losses.reconstruction(x, y), real, error)
-    found = gradient(form, real, error)
-    least = 0.01 * np.median(pixel[real["street"]])
-    return (found[real["street"]] >= least).mean(), found.max()
+GRADIENTS = {
+    "pixel": absolute_gradient(lambda x, y, tx, **kw: losses.reconstruction(x, y)),
+    "edge_pinn": absolute_gradient(FORMS["edge_pinn"]),
+    "helmholtz": absolute_gradient(physics.helmholtz),
+    "helmholtz_released": absolute_gradient(physics.helmholtz_released),
+}
 
 
-@pytest.mark.parametrize("error", ["white", "smooth"])
-@pytest.mark.parametrize("form", ["helmholtz", "edge_pinn"])
-def test_the_default_forms_reach_most_of_the_real_streets(form, error, real):
-    share, greatest = reach(FORMS[form], real, error)
-    print(f"{form}, {error}: {share:.4f} of the street, at most {greatest:.0f}")
-    assert share > 0.9  # measured: 0.993 to 0.999
-    assert greatest < 200  # measured: 128 and 34; the pixel loss has 1 to 1.4
+@pytest.fixture(scope="module", params=["white", "smooth"])
+def gradients(request, real):
+    """The gradients of the pixel loss and the terms at an error of 2 dB."""
+    recon = real["x"] + np.float32(0.04) * real[request.param]  # 2 dB are 0.02 of f
+    return request.param, {
+        name: gradient(real, recon) for name, gradient in GRADIENTS.items()
+    }
 
 
-def test_the_released_residual_is_dead_on_real_maps(real):
-    recon = real["x"] + np.float32(0.04) * real["white"]
-    term = physics.helmholtz_released(real["x"], recon, real["tx"], input_range="unit")
-    passes = np.mean(term > 1.00001e-7)
-    assert 0.0011 < passes < 0.0015  # 0.13%, as DESIGN has it
-    share, _ = reach(physics.helmholtz_released, real, "white")
-    assert share < 1e-4
+def share_of_street(found, pixel, street):
+    """Returns how much of the street has at least 1% of the pixel loss's median."""
+    return (found[street] >= 0.01 * np.median(pixel[street])).mean()
 
 
-def run_tool(*arguments):
-    return subprocess.run(
-        [sys.executable, "tools/write_k2.py", *map(str, arguments)],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_the_default_forms_reach_most_of_the_real_streets(gradients, real):
+    error, found = gradients
+    for form in ("helmholtz", "edge_pinn"):
+        share = share_of_street(found[form], found["pixel"], real["street"])
+        greatest = found[form].max()
+        print(f"{form}, {error}: {share:.4f} of the street, at most {greatest:.0f}")
+        assert share > 0.9  # measured: 0.993 to 0.999
+        assert greatest < 200  # measured: 128 and 34; the pixel loss has 1 to 1.4
+
+
+def test_the_released_residual_is_dead_on_real_maps(gradients, real):
+    error, found = gradients
+    released = found["helmholtz_released"]
+    assert share_of_street(released, found["pixel"], real["street"]) < 1e-4
+    if error == "white":
+        recon = real["x"] + np.float32(0.04) * real["white"]
+        term = physics.helmholtz_released(
+            real["x"], recon, real["tx"], input_range="unit"
+        )
+        assert 0.0011 < np.mean(term > 1.00001e-7) < 0.0015  # 0.13% of the pixels
 
 
 def test_the_tool_writes_the_masks_that_the_reader_reads(city, tmp_path, capsys):
@@ -351,30 +336,31 @@ def test_the_tool_writes_the_masks_that_the_reader_reads(city, tmp_path, capsys)
     folder = root / "gain" / "DPM_k2_neg_norm"
     folder.mkdir()
     names = sorted(path.name for path in (root / "gain" / "DPM").iterdir())
-    (folder / names[0]).write_bytes(b"kept")
-    done = run_tool("--root", root, "--simulation", "DPM")
+    (folder / names[0]).write_bytes(b"there")
+    arguments = ["--root", str(root), "--simulation", "DPM"]
+    command = [sys.executable, "tools/write_k2.py", *arguments]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{len(names) - 1} masks written" in done.stdout
     assert sorted(path.name for path in folder.iterdir()) == names
-    assert (folder / names[0]).read_bytes() == b"kept"
-    maps = RadioMapSeer(root, split="all", fields=("gray", "antenna", "k2_neg_norm"))
-    record = maps[1]
+    assert (folder / names[0]).read_bytes() == b"there"
+    record = RadioMapSeer(root, split="all", fields=("gray", "antenna", FIELD))[1]
     f = radiomap.gray_to_f(record["gray"])[None]
     tx = physics.transmitter_mask(record["antenna"][None], "unit")
     expected = np.asarray(physics.k2_neg_norm(f, tx))[0]
-    found = record["k2_neg_norm"]
+    found = record[FIELD]
     # Truncation turns rounding of float32 into a whole level here and there.
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert np.mean(found != expected) < 0.01
     assert found[0].min() == 255 and found.min() == 0
-    assert write_k2.main(["--root", str(root), "--simulation", "DPM"]) == 0
+    assert write_k2.main(arguments) == 0
     assert "0 masks written" in capsys.readouterr().out
 
 
 def test_the_tool_says_what_is_wrong(city, tmp_path, capsys):
     root = shutil.copytree(city, tmp_path / "city")
     there = root / "gain" / "DPM_k2_neg_norm"
-    there.write_text("kept")
+    there.write_text("a file")
     for arguments, words in [
         (("--root", tmp_path / "none"), "radiomapseer.github.io"),
         (("--root", city, "--simulation", "IRT4"), "gain/ holds DPM"),
@@ -382,30 +368,32 @@ def test_the_tool_says_what_is_wrong(city, tmp_path, capsys):
         (("--root", root, "--simulation", "DPM"), f"{there} must be a folder"),
     ]:
         assert write_k2.main(list(map(str, arguments))) == 1
-        said = capsys.readouterr().err
-        assert words in said and "Traceback" not in said
-    assert there.read_text() == "kept"
+        message = capsys.readouterr().err
+        assert words in message and "Traceback" not in message
+    assert there.read_text() == "a file"
 
 
 def test_the_physics_of_maps_of_another_range_is_that_of_their_db():
     # The same gains, -250 to 0 dB over f, and as RadioMapSeer's f.
-    rng = np.random.default_rng(0)
-    gain_db = rng.uniform(-140, -60, (2, 2, 12, 12, 1))
+    db = physics.DbRange(-250.0, 250.0)
+    gain_db = np.random.default_rng(0).uniform(-140, -60, (2, 2, 12, 12, 1))
     seer = jnp.float32(2 * (gain_db + 147) / 100 - 1)
     other = jnp.float32(2 * (gain_db + 250) / 250 - 1)
     tx = jnp.zeros((2, 12, 12, 1))
-    unit = dict(input_range="unit")
-    for term, args in (
-        (physics.edge_pinn, ()),
-        (physics.edge_pinn_released, ()),
-        (physics.helmholtz, (tx,)),
-        (physics.helmholtz_released, (tx,)),
-    ):
-        expected = term(*seer, *args, **unit)
-        found = term(*other, *args, **unit, db_range=(-250.0, 250.0))
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
-        assert not np.allclose(term(*other, *args, **unit), expected, rtol=1e-2)
-    expected = physics.k2_neg_norm((seer[0] + 1) / 2, tx).astype(int)
-    f = (other[0] + 1) / 2
-    found = physics.k2_neg_norm(f, tx, db_range=(-250.0, 250.0)).astype(int)
-    np.testing.assert_allclose(found, expected, atol=1)  # of 255, truncated
+    expected, unaware = terms(*seer, tx), terms(*other, tx)
+    found = terms(*(physics.to_radiomapseer(image, "unit", db) for image in other), tx)
+    for name in FORMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
+        assert not np.allclose(unaware[name], expected[name], rtol=1e-2)
+    mask, expected = (
+        physics.k2_neg_norm(f, tx).astype(int)
+        for f in (physics.rescaled((other[0] + 1) / 2, db), (seer[0] + 1) / 2)
+    )
+    np.testing.assert_allclose(mask, expected, atol=1)  # of 255, truncated
+    # The released reading takes the image itself for f: dB = -250 + 250 x.
+    released = physics.to_radiomapseer(other[0], "released", db)
+    gain_of_x = physics.gain_to_db(physics.model_to_gain(released, "released"))
+    np.testing.assert_allclose(gain_of_x, -250 + 250 * other[0], rtol=1e-4)
+    assert (
+        physics.to_radiomapseer(released, "unit", physics.RADIOMAPSEER_DB) is released
+    )

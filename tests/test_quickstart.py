@@ -13,7 +13,7 @@ from radiovae_jax.training import logbook
 def test_the_quickstart_ends_within_five_minutes_with_numbers_and_a_picture(tmp_path):
     started = time.monotonic()
     done = command.main(
-        "--config=configs/quickstart.py",
+        "--config=quickstart",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.root={tmp_path / 'city'}",
         timeout=900,

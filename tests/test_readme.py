@@ -1,4 +1,4 @@
-"""The README's snippet gives what the commands give."""
+"""The README and CONTRIBUTING: what they name is there, the snippet runs."""
 
 import pathlib
 import re
@@ -9,9 +9,19 @@ import tiny
 
 from radiovae_jax import apply
 from radiovae_jax.data import radiomap
-from radiovae_jax.training import train
 
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+README = PROJECT / "README.md"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_and_link_that_a_page_names_is_there(page):
+    text = (PROJECT / page).read_text()
+    named = {*re.findall(r"`([\w/.]+\.(?:py|md|cff))\b[^`]*`", text)}
+    named |= {link for link in re.findall(r"\]\(([^)#]+)", text) if ":" not in link}
+    places = [PROJECT / place for place in ("", "radiovae_jax", "configs", "docs")]
+    missing = {n for n in named if not any((p / n).exists() for p in places)}
+    assert len(named) > 5 and not missing
 
 
 @pytest.mark.usefixtures("quick_compile")
@@ -20,7 +30,7 @@ def test_the_snippet_gives_the_latents_of_apply_encode(city, tmp_path, monkeypat
     # A run that resizes: 64x64 as stored, 32x32 as the network sees it.
     config.data.image_size = 32
     config.data.update(root=str(tmp_path / "city"), synthetic=dict(maps=3, size=64))
-    train.run(config, tmp_path / "runs/radio")
+    tiny.train(config, tmp_path / "runs/radio")
     source = next((city / "gain/DPM").glob("*.png"))
     radiomap.write_png(tmp_path / "0_0.png", radiomap.read_map(source))
     monkeypatch.chdir(tmp_path)
@@ -31,6 +41,6 @@ def test_the_snippet_gives_the_latents_of_apply_encode(city, tmp_path, monkeypat
     assert apply.main(["encode", "0_0.png", *flags]) == 0
     assert apply.main(["reconstruct", "0_0.png", "--format=npy", *flags]) == 0
     with np.load("out/latents.npz") as latents:
-        np.testing.assert_array_equal(got["z"], latents["mean"][0])
-    np.testing.assert_array_equal(got["recon"][..., 0], np.load("out/0_0.npy"))
-    assert got["z"].shape == (16, 16, 3) and got["error_db"].shape == (64, 64, 1)
+        np.testing.assert_array_equal(got["z"], latents["mean"])
+    np.testing.assert_array_equal(got["recon"][0, ..., 0], np.load("out/0_0.npy"))
+    assert got["z"].shape == (1, 16, 16, 3) and got["error_db"].shape == (1, 64, 64, 1)

@@ -5,7 +5,8 @@ import runpy
 
 import ml_collections
 
-from radiovae_jax.vae import objectives
+from radiovae_jax import training
+from radiovae_jax.vae import objectives, task
 
 # The base objective, as the configs have it.
 BASE = objectives.Objective(
@@ -43,3 +44,8 @@ def config(city: pathlib.Path, **train) -> ml_collections.ConfigDict:
     )
     tiny.train.update(**train)
     return tiny
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path):
+    """Trains a first stage; returns the numbers of its last validation."""
+    return training.run(task.make, config, workdir)

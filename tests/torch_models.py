@@ -5,6 +5,10 @@ taming-transformers' `NLayerDiscriminator` and `ActNorm`; test_torch_weights.py 
 the names to those of the published weights in tests/golden.
 """
 
+import functools
+
+import jax
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -214,3 +218,56 @@ def nchw(x) -> torch.Tensor:
 
 def nhwc(x: torch.Tensor):
     return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+_COMPILED: dict = {}
+
+
+def compiled(model):
+    """Returns our `encode` and `decode`, compiled once for all tests of a structure."""
+    return _COMPILED.setdefault(
+        repr(model),
+        tuple(
+            jax.jit(functools.partial(model.apply, method=method))
+            for method in ("encode", "decode")
+        ),
+    )
+
+
+def assert_same_outputs(model, params, encode, decode, size=16) -> None:
+    """Compares moments and reconstruction of ours and theirs on random numbers.
+
+    Args:
+      encode: of theirs, image to moments [b, 2e, h, w]; decode: latent to image.
+    """
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (2, size, size, model.in_channels)).astype(np.float32)
+    small = size // model.downsampling
+    z = rng.normal(size=(2, small, small, model.embed_dim)).astype(np.float32)
+    our_encode, our_decode = compiled(model)
+    posterior = our_encode(params, x)
+    with torch.no_grad():
+        mean, logvar = encode(nchw(x)).chunk(2, dim=1)
+        recon = decode(nchw(z))
+    for ours, theirs in (
+        (posterior.mean, mean),
+        (posterior.logvar, logvar),
+        (our_decode(params, z), recon),
+    ):
+        theirs = nhwc(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
+
+
+def random_params(model) -> dict:
+    """Returns parameters of ours, drawn without the network's own initialisation."""
+    side = model.downsampling
+    x = jax.ShapeDtypeStruct((1, side, side, model.in_channels), np.float32)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(model.init, key, x, key)["params"]
+    rng = np.random.default_rng(3)
+
+    def drawn(leaf):
+        return rng.normal(0, 0.05, leaf.shape).astype(np.float32)
+
+    return {"params": jax.tree.map(drawn, shapes)}

@@ -2,30 +2,34 @@
 
 import jax
 
+from radiovae_jax.training import logbook
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.vae import experiment
+from radiovae_jax.vae import task
 
 
-def shapes(config):
+def shapes(config, make=task.make):
     """Returns a state of the config as shapes on one device."""
-    built = experiment.build(config, (32, 32, 1))
-    state = experiment.state_shapes(config, built)
+    shapes = jax.eval_shape(make(config, (32, 32, 1)).init, jax.random.key(0))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), state
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes
     )
 
 
-def saved(workdir, config):
+def saved(workdir, config, make=task.make):
     """Returns every array of the newest checkpoint, and the data position."""
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore_latest(shapes(config))
+    restored = checkpoints.restore_latest(shapes(config, make))
     checkpoints.close()
     return restored
 
 
+def log(workdir) -> list[dict]:
+    """Returns the lines of a run's log without what no two runs have in common."""
+    return without_time(logbook.read(workdir / "metrics.jsonl"))
+
+
 def without_time(lines):
-    """Returns the lines of a log without what no two runs have in common."""
     return [
         {
             name: value

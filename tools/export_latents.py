@@ -46,9 +46,10 @@ from radiovae_jax import cli, files, provenance, sharding
 from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
 from radiovae_jax.interop import torch_files
-from radiovae_jax.reporting import showing
-from radiovae_jax.training import config_check, run_folder
-from radiovae_jax.vae import latents
+from radiovae_jax.reporting import artifacts
+from radiovae_jax.training import run_folder, schema
+from radiovae_jax.vae import codec, latents
+from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,20 +100,15 @@ def export(args: argparse.Namespace) -> None:
     """
     cli.start_jax()
     config = run_folder.read_config(args.workdir)
-    config_check.check(config)
+    schema.check(config)
     if args.data_root:
         config.data.root = str(args.data_root)
     source, fields = open_with_condition(config, args.split)
     resized(*source.shape[:2], config.data.image_size)  # said before the folder is made
-    db = datasets.db_range(config)
     folder = args.out or args.workdir / "latents" / args.split
     begun = 0 if args.step else shards.unfinished(folder).get("step", 0)
     try:
-        step, (model, params) = run_folder.hold(
-            args.workdir,
-            args.step or begun,
-            lambda step: run_folder.load(args.workdir, args.weights, step=step),
-        )
+        run = codec.load(args.workdir, args.weights, step=args.step or begun)
     except FileNotFoundError as error:
         if not begun:
             raise
@@ -126,13 +122,13 @@ def export(args: argparse.Namespace) -> None:
     identity = {
         "config": {
             name: value
-            for name, value in run_folder.flat(run_folder.jsonable(config)).items()
+            for name, value in schema.flat(run_folder.jsonable(config)).items()
             if name not in run_folder.FREE or name == "data.root"
         },
         "commit": provenance.commit(),
-        "step": step,
+        "step": run.step,
         "weights": args.weights,
-        "weights_sha256": digest(params),
+        "weights_sha256": digest(run.params),
         "split": args.split,
         "maps": len(source),
         "names_sha256": sources.names_digest(source),
@@ -142,13 +138,7 @@ def export(args: argparse.Namespace) -> None:
         "batch_size": batch_size,
         "shard_size": args.shard_size,
     }
-    encode = latents.encoder(
-        model,
-        params,
-        image_size=config.data.image_size,
-        seed=args.seed,
-        mesh=mesh,
-    )
+    encode = latents.encoder(run, seed=args.seed, mesh=mesh)
     manifest = latents.export(
         source,
         encode,
@@ -158,12 +148,12 @@ def export(args: argparse.Namespace) -> None:
         batch_size=batch_size,
         shard_size=args.shard_size,
         formats=shards.FORMATS if args.format == "both" else (args.format,),
-        db_range=db._asdict() if db.span else None,
+        db_range=run.db._asdict() if run.db.span else None,
     )
     copy = hand_on(args.workdir / "latents" / latents.STATISTICS, manifest, config)
     cli.say(describe(folder, manifest))
     cli.say(f"{copy} now holds these statistics" if copy else "statistics.json: kept")
-    for path in showing.renew_report(args.workdir):
+    for path in artifacts.renew_report(args.workdir, CHARTS):
         cli.say(f"renewed: {path}")
 
 

@@ -24,17 +24,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from radiovae_jax import cli
-from radiovae_jax.interop import (
-    diffusers_weights,
-    torch_files,
-    torch_structure,
-    torch_weights,
-)
+from radiovae_jax import cli, inputs
+from radiovae_jax.interop import diffusers_weights, torch_files, torch_weights
+from radiovae_jax.interop.torch_pickle import REMEDY
 from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec
 
 SUFFIXES = ", ".join(torch_files.SUFFIXES)
-StateDict = dict[str, np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,28 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("workdir", type=cli.path, help="folder of the run")
-    parser.add_argument(
+    parser = cli.Parser(doc=__doc__)
+    add = parser.add_argument
+    add("workdir", type=cli.path, help="folder of the run")
+    add(
         "out",
         type=cli.path,
         help=f"file ({SUFFIXES}), or a folder (no suffix) for diffusers",
     )
-    parser.add_argument(
+    add(
         "--weights",
         choices=("ema", "live"),
         default="ema",
-        help="the average that validation judges (default), or the live weights",
+        help="the average that validation uses (default), or the live weights",
     )
-    parser.add_argument(
+    add(
         "--step",
         type=cli.at_least(0),
         default=0,
         help="which checkpoint (default: the best)",
     )
-    parser.add_argument(
+    add(
         "--latents",
         type=cli.path,
         help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
@@ -73,9 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "WORKDIR/latents/statistics.json where there is one; else the factors that "
         "the run was imported with)",
     )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
+    parser.add_debug()
     return parser.parse_args(argv)
 
 
@@ -87,6 +80,21 @@ def export(args: argparse.Namespace) -> None:
     """
     cli.start_jax()
     is_file = bool(args.out.suffix)
+    check(args, is_file)
+    step, (params, loss) = run_folder.hold(
+        args.workdir, args.step, lambda step: read(args, step, with_loss=is_file)
+    )
+    if is_file:
+        state = radiodiff_state(params, *loss)
+        torch_files.write(args.out, state)
+    else:
+        state = diffusers_weights.autoencoder_to_diffusers(params)
+        torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
+    cli.say(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
+
+
+def check(args: argparse.Namespace, is_file: bool) -> None:
+    """Raises a ValueError where nothing could be exported so."""
     if is_file and args.out.suffix not in torch_files.SUFFIXES:
         raise ValueError(
             f"{args.out}: expected a file with one of {SUFFIXES}, or a folder for "
@@ -106,27 +114,16 @@ def export(args: argparse.Namespace) -> None:
             "gives logits, and PyTorch's classes would take them for the image. Decode "
             "with radiovae_jax, or train with another kind of reconstruction"
         )
-    step, (params, loss) = run_folder.hold(
-        args.workdir, args.step, lambda step: read(args, step, with_loss=is_file)
-    )
-    if is_file:
-        logvar, discriminator = loss
-        state = radiodiff_state(params, discriminator, logvar)
-        torch_files.write(args.out, state)
-    else:
-        state = diffusers_weights.autoencoder_to_diffusers(params)
-        torch_files.write_diffusers(args.out, state, diffusers_config(args, params))
-    cli.say(f"wrote {len(state)} tensors of step {step} ({args.weights}) to {args.out}")
 
 
 def read(args: argparse.Namespace, step: int, *, with_loss: bool) -> tuple[dict, Any]:
     """Returns the parameters, and with the loss (logvar, discriminator), of a step."""
-    _, params = run_folder.load(args.workdir, args.weights, step=step)
-    loss = run_folder.load_loss(args.workdir, step=step) if with_loss else ()
+    _, params = codec.load_network(args.workdir, args.weights, step=step)
+    loss = codec.load_loss(args.workdir, step=step) if with_loss else ()
     return jax.device_get((params, loss))
 
 
-def radiodiff_state(params: dict, discriminator: dict, logvar) -> StateDict:
+def radiodiff_state(params: dict, logvar, discriminator: dict) -> dict[str, np.ndarray]:
     """Returns the tensors under the names of RadioDiff's AutoencoderKL."""
     patch = torch_weights.discriminator_to_torch(discriminator)
     return {
@@ -143,7 +140,7 @@ def diffusers_config(args: argparse.Namespace, params: dict) -> dict:
       ValueError, FileNotFoundError: the statistics asked for cannot be used.
     """
     config = run_folder.read_config(args.workdir)
-    structure = torch_structure.of_flax(params["params"])
+    structure = torch_weights.structure_of_flax(params["params"])
     factors = latent_factors(args, structure["z_channels"])
     resolution = config.autoencoder.resolution
     height = resolution if isinstance(resolution, int) else resolution[0]
@@ -156,12 +153,12 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
     measured = args.latents or args.workdir / "latents" / "statistics.json"
     imported = args.workdir / torch_files.FACTORS_FILE
     if args.latents or measured.exists():
-        found = torch_files.read_json(measured)
+        found = inputs.read_json(measured, remedy=REMEDY)
         diffusers_weights.check_statistics(found, z, measured)
         pair = diffusers_weights.latent_factors(found["mean"], found["std"])
         return dict(zip(("scaling_factor", "shift_factor"), pair, strict=True))
     if imported.exists():
-        return diffusers_weights.factors_of(torch_files.read_json(imported))
+        return diffusers_weights.factors_of(inputs.read_json(imported, remedy=REMEDY))
     return {}
 
 

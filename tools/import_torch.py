@@ -29,59 +29,44 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from radiovae_jax import cli
-from radiovae_jax.interop import (
-    diffusers_weights,
-    torch_copies,
-    torch_files,
-    torch_structure,
-    torch_tables,
-    torch_weights,
-)
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.interop import diffusers_weights, torch_files, torch_weights
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import experiment
 
 # Each copy: discriminator, logvar, perceptual_loss (LPIPS, which we have already).
 LOSSES = ("loss", "loss_pinn", "loss_pinn_dpm2irt4")
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "radio.py"
 StateDict = dict[str, np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    args, overrides = parse(argv)
-    return cli.status(lambda: import_file(args, overrides), debug=args.debug)
+    args = parse(argv)
+    return cli.status(lambda: import_file(args), debug=args.debug)
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = cli.Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", type=cli.path, help="file, or diffusers folder")
-    parser.add_argument(
-        "--workdir", type=cli.path, required=True, help="run folder to make"
-    )
-    parser.add_argument(
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.ConfigParser(doc=__doc__)
+    add = parser.add_argument
+    add("file", type=cli.path, help="file, or diffusers folder")
+    add("--workdir", type=cli.path, required=True, help="run folder to make")
+    add(
         "--config",
-        type=cli.path,
-        default=CONFIG,
-        help="config file of all that tensors do not say (default: configs/radio.py); "
+        default="radio",
+        help="name or path of the config of all that tensors do not say (radio); "
         "fields of it as --config.SECTION.FIELD=VALUE",
     )
-    parser.add_argument(
+    add(
         "--weights",
         choices=("auto", "ema", "model"),
         default="auto",
         help="which weights of a file: ema is the average, model the raw ones, auto "
         "(default) the average where there is one",
     )
-    parser.add_argument(
+    add(
         "--with-loss",
         nargs="?",
         const="loss",
@@ -91,87 +76,70 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="take discriminator and logvar too, from loss.* or the named copy "
         f"({', '.join(LOSSES)}); without it both start afresh",
     )
-    parser.add_argument(
+    add(
         "--prefix",
         default="",
         help="take only what lies under this key or prefix, first_stage_model. say; "
         "found by itself where there is one autoencoder",
     )
-    parser.add_argument(
+    add(
         "--ignore",
         action="append",
         default=[],
         metavar="PREFIX",
         help="ignore tensors whose names in the file start so; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--step",
         type=int,
         default=0,
         help="step at which the run goes on (default 0): schedules follow it",
     )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    args, rest = parser.parse_known_args(argv)
+    parser.add_debug()
+    args = parser.parse_args(argv)
     args.words = sys.argv[1:] if argv is None else list(argv)
-    for word in rest:
-        if not word.startswith("--config."):
-            parser.error(f"unknown argument {word}")
-    return args, rest
+    return args
 
 
-def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
+def import_file(args: argparse.Namespace) -> None:
     """Does what the command line asks for.
 
     Raises:
       ValueError, OSError: what is wrong, and what to do about it.
     """
     cli.start_jax()
-    if args.workdir.exists() and (
-        not args.workdir.is_dir() or any(args.workdir.iterdir())
-    ):
-        raise ValueError(
-            f"{args.workdir} holds a run already, or other files; give another "
-            "--workdir"
-        )
-    given = read_config(args.config, overrides)
-    config_check.check(given)
-    if not 0 <= args.step < given.train.steps:
-        raise ValueError(
-            f"--step={args.step} is not within 0 and train.steps={given.train.steps}, "
-            "before which the run must go on; give another, or more train.steps"
-        )
-    if given.loss.reconstruction == "bce":
-        raise ValueError(
-            "--config.loss.reconstruction=bce takes the decoder's output for logits, "
-            "and that of PyTorch weights is the image; give l1_mse, l1 or mse"
-        )
-    content, facts, record = read(args)
-    own, loss = divide(content)
-    names = diffusers_weights.names_of(own)
-    if names is not torch_tables.RADIODIFF and not facts:
-        facts = facts_beside(args.file)
-    own = diffusers_weights.with_quant_convs(own, facts)
-    structure = torch_structure.of_torch(own, names)
-    if facts:
-        diffusers_weights.check_structure(facts, structure)
-    params = torch_weights.autoencoder_from_torch(own, names)["params"]
+    given = schema.read(args.config, args.overrides)
+    check(args, given)
+    taken, facts = torch_files.read(
+        args.file, args.weights, prefix=args.prefix, ignore=args.ignore
+    )
+    sums = torch_files.sha256_of(torch_files.files_of(args.file))
+    for name, digest in sums.items():
+        cli.say(f"{name}: sha256 {digest}")
+    starts = tuple(f"{copy}." for copy in LOSSES)
+    own = {k: v for k, v in taken.state.items() if not k.startswith(starts)}
+    structure, params, facts = read_autoencoder(args.file, own, facts)
 
     config = given.copy_and_resolve_references()
-    fields = torch_structure.model_fields(structure, given.autoencoder.resolution)
+    fields = torch_weights.model_fields(structure, given.autoencoder.resolution)
     del fields["resolution"]  # stays as given, a number or a pair
     with config.ignore_type():
         config.autoencoder.update(fields)
     config.loss.disc_in_channels = structure["out_ch"]
+    disc, logvar = {}, np.float32(config.loss.logvar_init)
     if args.with_loss:
-        disc, logvar = read_loss(loss, args.with_loss, config)
-    else:
-        disc, logvar = {}, np.float32(config.loss.logvar_init)
-    config_check.check(config)
-    params = {"autoencoder": params, "logvar": logvar}
+        disc, logvar = read_loss(taken.state, args.with_loss, config)
+    schema.check(config)
+    record = dict(
+        command=shlex.join(["tools/import_torch.py", *args.words]),
+        sha256=sums,
+        weights=taken.address,
+        average=taken.average,
+    )
     with torch_files.replacing(args.workdir) as folder:
-        write(folder, config, params, disc, args.step)
+        write(
+            folder, config, {"autoencoder": params, "logvar": logvar}, disc, args.step
+        )
         text = json.dumps(record, indent=2) + "\n"
         (folder / torch_files.RECORD_FILE).write_text(text)
         if facts:
@@ -183,55 +151,59 @@ def import_file(args: argparse.Namespace, overrides: list[str]) -> None:
     cli.say(f"wrote {args.workdir} at step {args.step}; its network:")
     cli.say(json.dumps(run_folder.jsonable(config)["autoencoder"], indent=2))
     cli.say("go on training from it with (and --config.data.root=... for your maps)")
-    cli.say("  " + command(args, overrides, given, config))
+    cli.say("  " + command(args, given, config))
 
 
-def read(args: argparse.Namespace) -> tuple[StateDict, dict, dict]:
-    """Returns the tensors, config.json of a diffusers folder, and where they are from.
-
-    Raises:
-      ValueError, OSError: there is nothing that can be read.
-    """
-    taken, facts = torch_files.read(
-        args.file, args.weights, prefix=args.prefix, ignore=args.ignore
-    )
-    sums = torch_files.sha256_of(torch_files.files_of(args.file))
-    for name, digest in sums.items():
-        cli.say(f"{name}: sha256 {digest}")
-    record = dict(
-        command=shlex.join(["tools/import_torch.py", *args.words]),
-        sha256=sums,
-        weights=taken.address,
-        average=taken.average,
-    )
-    return taken.state, facts, record
-
-
-def facts_beside(file: pathlib.Path) -> dict:
-    """Returns config.json beside a file with the names of diffusers.
-
-    Raises:
-      ValueError: there is none, and the tensors alone do not say enough.
-    """
-    try:
-        return torch_files.read_diffusers_config(file.parent)
-    except FileNotFoundError as error:
+def check(args: argparse.Namespace, config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError where no weights could be imported so."""
+    folder = args.workdir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
-            f"{file} has the names of diffusers and no config.json beside it, which "
-            "alone says what the shapes do not (norm_num_groups, act_fn); give the "
-            "folder that save_pretrained wrote"
-        ) from error
+            f"{folder} holds a run already, or other files; give another --workdir"
+        )
+    if not 0 <= args.step < config.train.steps:
+        raise ValueError(
+            f"--step={args.step} is not within 0 and train.steps={config.train.steps}, "
+            "before which the run must go on; give another, or more train.steps"
+        )
+    if config.loss.reconstruction == "bce":
+        raise ValueError(
+            "--config.loss.reconstruction=bce takes the decoder's output for logits, "
+            "and that of PyTorch weights is the image; give l1_mse, l1 or mse"
+        )
 
 
-def divide(state: StateDict) -> tuple[StateDict, StateDict]:
-    """Returns the autoencoder's tensors and those of the losses."""
-    prefixes = tuple(f"{copy}." for copy in LOSSES)
-    own = {k: v for k, v in state.items() if not k.startswith(prefixes)}
-    return own, {k: v for k, v in state.items() if k.startswith(prefixes)}
+def read_autoencoder(
+    file: pathlib.Path, state: StateDict, facts: dict
+) -> tuple[dict, dict, dict]:
+    """Returns structure, parameters, and config.json of those of diffusers.
+
+    Args:
+      facts: config.json of a folder; that of a file is looked for beside it.
+
+    Raises:
+      ValueError: there is none, or it and the tensors do not go together.
+    """
+    names = diffusers_weights.names_of(state)
+    if names is not torch_weights.RADIODIFF and not facts:
+        try:
+            facts = torch_files.read_diffusers_config(file.parent)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{file} has the names of diffusers and no config.json beside it, "
+                "which alone says what the shapes do not (norm_num_groups, act_fn); "
+                "give the folder that save_pretrained wrote"
+            ) from error
+    state = diffusers_weights.with_quant_convs(state, facts)
+    structure = torch_weights.structure_of_torch(state, names)
+    if facts:
+        diffusers_weights.check_structure(facts, structure)
+    params = torch_weights.autoencoder_from_torch(state, names)["params"]
+    return structure, params, facts
 
 
 def read_loss(
-    loss: StateDict, copy: str, config: ml_collections.ConfigDict
+    state: StateDict, copy: str, config: ml_collections.ConfigDict
 ) -> tuple[dict, np.ndarray]:
     """Returns discriminator and logvar of one copy; fits the config to them.
 
@@ -241,16 +213,16 @@ def read_loss(
     there = [
         name
         for name in LOSSES
-        if f"{name}.logvar" in loss
-        and torch_copies.below(loss, f"{name}.discriminator.")
+        if f"{name}.logvar" in state
+        and any(key.startswith(f"{name}.discriminator.") for key in state)
     ]
     if copy not in there:
         raise ValueError(
             f"--with-loss {copy}: no {copy}.discriminator.* and {copy}.logvar in the "
             f"file; it has {', '.join(there) or 'none of the losses'}"
         )
-    disc, logvar = torch_weights.loss_from_torch(loss, copy)
-    found = torch_structure.discriminator_of_flax(disc)
+    disc, logvar = torch_weights.loss_from_torch(state, copy)
+    found = torch_weights.discriminator_structure_of_flax(disc)
     cond = experiment.CONDITIONS * config.loss.disc_conditional
     config.loss.update(
         disc_in_channels=found["in_channels"] - cond,
@@ -259,27 +231,6 @@ def read_loss(
         use_actnorm=found["use_actnorm"],
     )
     return disc, logvar
-
-
-def read_config(path: pathlib.Path, overrides: list[str]) -> ml_collections.ConfigDict:
-    """Returns the config as main.py would read it.
-
-    Raises:
-      ValueError: there is no such file or field, or the file cannot be run.
-    """
-    words, _ = cli.config_words(["", f"--config={path}", *overrides])
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=words
-    )
-    try:
-        values(words)
-        # The copy also raises what the flag kept for later.
-        return holder.value.copy_and_resolve_references()
-    except Exception as error:  # a config file is code: anything may come out of it
-        text = str(error).replace("\\n", "\n").strip("\"' \n")
-        last = text.splitlines()[-1] if text else type(error).__name__
-        raise ValueError(f"config: {last}") from error
 
 
 def write(
@@ -302,8 +253,7 @@ def write(
     without_lpips.loss.perceptual_weight = 0.0
     side = config.autoencoder.resolution
     size = (side, side) if isinstance(side, int) else side
-    shape = (*size, config.autoencoder.in_channels)
-    built = experiment.build(without_lpips, shape)
+    built = experiment.build(without_lpips, (*size, config.autoencoder.in_channels))
     if not disc:
         key = jax.random.key(config.seed)
         disc = experiment.init_discriminator(built.networks.discriminator, key)
@@ -317,18 +267,18 @@ def write(
     checkpoints.close()
 
 
-def command(args, overrides: list[str], given, config) -> str:
+def command(args, given, config) -> str:
     """Returns the command that goes on from the imported run."""
-    before, after = (run_folder.flat(c.to_dict()) for c in (given, config))
+    before, after = (schema.flat(c.to_dict()) for c in (given, config))
     changed = {
-        f"--config.{name}": f"{value}".replace(" ", "")
+        name: f"{value}".replace(" ", "")
         for name, value in after.items()
         if before[name] != value
     }
     # What the weights say otherwise replaces what was given.
-    kept = [word for word in overrides if word.partition("=")[0] not in changed]
-    words = [f"--config={args.config}", f"--workdir={args.workdir}", *kept]
-    words += [f"{name}={value}" for name, value in changed.items()]
+    fields = args.overrides | changed
+    words = [f"--config={args.config}", f"--workdir={args.workdir}"]
+    words += [f"--config.{name}={value}" for name, value in fields.items()]
     return "python -m radiovae_jax.main " + shlex.join(words)
 
 

@@ -14,12 +14,11 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
-import argparse
 import functools
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -83,34 +82,37 @@ def kl_schedules() -> Figure:
         ),
     }
     axes = figure.subplots(1, 3, sharey=True)
-    for axis, (name, (told, fields)) in zip(axes, panels.items(), strict=True):
+    for axis, (name, (words, fields)) in zip(axes, panels.items(), strict=True):
         weight = functools.partial(schedules.KL[name], kl_weight=1.0, **fields)
         weights = jax.vmap(weight)(steps)
         axis.plot(steps, weights, color=HINGE)
-        axis.set_title(f"{name}\n{told}", fontsize=10)
+        axis.set_title(f"{name}\n{words}", fontsize=10)
         axis.set_xlabel("step of 1,000")
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("KL weight")
     return figure
 
 
-def city(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def city() -> tuple[np.ndarray, np.ndarray]:
     """Returns f and the transmitter's mask, [1, 80, 80, 1] each, of a drawn city."""
-    root = synthetic.write_city(
-        folder / "city", maps=3, transmitters=1, size=80, seed=3
-    )
-    path = sorted((root / "gain" / "DPM").glob("*.png"))[0]
-    f = radiomap.gray_to_f(radiomap.read_map(path))[None]
-    antenna = radiomap.read_map(root / "png" / "antennas" / path.name)[None]
+    with tempfile.TemporaryDirectory() as folder:
+        root = synthetic.write_city(
+            pathlib.Path(folder) / "city", maps=3, transmitters=1, size=80, seed=3
+        )
+        path = min((root / "gain" / "DPM").glob("*.png"))
+        f = radiomap.gray_to_f(radiomap.read_map(path))[None]
+        antenna = radiomap.read_map(root / "png" / "antennas" / path.name)[None]
     return f, np.asarray(physics.transmitter_mask(antenna, "unit"))
 
 
-def radio_terms(f: np.ndarray, tx: np.ndarray) -> Figure:
+def radio_terms() -> Figure:
     """Returns a map, its edges, and what the radio terms say of a blurred copy."""
+    f, tx = city()
     blurred = blur(f)
     x, y = (np.float32(radiomap.f_to_model(image)) for image in (f, blurred))
     mask = np.asarray(physics.k2_neg_norm(f, tx), np.float32) / 255
     unit = dict(input_range="unit")
+    released = physics.helmholtz_released(x, y, tx, **unit)
     whole = tuple(radiomap.f_to_db(np.array([0.0, 1.0])))
     panels = [
         ("map x (dB)", radiomap.f_to_db(f), whole),
@@ -122,11 +124,7 @@ def radio_terms(f: np.ndarray, tx: np.ndarray) -> Figure:
         ("edge_pinn", physics.edge_pinn(x, y, **unit), (0, 0.2)),
         ("edge_pinn, released", physics.edge_pinn_released(x, y, **unit), (0, 0.2)),
         ("helmholtz", physics.helmholtz(x, y, tx, **unit), (0, 0.15)),
-        (
-            "helmholtz, released",
-            physics.helmholtz_released(x, y, tx, **unit),
-            (0, 0.15),
-        ),
+        ("helmholtz, released", released, (0, 0.15)),
     ]
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(2, 5).ravel()
@@ -156,29 +154,19 @@ def image(axis: Axes, name: str, values: np.ndarray, limits: tuple) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def physics_of_a_city() -> Figure:
-    """Returns the radio terms over a drawn city."""
-    with tempfile.TemporaryDirectory() as folder:
-        return radio_terms(*city(pathlib.Path(folder)))
-
-
 PICTURES: dict[str, Callable[[], Figure]] = {
     "losses_discriminator.png": discriminator,
     "losses_schedules.png": kl_schedules,
-    "losses_physics.png": physics_of_a_city,
+    "losses_physics.png": radio_terms,
 }
 
 
-def main() -> int:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    parser = cli.Parser(doc=__doc__)
     parser.add_argument("--out", type=cli.path, default=DOCS, metavar="DIR")
-    parser.add_argument("--debug", action="store_true", help="show the traceback")
-    args = parser.parse_args()
+    parser.add_debug()
+    args = parser.parse_args(argv)
 
     def work() -> None:
         cli.start_jax()

@@ -16,24 +16,17 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from radiovae_jax import cli
-from radiovae_jax.reporting import showing
+from radiovae_jax.reporting import artifacts
+from radiovae_jax.vae import latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    args = parse(argv)
-    return cli.status(lambda: draw(args), debug=args.debug)
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(doc=__doc__)
     parser.add_argument("workdir", type=cli.path, help="folder of the run")
     parser.add_argument(
         "--latents",
@@ -42,22 +35,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="draw the latents of so many maps as well (default: none)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback")
-    return parser.parse_args(argv)
+    parser.add_debug()
+    args = parser.parse_args(argv)
 
+    def draw() -> None:
+        cli.start_jax()
+        paths = artifacts.training_figures(args.workdir)
+        if args.latents:
+            examples = latents.examples(args.workdir, count=args.latents)
+            paths += artifacts.latent_figures(args.workdir, *examples)
+        for path in paths:
+            cli.say(str(path))
 
-def draw(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
-
-    Raises:
-      ValueError, OSError: what is wrong, and what to do about it.
-    """
-    cli.start_jax()
-    paths = showing.training_figures(args.workdir)
-    if args.latents > 0:
-        paths += showing.latent_figures(args.workdir, count=args.latents)
-    for path in paths:
-        cli.say(str(path))
+    return cli.status(draw, debug=args.debug)
 
 
 if __name__ == "__main__":

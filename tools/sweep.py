@@ -28,28 +28,26 @@ import functools
 import itertools
 import json
 import pathlib
-import runpy
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
-from radiovae_jax import cli, files, inputs, losses, metrics
+from radiovae_jax import cli, files, inputs, losses, metrics, training
 from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import config_check, run_folder, train
+from radiovae_jax.training import run_folder, schema
+from radiovae_jax.vae import codec, task
 
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "vae.py"
 KINDS = ("bce", "mse", "l1", "l1_mse")
 BETAS = (0.1, 1.0, 4.0, 10.0)
 SCHEDULES = ("constant", "linear", "cyclical")
@@ -69,7 +67,7 @@ OWN = {
 # Data sets whose records are of buildings and a transmitter.
 PLACED = ("radiomapseer", "tfds", "synthetic", "sionna")
 
-# Name -> heading of the table and label of the panel.
+# Name -> heading of the table and title of the panel.
 COLUMNS = {
     "rmse_db": "RMSE (dB)",
     "rmse": "RMSE (f)",  # where f is not known in dB
@@ -82,59 +80,52 @@ COLUMNS = {
     "silhouette": "silhouette of buildings",
     "mantel": "correlation with transmitter",
 }
-# The first six that there are.
-PANELS = ("rmse_db", "rmse", "elbo", "kl", "active", "silhouette", "mantel", "psnr")
-PANELS += ("ssim", "rec")
+# Of these the figure has the first six that there are.
+PANELS = "rmse_db rmse elbo kl active silhouette mantel psnr ssim rec".split()
 # Okabe and Ito's colours, told apart with colour-deficient sight.
 COLOURS = dict(bce="#0072B2", mse="#D55E00", l1="#009E73", l1_mse="#CC79A7")
 LINES = dict(constant=":", linear="-", cyclical="--")
 
 
+class Sweep(NamedTuple):
+    """What all runs of one table have in common."""
+
+    out: pathlib.Path
+    steps: int
+    size: int
+    overrides: Mapping[str, str] = {}  # {"section.field": text}
+
+    def record(self) -> dict[str, Any]:
+        """Returns it as the records of the runs have it."""
+        given = [f"--config.{name}={text}" for name, text in self.overrides.items()]
+        return dict(steps=self.steps, size=self.size, config=" ".join(sorted(given)))
+
+
 def configure(
-    kind: str,
-    beta: float,
-    schedule: str,
-    *,
-    steps: int,
-    size: int,
-    city: pathlib.Path,
-    overrides: Sequence[str] = (),
+    sweep: Sweep, kind: str, beta: float, schedule: str
 ) -> ml_collections.ConfigDict:
     """Returns the config of one run.
-
-    Args:
-      overrides: "--config.SECTION.FIELD=VALUE", as main.py takes them.
 
     Raises:
       ValueError: there is no such field, or it takes no such value.
     """
-    config = runpy.run_path(str(CONFIG))["get_config"](kind)
-    config.autoencoder.update(ch_mult=(1, 1, 2), resolution=(size, size))
-    config.loss.update(
-        kl_weight=beta, kl_schedule=schedule, kl_warmup_steps=max(1, steps // 3)
-    )
-    config.data.update(root=str(city), image_size=size)
-    config.train.update(
-        steps=steps,
-        log_every=max(1, steps // 10),
-        validate_every=steps,
-        checkpoint_every=steps,
-        metrics_size="seen",
-    )
-    values, words = flags.FlagValues(), ["", *overrides]
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=words
-        )
-        values(words)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # KeyErrors and the config flags quote and escape their messages.
-        said = str(error).replace("\\n", " ").replace("\\'", "").strip("\"' ")
-        raise ValueError(
-            f"{' '.join(overrides)} cannot be set ({said}); configs/radio.py has all "
-            "fields"
-        ) from error
-    return holder.value
+    steps, size = sweep.steps, sweep.size
+    own = {
+        "autoencoder.ch_mult": (1, 1, 2),
+        "autoencoder.resolution": (size, size),
+        "loss.kl_weight": beta,
+        "loss.kl_schedule": schedule,
+        "loss.kl_warmup_steps": max(1, steps // 3),
+        "data.root": sweep.out / "city",
+        "data.image_size": size,
+        "train.steps": steps,
+        "train.log_every": max(1, steps // 10),
+        "train.validate_every": steps,
+        "train.checkpoint_every": steps,
+        "train.metrics_size": "seen",
+    }
+    texts = {name: str(value) for name, value in own.items()}
+    return schema.read(f"vae:{kind}", texts | dict(sweep.overrides))
 
 
 def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -144,7 +135,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     beta the run was trained with. rec is what the run minimises, the negative logarithm
     of a likelihood up to a constant of its kind: ELBOs compare within a kind.
     """
-    model, params = run_folder.load(folder)
+    model, params = codec.load_network(folder)
     # With the weights as arguments, so that all runs share what is compiled.
     encode, decode, decode_output = (
         jax.jit(functools.partial(model.apply, method=method))
@@ -262,73 +253,46 @@ def distances(points: Float[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
     return np.linalg.norm(points[:, None] - points, axis=-1)
 
 
-def sweep(
-    out: pathlib.Path,
-    runs: Sequence[tuple[str, float, str]],
-    *,
-    steps: int,
-    size: int,
-    overrides: Sequence[str] = (),
-) -> None:
+def train_all(sweep: Sweep, runs: Sequence[tuple[str, float, str]]) -> None:
     """Trains and measures what is not there yet.
 
     Raises:
       ValueError: a run that cannot be; before any of them runs.
       OSError: OUT cannot be written.
     """
-    given = dict(steps=steps, size=size, city=out / "city", overrides=overrides)
-    configs = [configure(*run, **given) for run in runs]
-    for config in configs:
-        config_check.check(config)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise OSError(
-            f"{out} is no folder that can be written ({error.strerror}); give another "
-            "--out"
-        ) from error
+    configs = [configure(sweep, *run) for run in runs]
+    cli.folder(sweep.out, flag="--out")
     with Bar(runs, unit="run", file=sys.stdout) as bar:
         for (kind, beta, schedule), config in zip(bar, configs, strict=True):
-            folder = out / f"{kind}_{beta:g}_{schedule}"
+            folder = sweep.out / f"{kind}_{beta:g}_{schedule}"
             bar.set_postfix_str(folder.name)
             result = folder / "sweep.json"
             try:
                 if result.exists():
                     run_folder.claim(folder, config)  # refuses that of another config
                     continue
-                train.run(config, folder)
+                training.run(task.make, config, folder)
             except (ValueError, OSError) as error:  # of the other command's flag
-                said = str(error).replace("--workdir", "--out")
                 known = ValueError if isinstance(error, ValueError) else OSError
-                raise known(said) from error
+                raise known(str(error).replace("--workdir", "--out")) from error
             record = dict(reconstruction=kind, beta=beta, schedule=schedule)
-            record |= same(steps, size, overrides) | measure(config, folder)
-            with files.written(result) as partial:
-                partial.write_text(json.dumps(record, indent=2) + "\n")
+            files.write_json(result, record | sweep.record() | measure(config, folder))
 
 
-def same(steps: int, size: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns what all runs of one table have in common, for their records."""
-    return dict(steps=steps, size=size, config=" ".join(sorted(overrides)))
-
-
-def check_finished(
-    out: pathlib.Path, *, steps: int, size: int, overrides: Sequence[str] = ()
-) -> None:
+def check_finished(sweep: Sweep) -> None:
     """Raises a ValueError if what is in OUT does not go into one table with new runs.
 
     Before anything runs: a sweep takes hours.
     """
-    here = same(steps, size, overrides)
-    for record in collect(out):
+    words = "--steps {steps} --size {size} {config}"
+    here = sweep.record()
+    for record in collect(sweep.out):
         there = {name: record[name] for name in here}
         if there != here:
             raise ValueError(
-                f"{out} holds runs of --steps {there['steps']} --size {there['size']} "
-                f"{there['config']}, and these are of --steps {steps} --size {size} "
-                f"{here['config']}: one table needs one of each; give another --out"
+                f"{sweep.out} holds runs of {words.format(**there)}, and these are of "
+                f"{words.format(**here)}: one table needs one of each; give another "
+                "--out"
             )
 
 
@@ -338,15 +302,12 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: a damaged record.
     """
-    records = [read_record(path) for path in out.glob("*/sweep.json")]
-    return sorted(
-        records,
-        key=lambda r: (
-            KINDS.index(r["reconstruction"]),
-            r["beta"],
-            SCHEDULES.index(r["schedule"]),
-        ),
-    )
+
+    def place(record):
+        kind, schedule = record["reconstruction"], record["schedule"]
+        return KINDS.index(kind), record["beta"], SCHEDULES.index(schedule)
+
+    return sorted(map(read_record, out.glob("*/sweep.json")), key=place)
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
@@ -390,7 +351,7 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured(names: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
+def measured(names: Iterable[str], records: list[dict[str, Any]]) -> list[str]:
     """Returns those that the data could be measured by."""
     return [name for name in names if all(r.get(name) is not None for r in records)]
 
@@ -431,60 +392,42 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def parser() -> cli.Parser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status; what goes wrong is said in one message."""
+    args = parse(argv)
+    cli.log_plainly(logging.WARNING)
+    jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
+    return cli.status(lambda: compare(args), debug=args.debug)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.ConfigParser(doc=__doc__)
     add = parser.add_argument
-    add(
-        "--out",
-        type=cli.path,
-        default=pathlib.Path("runs/sweep"),
-        metavar="DIR",
-    )
+    out = pathlib.Path("runs/sweep")
+    add("--out", type=cli.path, default=out, metavar="DIR")
     add("--steps", type=int, default=150, help="of each run, default 150")
     add("--size", type=int, default=32, help="side of the maps, default 32")
     add("--reconstruction", nargs="+", choices=KINDS, default=KINDS)
     add("--beta", nargs="+", type=float, default=BETAS, help="default 0.1 1 4 10")
     add("--schedule", nargs="+", choices=SCHEDULES, default=SCHEDULES)
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    parser.add_debug()
+    args = parser.parse_args(argv)
+    for name in args.overrides.keys() & OWN.keys():
+        parser.error(f"--config.{name}: the sweep sets this field by {OWN[name]}")
+    return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; what goes wrong is said in one message."""
-    args, overrides = parse(argv)
-    cli.log_plainly(logging.WARNING)
-    jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
-    return cli.status(lambda: compare(args, overrides), debug=args.debug)
-
-
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    reader = parser()
-    args, rest = reader.parse_known_args(argv)
-    for word in rest:
-        name = word.removeprefix("--config.").partition("=")[0]
-        if name in OWN:
-            reader.error(f"{word}: the sweep sets this field by {OWN[name]}")
-        if not word.startswith("--config."):
-            reader.error(f"unknown argument {word}")
-    return args, rest
-
-
-def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+def compare(args: argparse.Namespace) -> None:
     """Does what the command line asks for.
 
     Raises:
       ValueError, OSError, FloatingPointError: what is wrong.
     """
     cli.start_jax()
-    runs = list(itertools.product(args.reconstruction, args.beta, args.schedule))
-    given = dict(steps=args.steps, size=args.size, overrides=overrides)
-    check_finished(args.out, **given)
-    sweep(args.out, runs, **given)
+    sweep = Sweep(args.out, args.steps, args.size, args.overrides)
+    check_finished(sweep)
+    runs = itertools.product(args.reconstruction, args.beta, args.schedule)
+    train_all(sweep, list(runs))
     records = collect(args.out)
     write(args.out, records)
     cli.say(table(records))

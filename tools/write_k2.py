@@ -16,7 +16,6 @@ from radiovae_jax import ctrl_c
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -70,31 +69,14 @@ def mask(gray: np.ndarray, antenna: np.ndarray) -> np.ndarray:
 _k2_neg_norm = jax.jit(physics.k2_neg_norm)
 
 
-def parser() -> cli.Parser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = cli.Parser(
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--root",
-        required=True,
-        type=cli.path,
-        help="folder with gain/ and png/",
-    )
-    parser.add_argument(
-        "--simulation", default="IRT4", help=f"one of {', '.join(SIMULATIONS)}"
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    args = parser().parse_args(argv)
+    parser = cli.Parser(doc=__doc__)
+    add = parser.add_argument
+    add("--root", required=True, type=cli.path, help="folder with gain/ and png/")
+    add("--simulation", default="IRT4", help=f"one of {', '.join(SIMULATIONS)}")
+    parser.add_debug()
+    args = parser.parse_args(argv)
     # The masks are small; a GPU would only cost its start.
     jax.config.update("jax_platforms", "cpu")
 

@@ -12,11 +12,7 @@ AUGMENTATIONS = ("none", "flip", "dihedral")
 
 
 def transform(augment: str, *, crop: int, shape: tuple[int, int, int]) -> Callable:
-    """Returns a function of (record, generator) that crops and turns the images.
-
-    Raises:
-      ValueError: see pipeline.train_batches.
-    """
+    """Returns a function of (record, generator) that crops and turns the images."""
     splits.check_choice("augment", augment, AUGMENTATIONS)
     height, width, _ = shape
     if not 0 <= crop <= min(height, width):

@@ -1,4 +1,8 @@
-"""Records as they travel (uint8, stored size) to what the step sees (floats)."""
+"""Batches and their masks: uint8 records of the stored size to what the step sees.
+
+Here are the mask of the last partial batch (`padding_mask`), the street's pixel
+weights, the masks of buildings and transmitter, and the k^2 edge mask (`to_batch`).
+"""
 
 import functools
 from collections.abc import Mapping
@@ -13,6 +17,11 @@ from radiovae_jax.data import radiomap
 from radiovae_jax.types import Array, Batch, Image
 
 
+def padding_mask(position: int, count: int) -> np.float32:
+    """Returns 1 for one of `count` records, 0 for what fills up their last batch."""
+    return np.float32(position < count)
+
+
 def to_batch(
     raw: Mapping[str, Shaped[Array, "b ..."]],
     *,
@@ -21,7 +30,7 @@ def to_batch(
     conditional: bool,
     objective: str = "base",
     mask_range: str = "unit",
-    db_range: tuple[float, float] = physics.DB_RANGE,
+    db_range: physics.DbRange = physics.RADIOMAPSEER_DB,
 ) -> Batch:
     """Makes a step's batch on the device from the arrays of a data batch.
 
@@ -34,76 +43,63 @@ def to_batch(
       conditional: whether the discriminator is shown buildings and transmitter.
       objective: "base" needs neither k2_neg_norm nor the transmitter.
       mask_range: of the transmitter's mask, "unit" (0, 1) or "released" (0, 255).
-      db_range: dB at f = 0, and over the whole scale.
+      db_range: what f is in dB.
     """
     stored = radiomap.gray_to_f(raw["gray"])
-    f = resize(stored, image_size)
-    seen = resize(radiomap.gray_to_f(raw["DPM"]), image_size) if "DPM" in raw else f
-    nothing = jnp.zeros((*f.shape[:3], 0), jnp.float32)
+    # Where the data set knows no transmitter, there is none.
+    raw = {"antenna": jnp.zeros((*stored.shape[:3], 1), jnp.float32), **raw}
 
-    def mask(name: str) -> Float[Array, "b h w 1"]:
+    def resized_f(name: str) -> Image:
         return resize(radiomap.gray_to_f(raw[name]), image_size)
 
-    def buildings() -> Float[Array, "b h w 1"]:
+    def building_mask() -> Float[Array, "b h w 1"]:
         # A building or not, whatever the resize made of its edge.
-        return (mask("buildings") >= 0.5).astype(jnp.float32)
+        return (resized_f("buildings") >= 0.5).astype(jnp.float32)
 
-    def transmitter() -> Float[Array, "b h w 1"]:
+    def transmitter_mask() -> Float[Array, "b h w 1"]:
         # One pixel that a resize spreads and dims; its peak stays 1.
-        if "antenna" not in raw:
-            return jnp.zeros((*f.shape[:3], 1), jnp.float32)
-        spread = mask("antenna")
+        spread = resized_f("antenna")
         peak = spread.max(axis=(1, 2, 3), keepdims=True)
         return spread / jnp.maximum(peak, 1e-6)
 
-    def edges() -> Image:
+    def edge_mask() -> Image:
         if "k2_neg_norm" in raw:
-            return mask("k2_neg_norm")
-        antenna = raw.get("antenna", jnp.zeros((*stored.shape[:3], 1), jnp.uint8))
-        tx = radiomap.gray_to_f(antenna)
-        gray = physics.k2_neg_norm(stored, tx, db_range=db_range)
+            return resized_f("k2_neg_norm")
+        tx = radiomap.gray_to_f(raw["antenna"])
+        gray = physics.k2_neg_norm(physics.rescaled(stored, db_range), tx)
         return resize(radiomap.gray_to_f(gray), image_size)
 
-    physical = objective != "base"
-    span = 255.0 if mask_range == "released" else 1.0
-    return Batch(
-        image=radiomap.f_to_model(seen),
-        target=radiomap.f_to_model(f),
-        k2_neg_norm=edges() if physical else nothing,
-        transmitter=span * transmitter() if physical else nothing,
-        weights=1.0 - buildings() if pixel_weights == "street" else nothing,
-        cond=jnp.concatenate([buildings(), transmitter()], axis=-1)
-        if conditional
-        else nothing,
-    )
+    target = radiomap.f_to_model(resize(stored, image_size))
+    masks = {}
+    if pixel_weights == "street":
+        masks["weights"] = 1.0 - building_mask()
+    if conditional:
+        masks["cond"] = jnp.concatenate([building_mask(), transmitter_mask()], axis=-1)
+    if objective != "base":
+        span = 255.0 if mask_range == "released" else 1.0
+        masks |= {"k2_neg_norm": edge_mask(), "transmitter": span * transmitter_mask()}
+    image = radiomap.f_to_model(resized_f("DPM")) if "DPM" in raw else target
+    return bare(image, target=target, **masks)
 
 
 def bare(image: Image, **fields: Float[Array, "..."]) -> Batch:
-    """Returns a batch of images in [-1, 1] whose target is the image itself."""
+    """Returns a batch of images in [-1, 1], their own targets but for `fields`."""
     nothing = jnp.zeros((*image.shape[:3], 0), jnp.float32)
     rest = dict.fromkeys(("weights", "cond", "k2_neg_norm", "transmitter"), nothing)
     return Batch(**({"image": image, "target": image} | rest | fields))
 
 
 def resize(image: Image, size: int) -> Float[Array, "b _ _ c"]:
-    """Resizes bilinearly to size x size, smoothed where it shrinks; 0 does nothing.
-
-    Raises:
-      ValueError: as `resized`.
-    """
+    """Resizes bilinearly to size x size, smoothed where it shrinks; 0 does nothing."""
     b, height, width, c = image.shape
-    seen = resized(height, width, size)
-    if seen == (height, width):
+    sides = resized(height, width, size)
+    if sides == (height, width):
         return image
-    return jax.image.resize(image, (b, *seen, c), "bilinear")
+    return jax.image.resize(image, (b, *sides, c), "bilinear")
 
 
 def resized(height: int, width: int, size: int) -> tuple[int, int]:
-    """Returns the sides of a map as `resize` makes it.
-
-    Raises:
-      ValueError: a map that is not square and would be squashed.
-    """
+    """Returns the sides of a map as `resize` makes it: only squares are resized."""
     if size and height != width:
         raise ValueError(
             f"maps of {height}x{width} are not square, and data.image_size={size} "
@@ -123,18 +119,18 @@ def resize_back(
     first stage makes. The least-squares inverse is exact (singular values of the
     enlargement: 0.61 to 1.12). What `resize` shrank is enlarged bilinearly.
     """
-    b, seen_height, seen_width, c = image.shape
-    if (height, width) == (seen_height, seen_width):
+    b, model_height, model_width, c = image.shape
+    if (height, width) == (model_height, model_width):
         return image
-    if height > seen_height or width > seen_width:
+    if height > model_height or width > model_width:
         return jax.image.resize(image, (b, height, width, c), "bilinear")
-    rows, columns = _inverse(height, seen_height), _inverse(width, seen_width)
+    rows, columns = _inverse(height, model_height), _inverse(width, model_width)
     return jnp.einsum("ih,bhwc,jw->bijc", rows, image, columns, precision="highest")
 
 
 @functools.cache
-def _inverse(stored: int, seen: int) -> np.ndarray:
+def _inverse(stored: int, enlarged: int) -> np.ndarray:
     with jax.ensure_compile_time_eval():
         identity = jnp.eye(stored, dtype=jnp.float32)
-        enlarge = np.asarray(jax.image.resize(identity, (seen, stored), "bilinear"))
-    return np.linalg.pinv(enlarge.astype(np.float64)).astype(np.float32)
+        enlarge = jax.image.resize(identity, (enlarged, stored), "bilinear")
+    return np.linalg.pinv(np.asarray(enlarge, np.float64)).astype(np.float32)

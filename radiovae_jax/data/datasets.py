@@ -9,7 +9,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax.data import pipeline, radiomap, radiomapseer, sources
+from radiovae_jax.data import pipeline, radiomap, radiomapseer_files, sources
 from radiovae_jax.data.sources import Source
 
 ConfigDict = ml_collections.ConfigDict
@@ -20,9 +20,6 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
 
     Args:
       also: fields of each record besides those that the training needs.
-
-    Raises:
-      FileNotFoundError, ValueError: it is not there, empty, or named wrongly.
     """
     data, loss = config.data, config.loss
     fields = ["gray"]
@@ -32,8 +29,7 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         fields.append("antenna")
     if loss.objective != "base":
         fields += radio_fields(config)
-    fields += also
-    fields = list(dict.fromkeys(fields))
+    fields = list(dict.fromkeys([*fields, *also]))
     city = dict(simulation=data.simulation, fields=fields)
     options = {
         "radiomapseer": dict(
@@ -52,7 +48,7 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
     )
 
 
-def open_outlined(config: ConfigDict, split: str) -> Source:
+def open_with_buildings(config: ConfigDict, split: str) -> Source:
     """Opens a split with its buildings, for pictures, where the data set has them."""
     try:
         return open_data(config, split, also=("buildings",))
@@ -68,10 +64,9 @@ def identity(opened: Mapping[str, Source | None]) -> dict[str, str]:
     same = {}
     for split, source in opened.items():
         if source is not None:
-            size = "x".join(map(str, source.shape))
             root = getattr(source, "root", "")
             same |= {
-                f"{split} data": f"{len(source)} maps of {size}",
+                f"{split} data": f"{len(source)} maps of {radiomap.by(source.shape)}",
                 f"list of {split} maps": sources.names_digest(source, root=root)[:16],
                 f"content of {split} maps": sources.sample_digest(source)[:16],
             }
@@ -110,7 +105,7 @@ def radio_fields(config: ConfigDict) -> list[str]:
     fields = [] if data.source == "folder" else ["antenna"]
     if data.source not in ("radiomapseer", "synthetic"):
         return fields
-    if radiomapseer.has_k2(data.root, data.simulation):
+    if radiomapseer_files.has_k2(data.root, data.simulation):
         fields.append("k2_neg_norm")
     if config.loss.objective == "dpm2irt4":
         fields.append("DPM")

@@ -3,11 +3,11 @@
 import operator
 import pathlib
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from radiovae_jax.data import folder_splits, radiomap
+from radiovae_jax.data import radiomap, splits
 
 
 class MapFolder:
@@ -23,11 +23,8 @@ class MapFolder:
         root: radiomap.Path,
         *,
         split: str = "train",
-        split_by: str = "group",
-        seed: int = 42,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
         fields: Sequence[str] = ("gray",),
+        **dealing: Any,
     ):
         """Lists the files; reads none but the first.
 
@@ -35,33 +32,13 @@ class MapFolder:
           root: the folder. Where it holds any of train/, val/ and test/, these are
             the splits. Where it holds no maps itself, those of its subfolders count.
           split: "train", "val", "test", or "all" for every map found.
-          split_by: how the random split deals where there are no such subfolders:
-            "group", those of one map (7_0, 7_1) together; or "file".
-          seed: of the random split.
-          val_fraction: of the groups or files, for that split.
-          test_fraction: of the groups or files, for that split.
           fields: ("gray",), all there is.
-
-        Raises:
-          FileNotFoundError: root is missing.
-          ValueError: other fields, an unknown or empty split, an unreadable map.
+          **dealing: split_by, seed and the fractions of splits.split_files.
         """
-        if tuple(fields) != ("gray",):
-            raise ValueError(
-                f"a plain folder has gray maps only, and fields={list(fields)}; lay "
-                "the data out as RadioMapSeer does, or switch off what needs the rest "
-                "(pixel_weights, disc_conditional)"
-            )
-        self.root = pathlib.Path(root)
-        self.split = split
-        self.files, self._names, self._where = folder_splits.split_files(
-            self.root,
-            radiomap.MAP_SUFFIXES,
-            split=split,
-            split_by=split_by,
-            seed=seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+        splits.check_gray_alone(fields, "a plain folder has gray maps only")
+        self.root, self.split = pathlib.Path(root), split
+        self.files, self._names, self._where = splits.split_files(
+            self.root, radiomap.MAP_SUFFIXES, split=split, **dealing
         )
         first = radiomap.read_map(self.files[0])
         self.shape, self._dtype = first.shape, first.dtype
@@ -73,10 +50,6 @@ class MapFolder:
         """Returns {"name": the file's stem, "gray": [h, w, c] uint8, or float32 f}.
 
         The name of a map in a folder of its split carries that: "folder/stem".
-
-        Raises:
-          FileNotFoundError: the file has gone.
-          ValueError: a damaged file, or one unlike the first in size or type.
         """
         index = operator.index(index)
         path = self.files[index]
@@ -91,7 +64,7 @@ class MapFolder:
 
     def summary(self) -> str:
         """Returns how many maps the split has, their size, and where they are."""
-        size = "x".join(str(side) for side in self.shape)
+        size = radiomap.by(self.shape)
         return (
             f"folder, split {self.split}: {len(self)} maps of {size} "
             f"({self._dtype}), in {self._where}"

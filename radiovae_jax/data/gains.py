@@ -33,12 +33,12 @@ class Clipped(NamedTuple):
             (self.above, f"above {db.floor + db.span:g} dB"),
             (self.below, f"below {db.floor:g} dB"),
         )
-        told = [
+        clipped = [
             f"{count} values ({count / self.size:.2%}) {side}"
             for count, side in sides
             if count
         ]
-        return " and ".join(told) + ", clipped" if told else ""
+        return " and ".join(clipped) + ", clipped" if clipped else ""
 
 
 def to_f(
@@ -48,9 +48,6 @@ def to_f(
 
     Args:
       gain_db: finite, or -inf where there is no path.
-
-    Raises:
-      ValueError: a range without a unit.
     """
     if not db.span:
         raise ValueError(
@@ -66,15 +63,16 @@ def to_f(
 def _count(
     f: Float[np.ndarray, "h w c"], gain_db: Float[np.ndarray, "h w c"], db: DbRange
 ) -> Clipped:
-    path = gain_db[np.isfinite(gain_db)]
+    finite = np.isfinite(gain_db)
+    path = gain_db[finite]
     above = np.count_nonzero(f > 1 + TOLERANCE)
-    below = np.count_nonzero(f[np.isfinite(gain_db)] < -TOLERANCE)
-    marked = 0
-    if below:
-        # One value that repeats below all others is how "no path" is written: -200.
-        marked = np.count_nonzero(path == path.min())
-        marked = marked if marked > 1 else 0
-        path = path[path > path.min()] if marked else path
+    below = np.count_nonzero(f[finite] < -TOLERANCE)
+    # One value that repeats below all others is how "no path" is written: -200.
+    marked = np.count_nonzero(path == path.min()) if below else 0
+    if marked > 1:
+        path = path[path > path.min()]
+    else:
+        marked = 0
     ends = (float(path.min()), float(path.max())) if path.size else ()
     return Clipped(above, below, above + below - marked, f.size, *ends)
 
@@ -87,19 +85,12 @@ def pooled(parts: Iterable[Clipped]) -> Clipped:
 
 
 def check(clipped: Mapping[str, Clipped], db: DbRange) -> None:
-    """Checks that no map is outside the range of f for the most part.
-
-    Args:
-      clipped: by the name of each map.
-
-    Raises:
-      ValueError: one is; says which range holds the gains of all.
-    """
-    worst = [name for name, one in clipped.items() if one.lost > one.size / 2]
-    if not worst:
+    """Raises a ValueError if a map, by its name, is mostly outside the range of f."""
+    outside = [name for name, one in clipped.items() if one.lost > one.size / 2]
+    if not outside:
         return
-    one, ends = clipped[worst[0]], pooled(clipped.values())
-    more = f" (and {len(worst) - 1} maps more)" if worst[1:] else ""
+    one, ends = clipped[outside[0]], pooled(clipped.values())
+    more = f" (and {len(outside) - 1} maps more)" if outside[1:] else ""
     high = 10 * math.ceil(ends.highest / 10)
     span = max(high - 10 * math.floor(ends.lowest / 10), 10)
     remedy = (
@@ -108,7 +99,7 @@ def check(clipped: Mapping[str, Clipped], db: DbRange) -> None:
         else "path loss has the other sign, and an NPY of f is read with --unit f"
     )
     raise ValueError(
-        f"{worst[0]}{more} is mostly outside {db.floor:g} to {db.floor + db.span:g} "
+        f"{outside[0]}{more} is mostly outside {db.floor:g} to {db.floor + db.span:g} "
         f"dB, the range of f: {one.words(db)}; gains go from {ends.lowest:.1f} to "
         f"{ends.highest:.1f} dB: {remedy}"
     )

@@ -30,13 +30,8 @@ class MapFile(NamedTuple):
 
 
 def find(paths: Sequence[radiomap.Path]) -> list[pathlib.Path]:
-    """Returns the files, with every folder replaced by the map files in it.
-
-    Raises:
-      FileNotFoundError: one does not exist.
-      ValueError: not a map file, or a folder without any.
-    """
-    found: list[pathlib.Path] = []
+    """Returns the files, with every folder replaced by the map files in it."""
+    map_files: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
             inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
@@ -44,7 +39,7 @@ def find(paths: Sequence[radiomap.Path]) -> list[pathlib.Path]:
             inside = sorted(p for p in inside if not p.name.startswith("."))
             if not inside:
                 raise ValueError(f"{path} holds no {', '.join(SUFFIXES)} file")
-            found += inside
+            map_files += inside
         elif not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give map files or folders")
         elif path.suffix.lower() not in SUFFIXES:
@@ -52,37 +47,27 @@ def find(paths: Sequence[radiomap.Path]) -> list[pathlib.Path]:
                 f"{path} is no map file; expected one of {', '.join(SUFFIXES)}"
             )
         else:
-            found.append(path)
-    return found
+            map_files.append(path)
+    return map_files
 
 
 def names(path: pathlib.Path) -> list[str]:
-    """Returns the names of a file's maps: the stem, with a number in an npz.
-
-    Raises:
-      FileNotFoundError, ValueError: an npz that cannot be read.
-    """
+    """Returns the names of a file's maps: the stem, with a number in an npz."""
     if path.suffix.lower() != ".npz":
         return [path.stem]
     return [f"{path.stem}_{tx}" for tx in range(sionna.count_maps(path))]
 
 
 def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> MapFile:
-    """Reads a file.
+    """Reads a file whose maps are within the range of f for the most part.
 
     Args:
       unit: of an NPY of floats, "f" or "db".
       db: what f is in dB.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: damaged, not in its format (see data/radiomap.py, data/sionna.py), or
-        a map that is mostly outside the range of f.
     """
     suffix, clipped = path.suffix.lower(), []
     if suffix == ".npz":
-        scene = sionna.read_scene(path, db=db, fields=("gray",))
-        f, clipped = scene.f, scene.clipped
+        f, _, _, clipped = sionna.read_scene(path, db=db, fields=("gray",))
     elif suffix == ".npy" and unit == "db":
         f, clipped = gains.to_f(_read_db(path)[None], db)
         gains.check({str(path): clipped[0]}, db)
@@ -122,11 +107,8 @@ def write_map(
 
     Args:
       f: in [0, 1].
-      unit: of an NPY, "f" or "db"; a PNG holds f.
+      unit: of an NPY, "f" or "db"; a PNG holds f, of one channel.
       db: what f is in dB.
-
-    Raises:
-      ValueError: a PNG of several channels.
     """
     if path.suffix == ".png":
         if f.shape[-1] != 1:
@@ -157,15 +139,9 @@ def write_scene(
     """Writes path gains with the cells and the transmitters of another scene.
 
     f = 0 becomes a gain of 0, "no path", as `sionna.read_scene` reads it.
-
-    Args:
-      db: what f is in dB.
-
-    Raises:
-      FileNotFoundError, ValueError: `like` is no scene.
     """
     gain_db = radiomap.f_to_db(f.astype(np.float64), db)
     gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
-    kept = inputs.read_npz(like, sionna.KEYS[1:], remedy="export it again")
+    cells = inputs.read_npz(like, sionna.KEYS[1:], remedy="export it again")
     with files.written(path) as partial, partial.open("wb") as file:
-        np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **kept)
+        np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **cells)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from radiovae_jax.data import augmentation
+from radiovae_jax.data import augmentation, batch
 from radiovae_jax.data.sources import Record, Source
 
 Batch = dict[str, np.ndarray]
@@ -22,7 +22,7 @@ _ENDLESS = 2**48
 
 
 class TrainBatches:
-    """Endless training batches; an iterator that knows where it is.
+    """Endless training batches of `train_batches`; an iterator that knows where it is.
 
     Attributes:
       position: number of the next global batch, however many are prefetched.
@@ -30,20 +30,12 @@ class TrainBatches:
 
     def __init__(
         self,
-        batches: grain.MapDataset,
+        batches: grain.MapDataset,  # this process's rows of every global batch
         *,
         options: grain.ReadOptions,
-        stamp: Mapping[str, int],
+        stamp: Mapping[str, int],  # what a saved position is only good for
         start: int,
     ):
-        """Starts at batch number `start`; see train_batches, which makes them.
-
-        Args:
-          batches: this process's rows of every global batch.
-          options: threads and prefetching.
-          stamp: what a saved position is only good for.
-          start: number of global batches already consumed.
-        """
         self._batches, self._options, self._stamp = batches, options, dict(stamp)
         self._iterator = iter(())
         self._start(start)
@@ -61,11 +53,7 @@ class TrainBatches:
         return {"position": self.position, **self._stamp}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on exactly where another iterator of the same stream stood.
-
-        Raises:
-          ValueError: the state is of another stream.
-        """
+        """Goes on exactly where another iterator of the same stream stood."""
         for key, value in self._stamp.items():
             if state.get(key) != value:
                 raise ValueError(
@@ -109,21 +97,15 @@ def train_batches(
     data set holds records more than once.
 
     Args:
-      source: the records.
       batch_size: examples of a step over all processes.
       seed: decides the order, the augmentation and the crops.
       augment: "none", "flip" (left-right, half of the time) or "dihedral" (the eight
-        flips and quarter turns), applied alike to all images of a record.
-      process_index: which of the processes this is.
-      process_count: how many there are; each yields its rows of the global batch.
+        flips and quarter turns, of square maps), alike for all images of a record.
+      process_count: each process yields its rows of the global batch.
       start: number of global batches already consumed.
       crop: side of a random square window; 0 is the whole map.
       threads: that read and augment.
-      prefetch: batches kept ready.
-
-    Raises:
-      ValueError: a batch size that is no multiple of process_count, quarter turns of
-        maps that are not square, a crop larger than the map, an unknown augmentation.
+      prefetch: batches that are read ahead.
     """
     rows = local_rows(batch_size, process_index, process_count)
     transform = augmentation.transform(augment, crop=crop, shape=source.shape)
@@ -153,16 +135,13 @@ def eval_batches(
 
     The last batch is filled up with the last record; "mask" [b] is 1 for a record
     and 0 for filling. Every process yields the same number of batches.
-
-    Raises:
-      ValueError: a batch size that is no multiple of process_count.
     """
     rows = local_rows(batch_size, process_index, process_count)
     total = -(-len(source) // batch_size) * batch_size
 
     def read(position: int) -> Record:
         record = source[min(position, len(source) - 1)]
-        return {**record, "mask": np.float32(position < len(source))}
+        return {**record, "mask": batch.padding_mask(position, len(source))}
 
     batches = grain.MapDataset.range(total).map(read).batch(rows, batch_fn=stack)
     mine = batches[process_index::process_count]
@@ -170,11 +149,7 @@ def eval_batches(
 
 
 def stack(records: Sequence[Record]) -> Batch:
-    """Returns the records' fields with a batch axis in front.
-
-    Raises:
-      ValueError: images of different shapes.
-    """
+    """Returns the records' fields, of one shape each, with a batch axis in front."""
     for record in records:
         for key, value in record.items():
             if np.shape(value) != np.shape(records[0][key]):
@@ -187,11 +162,7 @@ def stack(records: Sequence[Record]) -> Batch:
 
 
 def local_rows(batch_size: int, process_index: int, process_count: int) -> int:
-    """Returns how many rows of a global batch each process holds.
-
-    Raises:
-      ValueError: the batch does not divide, or there is no such process.
-    """
+    """Returns how many rows of a global batch each process holds."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size {batch_size} (over all processes) is not a positive multiple "

@@ -16,43 +16,24 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from radiovae_jax import files, inputs
+from radiovae_jax import files, inputs, physics
 
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
 
-
-class DbRange(NamedTuple):
-    """What f is in dB: floor + span * f. A span of 0: f has no unit."""
-
-    floor: float
-    span: float
-
-    @property
-    def unit(self) -> str:
-        """What errors are shown in."""
-        return "dB" if self.span else "f"
-
-    @property
-    def suffix(self) -> str:
-        """What the names of RMSE and MAE end in."""
-        return "_db" if self.span else ""
-
-    def words(self, error_f: float | np.floating) -> str:
-        """Returns an error in f as words: in dB where f has a unit."""
-        return f"{self.span * error_f:.2f} dB" if self.span else f"{error_f:.4f} in f"
-
-
-RADIOMAPSEER_DB = DbRange(-147.0, 100.0)
-NO_DB = DbRange(0.0, 0.0)
+DbRange, RADIOMAPSEER_DB, NO_DB = (
+    physics.DbRange,
+    physics.RADIOMAPSEER_DB,
+    physics.NO_DB,
+)
 DB_FLOOR, DB_SPAN = RADIOMAPSEER_DB
+f_to_db, db_to_f = physics.gain_to_db, physics.db_to_gain
 
 MAP_SUFFIXES = (".png", ".npy")
 MOST_PIXELS = 2**26  # of a map: 8192x8192; resized to that it takes 5 GB
@@ -62,14 +43,20 @@ _REMEDY = "copy it again from the source, or leave its map out"
 _MOST_BYTES = 16 * MOST_PIXELS  # of a PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
 
+_COLOURS = (
+    "Colours of a colour map are not gains: export the gray values instead (if its "
+    "channels are equal, Image.open(path).convert('L') is exact)"
+)
+_CONVERT = "Save it with Image.open(path).convert('L')"
+_DEEP = "Divide by 257 and save as 8 bits, or save f in [0, 1] as a float .npy"
 _MODES = {
-    "1": "1-bit black and white",
-    "LA": "gray with transparency",
-    "P": "palette",
-    "RGB": "RGB colour",
-    "RGBA": "RGB colour with transparency",
-    "I": "32-bit gray",
-    "I;16": "16-bit gray",
+    "1": ("1-bit black and white", _CONVERT),
+    "LA": ("gray with transparency", _CONVERT),
+    "P": ("palette", _COLOURS),
+    "RGB": ("RGB colour", _COLOURS),
+    "RGBA": ("RGB colour with transparency", _COLOURS),
+    "I": ("32-bit gray", _DEEP),
+    "I;16": ("16-bit gray", _DEEP),
 }
 _DAMAGED = (OSError, SyntaxError, EOFError, ValueError, zlib.error)
 
@@ -90,20 +77,6 @@ def gray_to_f(gray: Shaped[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
     )
 
 
-def f_to_db(
-    f: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
-) -> Float[Numbers, "*shape"]:
-    """Returns the path gain in dB; of RadioMapSeer's f, -147 + 100 f."""
-    return db.floor + db.span * f
-
-
-def db_to_f(
-    gain_db: Float[Numbers, "*shape"], db: DbRange = RADIOMAPSEER_DB
-) -> Float[Numbers, "*shape"]:
-    """Returns f, unclipped; of RadioMapSeer's dB, (dB + 147) / 100."""
-    return (gain_db - db.floor) / db.span
-
-
 def f_to_model(f: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
     """Returns the autoencoder's range, 2 f - 1."""
     return 2 * f - 1
@@ -116,9 +89,6 @@ def model_to_f(x: Float[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
 
 def threshold(f: Float[Numbers, "*shape"], t: float) -> Float[Numbers, "*shape"]:
     """Returns (max(f, t) - t) / (1 - t): what lies under the noise floor t is 0.
-
-    Raises:
-      ValueError: t outside [0, 1).
 
     Source: RadioUNet, which uses t = 0.2; RadioDiff uses none (t = 0).
     """
@@ -134,7 +104,6 @@ def read_map(path: Path) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h 
       uint8 gray values as stored, or float32 f in [0, 1] from a floating NPY.
 
     Raises:
-      FileNotFoundError: no such file.
       ValueError: not a gray map, damaged, non-finite, or outside [0, 1].
     """
     path = pathlib.Path(path)
@@ -148,12 +117,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h 
 
 
 def read_shape(path: Path) -> tuple[int, int, int]:
-    """Returns (h, w, c) of a map; a PNG is not decoded for it.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a map, or damaged.
-    """
+    """Returns (h, w, c) of a map; a PNG is not decoded. Raises as `read_map`."""
     path = pathlib.Path(path)
     if path.suffix.lower() == ".npy":
         return read_array(path).shape
@@ -161,17 +125,18 @@ def read_shape(path: Path) -> tuple[int, int, int]:
         return (image.height, image.width, 1)
 
 
+def by(shape: Sequence[int]) -> str:
+    """Returns a size as text: 256x256x1."""
+    return "x".join(map(str, shape))
+
+
 def check_shape(
     found: tuple[int, ...], expected: tuple[int, ...], path: Path, first: Path
 ) -> None:
-    """Checks that a map has the size of the first one of its set.
-
-    Raises:
-      ValueError: it has not; names both files and both sizes.
-    """
+    """Raises a ValueError if a map has another size than the first one of its set."""
     if tuple(found) != tuple(expected):
         raise ValueError(
-            f"{path} is {_by(found)}, expected {_by(expected)} like {first}; resize "
+            f"{path} is {by(found)}, expected {by(expected)} like {first}; resize "
             "it, or keep maps of different sizes in different folders (data.image_size "
             "resizes batches, whose maps have one size)"
         )
@@ -181,16 +146,13 @@ def check_size(sides: Sequence[int], what: str) -> None:
     """Raises a ValueError, before the memory gives out, if a map would be too large."""
     if math.prod(sides) > MOST_PIXELS:
         raise ValueError(
-            f"{what} is {_by(sides)}, and maps of at most {MOST_PIXELS} pixels "
+            f"{what} is {by(sides)}, and maps of at most {MOST_PIXELS} pixels "
             "(8192x8192) are read, encoded and decoded; cut it into several"
         )
 
 
 def write_png(path: Path, gray: UInt8[np.ndarray, "..."]) -> None:
-    """Writes [h, w] or [h, w, 1] gray values as an 8-bit PNG.
-
-    The file appears under its name only once it is whole, so that an interrupted
-    run leaves no torn map behind.
+    """Writes [h, w] or [h, w, 1] gray values as an 8-bit PNG, whole or not at all.
 
     Raises:
       ValueError: any other number of axes or channels.
@@ -208,10 +170,10 @@ def write_png(path: Path, gray: UInt8[np.ndarray, "..."]) -> None:
 def _read_png(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
     with _open_png(path) as image:
         if image.mode != "L":
+            what, remedy = _MODES.get(image.mode, (image.mode, _CONVERT))
             raise ValueError(
-                f"{path} is a {_MODES.get(image.mode, image.mode)} PNG (mode "
-                f"{image.mode}), expected 8-bit gray (mode L). "
-                + _mode_remedy(image.mode)
+                f"{path} is a {what} PNG (mode {image.mode}), expected 8-bit gray "
+                f"(mode L). {remedy}"
             )
         try:
             return np.array(image)[..., None]  # asarray would be read-only
@@ -235,11 +197,7 @@ def _open_png(path: pathlib.Path) -> Image.Image:
 
 
 def _check_chunks(content: bytes) -> None:
-    """Checks each chunk of a PNG against its checksum; Pillow leaves some out.
-
-    Raises:
-      ValueError: no PNG, cut, or damaged.
-    """
+    """Checks each chunk of a PNG against its checksum; Pillow leaves some out."""
     if not content.startswith(_PNG):
         raise ValueError("another signature")
     view, start, name = memoryview(content), len(_PNG), b""
@@ -251,17 +209,6 @@ def _check_chunks(content: bytes) -> None:
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
             raise ValueError(f"chunk {name!r} does not match its checksum")
         start = end + 4
-
-
-def _mode_remedy(mode: str) -> str:
-    if mode.startswith("I"):
-        return "Divide by 257 and save as 8 bits, or save f in [0, 1] as a float .npy"
-    if mode in ("P", "RGB", "RGBA"):
-        return (
-            "Colours of a colour map are not gains: export the gray values instead "
-            "(if its channels are equal, Image.open(path).convert('L') is exact)"
-        )
-    return "Save it with Image.open(path).convert('L')"
 
 
 def _read_npy(
@@ -302,7 +249,6 @@ def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
     """Reads an NPY of one map as it is stored, with an axis of channels at the end.
 
     Raises:
-      FileNotFoundError: no such file.
       ValueError: damaged, too large, other axes, or channels that come first.
     """
     shape = inputs.npy_shape(path, remedy=_REMEDY)
@@ -345,7 +291,3 @@ def _damaged(path: pathlib.Path, error: Exception) -> Exception:
         f"{path} is truncated or not the {path.suffix[1:].upper()} file its name says "
         f"({error}); copy it again from the source"
     )
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(str(side) for side in shape)

@@ -1,18 +1,7 @@
-"""RadioMapSeer: 701 city maps of 256x256 m, 80 transmitters each, as found on disk.
-
-    root/gain/{simulation}/{map}_{tx}.png       path gain, gray
-    root/gain/{simulation}_k2_neg_norm/...      RadioDiff's k^2 mask, of the truth
-    root/png/buildings_complete/{map}.png       255 = building
-    root/png/cars/{map}.png                     255 = car
-    root/png/antennas/{map}_{tx}.png            255 = the transmitter's pixel
-
-Source: Yapar et al. 2022 (arXiv:2212.11777), radiomapseer.github.io.
-"""
+"""RadioMapSeer as a source: the images of a simulation and split, as found on disk."""
 
 import operator
-import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import SupportsIndex
 
@@ -20,35 +9,23 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from radiovae_jax.data import radiomap, splits
-
-SIMULATIONS = ("DPM", "IRT2", "IRT4", "carsDPM", "carsIRT2", "carsIRT4")
-MAPS = 701
-TRANSMITTERS = 80
-# Ray tracing with four interactions is costly: IRT4 is public for two of the 80.
-IRT4_TRANSMITTERS = 2
-
-FIELDS = ("gray", "buildings", "cars", "antenna", "k2_neg_norm", *SIMULATIONS)
-
-WHERE_TO_GET_IT = (
-    "get it from radiomapseer.github.io (IEEE DataPort, doi 10.21227/0gtx-6v30) and "
-    "point data.root at the folder that holds gain/ and png/, or train on a "
-    "procedural city with data.source=synthetic"
+from radiovae_jax.data import radiomap, radiomapseer_files, splits
+from radiovae_jax.data.radiomapseer_files import (
+    FIELDS,
+    IRT4_TRANSMITTERS,
+    MAPS,
+    PER_MAP,
+    SIMULATIONS,
+    TRANSMITTERS,
+    FileNames,
+    canonical,
 )
-
-# Fields of a map, whatever its transmitter.
-PER_MAP = ("buildings", "cars")
-
-Record = dict[str, np.ndarray | np.str_]
-# (map, tx), or (map,) of PER_MAP -> the name of its file.
-FileNames = dict[tuple[int, ...], str]
 
 
 class RadioMapSeer:
     """The images of one simulation and one split, in the order of (map, tx).
 
-    A partial copy works: what counts is what is found. `summary()` says how much of
-    the whole that is.
+    A partial copy works: `summary()` says how much of the whole there is.
 
     Attributes:
       names: (map, tx) of every record.
@@ -76,11 +53,6 @@ class RadioMapSeer:
             that simulation of the same map and transmitter; records without it are
             left out, and their number is logged.
           transmitters: keeps those numbered below it; 0 keeps all there are.
-
-        Raises:
-          FileNotFoundError: root, its simulation's folder, or a field's file missing.
-          ValueError: an unknown name, an empty split, too many transmitters, two files
-            of one map.
         """
         splits.check_choice("simulation", simulation, SIMULATIONS)
         splits.check_choice("split", split, splits.SPLITS)
@@ -94,14 +66,12 @@ class RadioMapSeer:
                 "trained on and all validation maps are tested on. Compare its numbers "
                 "with RadioDiff's only."
             )
-        self.root = pathlib.Path(root)
-        self.simulation = simulation
-        self.split = split
-        self.split_scheme = split_scheme
-        self.fields = tuple(fields)
-        self.transmitters = transmitters
+        self.root, self.fields = pathlib.Path(root), tuple(fields)
+        self.simulation, self.transmitters = simulation, transmitters
+        self.split, self.split_scheme = split, split_scheme
 
-        found = _found_images(self.root, simulation)
+        found = radiomapseer_files.gain_images(self.root, simulation)
+        self._indexed = {"gray": (self._folder("gray"), found)}
         wanted = (
             {city for city, _ in found}
             if split == "all"
@@ -114,79 +84,57 @@ class RadioMapSeer:
         ]
         if not self.names:
             raise ValueError(self._empty_split(found))
-        self._keep_pairs()
-        self._indexed = {"gray": (self._folder("gray"), found)}
-        self._check_files()
+        for other in set(fields) & set(SIMULATIONS) - {simulation}:
+            self.names = self._pairs(other)
+        for field in self.fields:
+            self._check_files(field)
         self._first = self.path("gray", 0)
         self.shape = radiomap.read_shape(self._first)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        """Returns {"name": "11_1", field: [h, w, 1] uint8, ...}.
-
-        Raises:
-          FileNotFoundError: a file has gone since the index was made.
-          ValueError: a damaged file, a wrong size, an inverted building mask.
-        """
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
+        """Returns {"name": "11_1", field: [h, w, 1] uint8, ...}."""
         index = operator.index(index)
         city, tx = self.names[index]
         record = {field: self._read(field, index) for field in self.fields}
         if "buildings" in record:
-            gain = record.get("gray")
-            if gain is None:
-                gain = self._read("gray", index)
+            gain = record["gray"] if "gray" in record else self._read("gray", index)
             check_mask(record["buildings"], gain, self.path("buildings", index))
         return {"name": np.str_(f"{city}_{tx}"), **record}
 
     def summary(self) -> str:
         """Returns how many images were found of how many there are, and where."""
         cities = len({city for city, _ in self.names})
-        all_maps, all_tx = self._whole()
+        irt4 = self.simulation.endswith("IRT4")
+        all_tx = self.transmitters or (IRT4_TRANSMITTERS if irt4 else TRANSMITTERS)
+        all_maps, scheme = MAPS, ""
+        if self.split != "all":
+            all_maps = len(splits.split_maps(self.split, self.split_scheme))
+            scheme = f" of scheme {self.split_scheme}"
         expected = all_maps * all_tx
         share = "complete" if len(self) >= expected else "a partial copy"
-        scheme = "" if self.split == "all" else f" of scheme {self.split_scheme}"
         return (
             f"RadioMapSeer {self.simulation}, split {self.split}{scheme}: {len(self)} "
             f"images of {cities} maps found, of {expected} ({all_maps} maps x {all_tx} "
             f"transmitters) expected: {share}, in {self.root}"
         )
 
-    def _whole(self) -> tuple[int, int]:
-        """Returns how many maps and transmitters the whole split has."""
-        every_tx = TRANSMITTERS
-        if self.simulation.endswith("IRT4"):
-            every_tx = IRT4_TRANSMITTERS
-        maps = (
-            MAPS
-            if self.split == "all"
-            else len(splits.split_maps(self.split, self.split_scheme))
-        )
-        return maps, self.transmitters or every_tx
-
     def _folder(self, field: str) -> pathlib.Path:
-        gain = self.root / "gain"
-        if field == "gray":
-            return gain / self.simulation
-        if field in SIMULATIONS:
-            return gain / field
-        if field == "k2_neg_norm":
-            return _k2_folder(gain, self.simulation)
-        folders = {"buildings": "buildings_complete", "antenna": "antennas"}
-        return self.root / "png" / folders.get(field, field)
+        return radiomapseer_files.folder(self.root, self.simulation, field)
 
     def path(self, field: str, index: int) -> pathlib.Path:
         """Returns the file of one field of a record."""
         folder, there = self._index(field)
         key = self.names[index][:1] if field in PER_MAP else self.names[index]
-        return folder / there.get(key, _canonical(key))
+        return folder / there.get(key, canonical(key))
 
     def _index(self, field: str) -> tuple[pathlib.Path, FileNames]:
         """Returns a field's folder and files, as they were when first asked for."""
         if field not in self._indexed:
             folder = self._folder(field)
-            names = _file_names(folder, per_map=field in PER_MAP)
+            names = radiomapseer_files.file_names(folder, per_map=field in PER_MAP)
             self._indexed[field] = folder, names
         return self._indexed[field]
 
@@ -209,52 +157,44 @@ class RadioMapSeer:
             f"{self.root} --simulation {self.simulation}"
         )
 
-    def _keep_pairs(self) -> None:
-        """Keeps the records whose other simulations, if asked for, are there too."""
-        for other in set(self.fields) & set(SIMULATIONS) - {self.simulation}:
-            there = _found_images(self.root, other)
-            pairs = [name for name in self.names if name in there]
-            if not pairs:
-                raise ValueError(
-                    f"none of the {len(self.names)} {self.simulation} images of split "
-                    f"{self.split} has a {other} image of the same map and transmitter "
-                    f"under {self.root}; copy them from the source, or take another "
-                    "split"
-                )
-            logging.info(
-                "%d of %d %s images have their %s pair",
-                len(pairs),
-                len(self.names),
-                self.simulation,
-                other,
+    def _pairs(self, other: str) -> list[tuple[int, int]]:
+        """Returns the records that have the image of another simulation too."""
+        there = radiomapseer_files.gain_images(self.root, other)
+        pairs = [name for name in self.names if name in there]
+        if not pairs:
+            raise ValueError(
+                f"none of the {len(self.names)} {self.simulation} images of split "
+                f"{self.split} has a {other} image of the same map and transmitter "
+                f"under {self.root}; copy them from the source, or take another split"
             )
-            self.names = pairs
+        counts = len(pairs), len(self.names), self.simulation, other
+        logging.info("%d of %d %s images have their %s pair", *counts)
+        return pairs
 
-    def _check_files(self) -> None:
+    def _check_files(self, field: str) -> None:
         """Fails now, not hours into training, when a field's files are missing."""
-        for field in self.fields:
-            folder, there = self._index(field)
-            if not folder.is_dir():
-                raise FileNotFoundError(
-                    f"no folder {folder} for field {field!r}; copy it from the source, "
-                    "or do without it"
-                )
-            keys = {name[:1] if field in PER_MAP else name for name in self.names}
-            missing = sorted(keys - there.keys())
-            remedy = f"copy them from the source, or leave {field!r} out of the fields"
-            if field == "k2_neg_norm":
-                remedy = (
-                    f"{self._write_masks()}, or move {folder} away: without it masks "
-                    "are computed while training"
-                )
-            if missing:
-                raise FileNotFoundError(
-                    f"field {field!r}: {len(missing)} of {len(keys)} files are missing,"
-                    f" the first is {folder / _canonical(missing[0])}; {remedy}"
-                )
+        folder, there = self._index(field)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {folder} for field {field!r}; copy it from the source, "
+                "or do without it"
+            )
+        keys = {name[:1] if field in PER_MAP else name for name in self.names}
+        missing = sorted(keys - there.keys())
+        remedy = f"copy them from the source, or leave {field!r} out of the fields"
+        if field == "k2_neg_norm":
+            remedy = (
+                f"{self._write_masks()}, or move {folder} away: without it masks "
+                "are computed while training"
+            )
+        if missing:
+            raise FileNotFoundError(
+                f"field {field!r}: {len(missing)} of {len(keys)} files are missing, "
+                f"the first is {folder / canonical(missing[0])}; {remedy}"
+            )
 
     def _empty_split(self, found: FileNames) -> str:
-        folder = self.root / "gain" / self.simulation
+        folder, _ = self._index("gray")
         below = self.transmitters or float("inf")
         cities = {city for city, tx in found if tx < below}
         if not cities:
@@ -286,9 +226,6 @@ def check_mask(
     """Checks that 255 marks the buildings, where the gain is (all but) zero.
 
     All but: in the real data the outermost pixels of a building carry some gain.
-
-    Raises:
-      ValueError: values between 0 and 255, or more gain inside than outside.
     """
     inside = buildings == 255
     if not np.array_equal(inside, buildings != 0):
@@ -321,65 +258,3 @@ def _check_transmitters(simulation: str, transmitters: int) -> None:
             f"{TRANSMITTERS} transmitters only; set transmitters to 0 or "
             f"{IRT4_TRANSMITTERS}, or take DPM or IRT2, which have {TRANSMITTERS}"
         )
-
-
-def _found_images(root: pathlib.Path, simulation: str) -> FileNames:
-    """Returns the images there are: (map, tx) -> name of the file."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: {WHERE_TO_GET_IT}")
-    folder = root / "gain" / simulation
-    if not folder.is_dir():
-        gain = root / "gain"
-        others = sorted(path.name for path in gain.iterdir()) if gain.is_dir() else []
-        there = f"gain/ holds {', '.join(others)}" if others else "there is no gain/"
-        for inner in root.glob("*/gain"):
-            there += f", but {inner}"
-        raise FileNotFoundError(
-            f"no folder {folder} ({there}): choose a simulation that is there, or "
-            f"{WHERE_TO_GET_IT}"
-        )
-    found = _file_names(folder, per_map=False)
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} holds no file named {{map}}_{{tx}}.png: {WHERE_TO_GET_IT}"
-        )
-    return found
-
-
-def _file_names(folder: pathlib.Path, *, per_map: bool) -> FileNames:
-    """Returns the files of a folder by map and transmitter: 7_3.png, 007_03.PNG."""
-    pattern = re.compile(r"(\d+)\.png" if per_map else r"(\d+)_(\d+)\.png", re.I)
-    found: FileNames = {}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        match = pattern.fullmatch(name)
-        if not match:
-            continue
-        key = tuple(map(int, match.groups()))
-        if key in found:
-            raise ValueError(
-                f"{folder} has two files of one map, {found[key]} and {name}; remove "
-                "one of them"
-            )
-        found[key] = name
-    return found
-
-
-def _canonical(key: tuple[int, ...]) -> str:
-    return "_".join(map(str, key)) + ".png"
-
-
-def has_k2(root: radiomap.Path, simulation: str) -> bool:
-    """Says whether the k^2 masks of a simulation are stored under root."""
-    return _k2_folder(pathlib.Path(root) / "gain", simulation).is_dir()
-
-
-def _k2_folder(gain: pathlib.Path, simulation: str) -> pathlib.Path:
-    """Returns the k^2 masks' folder, under either of the names it goes by.
-
-    The released script writes carsDPM_k2_neg_norm; its reader wants DPMCAR_...
-    """
-    folder = gain / f"{simulation}_k2_neg_norm"
-    if simulation.startswith("cars") and not folder.is_dir():
-        other = gain / f"{simulation.removeprefix('cars')}CAR_k2_neg_norm"
-        return other if other.is_dir() else folder
-    return folder

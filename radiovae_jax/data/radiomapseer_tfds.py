@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from radiovae_jax.data import radiomap, radiomapseer, splits
+from radiovae_jax.data.radiomapseer_files import SIMULATIONS, WHERE_TO_GET_IT
 
 NAME = "radiomapseer"
 # The maps of no split, such as map 0, so that "all" is every map found.
@@ -32,10 +33,9 @@ class RadioMapSeerBuilder(tfds.core.GeneratorBasedBuilder):
     code_path = None
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = tuple(
-        tfds.core.BuilderConfig(name=simulation)
-        for simulation in radiomapseer.SIMULATIONS
+        tfds.core.BuilderConfig(name=simulation) for simulation in SIMULATIONS
     )
-    MANUAL_DOWNLOAD_INSTRUCTIONS = radiomapseer.WHERE_TO_GET_IT
+    MANUAL_DOWNLOAD_INSTRUCTIONS = WHERE_TO_GET_IT
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
@@ -95,13 +95,8 @@ def prepare(
     Args:
       root: the folder that holds gain/ and png/.
       data_dir: TFDS's folder; it gets `radiomapseer/{simulation}/1.0.0/`.
-      simulation: one of radiomapseer.SIMULATIONS.
-
-    Raises:
-      FileNotFoundError: root, its simulation's folder, or a file missing.
-      ValueError: an unknown simulation, a damaged or wrongly sized file.
     """
-    splits.check_choice("simulation", simulation, radiomapseer.SIMULATIONS)
+    splits.check_choice("simulation", simulation, SIMULATIONS)
     # TFDS would report a missing manual_dir in its own words, without the remedy.
     radiomapseer.RadioMapSeer(root, simulation=simulation, split="all")
     builder = RadioMapSeerBuilder(
@@ -131,15 +126,10 @@ class TfdsSource:
 
         Args:
           data_dir: as given to prepare.
-          simulation: one of radiomapseer.SIMULATIONS.
           split: "train", "val", "test" (RadioUNet's), or "all" for every map stored.
           fields: images of each record, of stored_fields(simulation).
-
-        Raises:
-          FileNotFoundError: not prepared.
-          ValueError: an unknown name, an empty split.
         """
-        splits.check_choice("simulation", simulation, radiomapseer.SIMULATIONS)
+        splits.check_choice("simulation", simulation, SIMULATIONS)
         splits.check_choice("split", split, splits.SPLITS)
         splits.check_fields(fields, stored_fields(simulation))
         folder = epath.Path(data_dir) / NAME / simulation
@@ -148,13 +138,12 @@ class TfdsSource:
             raise FileNotFoundError(
                 f"no {folder}: write it with python -m "
                 f"radiovae_jax.data.radiomapseer_tfds ROOT {data_dir} {simulation}, "
-                f"where ROOT is RadioMapSeer; {radiomapseer.WHERE_TO_GET_IT}"
+                f"where ROOT is RadioMapSeer; {WHERE_TO_GET_IT}"
             )
         self._folder, self.split, self.fields = folder, split, tuple(fields)
         builder = tfds.builder_from_directory(folder)
         stored = {name: info.num_examples for name, info in builder.info.splits.items()}
-        parts = list(stored) if split == "all" else [split]
-        if not set(parts) <= stored.keys():
+        if split not in ("all", *stored):
             counts = ", ".join(f"{count} in {name}" for name, count in stored.items())
             raise ValueError(
                 f"split {split!r} is empty in {folder}: found {counts}; prepare it "
@@ -163,21 +152,15 @@ class TfdsSource:
         # What is not asked for is not decoded either.
         unwanted = set(stored_fields(simulation)) - set(self.fields)
         skip = dict.fromkeys(unwanted, tfds.decode.SkipDecoding())
-        self._parts = [
-            builder.as_data_source(split=name, decoders=skip) for name in parts
-        ]
-        self._ends = np.cumsum([len(part) for part in self._parts])
+        self._records = builder.as_data_source(split=split, decoders=skip)
         self.shape = self[0][self.fields[0]].shape
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
         """Returns {"name": "11_1", field: [h, w, 1] uint8, ...}."""
-        index = range(len(self))[operator.index(index)]
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        start = 0 if part == 0 else int(self._ends[part - 1])
-        stored = self._parts[part][index - start]
+        stored = self._records[range(len(self))[operator.index(index)]]
         images = {field: stored[field] for field in self.fields}
         return {"name": np.str_(stored["name"].decode()), **images}
 

@@ -18,13 +18,13 @@ import operator
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from radiovae_jax import inputs
-from radiovae_jax.data import folder_splits, gains, radiomap, splits
+from radiovae_jax.data import gains, radiomap, splits
 from radiovae_jax.data.radiomap import DbRange
 
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
@@ -39,63 +39,6 @@ class Scene(NamedTuple):
     antenna: UInt8[np.ndarray, "tx h w 1"]  # 255 at the transmitter's pixel
     cell_size: Float[np.ndarray, "2"]  # metres along x and y
     clipped: list[gains.Clipped]  # of each map
-
-
-def _to_f(
-    path_gain: Float[np.ndarray, "tx ny nx"], db: DbRange
-) -> tuple[Float32[np.ndarray, "tx ny nx 1"], list[gains.Clipped]]:
-    """Returns f = clip((10 log10 gain - floor) / span, 0, 1), rows flipped."""
-    with np.errstate(divide="ignore"):  # no gain is -inf dB
-        gain_db = 10 * np.log10(path_gain.astype(np.float64))
-    f, clipped = gains.to_f(gain_db[:, ::-1, :, None], db)
-    return np.ascontiguousarray(f), clipped
-
-
-def read_scene(
-    path: radiomap.Path,
-    *,
-    db: DbRange = radiomap.RADIOMAPSEER_DB,
-    fields: Sequence[str] = FIELDS,
-) -> Scene:
-    """Reads one exported scene.
-
-    Args:
-      db: what f is in dB.
-      fields: of FIELDS; without "antenna" there is none, and path_gain alone is read.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: damaged, a key missing, a shape or a value that cannot be, or a map
-        that is mostly outside the range of f.
-    """
-    path = pathlib.Path(path)
-    scene = _read(path, db, tuple(fields))
-    gains.check({f"{path}: map {i}": of for i, of in enumerate(scene.clipped)}, db)
-    return scene
-
-
-def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
-    keys = KEYS if "antenna" in fields else KEYS[:1]
-    arrays = _load(path, keys)
-    gain = arrays["path_gain"]
-    _check_gain(gain, path)
-    count, ny, nx = gain.shape
-    f, clipped = _to_f(gain, db)
-    if "antenna" not in fields:
-        return Scene(
-            f, np.zeros((count, 0, 0, 1), np.uint8), np.full(2, np.nan), clipped
-        )
-    cells = _cells(arrays["tx_cell_indices"], gain, path)
-    cell_size = np.asarray(arrays["cell_size"], np.float64).ravel()
-    if len(cell_size) not in (1, 2) or not (cell_size > 0).all():
-        raise ValueError(
-            f"{path}: cell_size is {cell_size.tolist()}, expected metres, one positive "
-            "number or two"
-        )
-    antenna = np.zeros((count, ny, nx, 1), np.uint8)
-    column, row = cells.T
-    antenna[np.arange(count), ny - 1 - row, column] = 255
-    return Scene(f, antenna, np.broadcast_to(cell_size, (2,)), clipped)
 
 
 class SionnaFolder:
@@ -113,44 +56,25 @@ class SionnaFolder:
         root: radiomap.Path,
         *,
         split: str = "train",
-        split_by: str = "group",
-        seed: int = 42,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
         fields: Sequence[str] = ("gray",),
         db: DbRange = radiomap.RADIOMAPSEER_DB,
         scenes_in_memory: int = 8,
+        **dealing: Any,
     ):
         """Reads every scene of the split: what is wrong is said before the training.
 
         Args:
-          root: the folder; its splits are those of folder.MapFolder.
+          root: the folder.
           split: "train", "val", "test", or "all" for every scene found.
-          split_by: "group", scenes of one map together, or "file".
-          seed: of the random split, where there are no subfolders.
-          val_fraction: of the groups or scenes, for that split.
-          test_fraction: of the groups or scenes, for that split.
           fields: of "gray" and "antenna".
           db: what f is in dB.
           scenes_in_memory: scenes kept decoded; an npz is read whole or not at all.
-
-        Raises:
-          FileNotFoundError: root is missing.
-          ValueError: an unknown field or split, an empty split, an unreadable scene, or
-            maps that are mostly outside the range of f.
+          **dealing: split_by, seed and the fractions of splits.split_files.
         """
         splits.check_fields(fields, FIELDS)
-        self.root = pathlib.Path(root)
-        self.split = split
-        self.fields = tuple(fields)
-        self.files, names, self._where = folder_splits.split_files(
-            self.root,
-            (".npz",),
-            split=split,
-            split_by=split_by,
-            seed=seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+        self.root, self.split, self.fields = pathlib.Path(root), split, tuple(fields)
+        self.files, names, self._where = splits.split_files(
+            self.root, (".npz",), split=split, **dealing
         )
         self._name = dict(zip(self.files, names, strict=True))
         self._scene = functools.lru_cache(scenes_in_memory)(
@@ -170,12 +94,7 @@ class SionnaFolder:
         return len(self.names)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
-        """Returns {"name": "scene_0", "gray": [h, w, 1] float32, ...}.
-
-        Raises:
-          FileNotFoundError: the scene has gone.
-          ValueError: an unreadable scene, or one unlike the first in size.
-        """
+        """Returns {"name": "scene_0", "gray": [h, w, 1] float32, ...}."""
         path, tx = self.names[operator.index(index)]
         scene = self._scene(path)
         radiomap.check_shape(scene.f.shape[1:], self.shape, path, self.files[0])
@@ -185,17 +104,65 @@ class SionnaFolder:
 
     def summary(self) -> str:
         """Returns how many maps and scenes the split has, and what was clipped."""
-        size = "x".join(str(side) for side in self.shape)
         return (
             f"Sionna, split {self.split}: {len(self)} maps of {len(self.files)} scenes "
-            f"of {size}, in {self._where}" + (self._clipped and f"; {self._clipped}")
+            f"of {radiomap.by(self.shape)}, in {self._where}"
+            + (self._clipped and f"; {self._clipped}")
         )
 
 
-def _load(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    shapes = _shapes(path, keys)
-    radiomap.check_size(shapes["path_gain"][-2:], str(path))
-    return inputs.read_npz(path, keys, remedy=REMEDY)
+def read_scene(
+    path: radiomap.Path,
+    *,
+    db: DbRange = radiomap.RADIOMAPSEER_DB,
+    fields: Sequence[str] = FIELDS,
+) -> Scene:
+    """Reads one exported scene.
+
+    Args:
+      db: what f is in dB.
+      fields: of FIELDS; without "antenna" there is none, and path_gain alone is read.
+
+    Raises:
+      ValueError: damaged, a key missing, a shape or a value that cannot be, or a map
+        that is mostly outside the range of f.
+    """
+    path = pathlib.Path(path)
+    scene = _read(path, db, tuple(fields))
+    gains.check({f"{path}: map {i}": of for i, of in enumerate(scene.clipped)}, db)
+    return scene
+
+
+def count_maps(path: pathlib.Path) -> int:
+    """Returns the number of a scene's transmitters, from its header."""
+    count, *_ = _shapes(path, KEYS[:1])["path_gain"] or (0,)
+    return count
+
+
+def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
+    keys = KEYS if "antenna" in fields else KEYS[:1]
+    radiomap.check_size(_shapes(path, keys)["path_gain"][-2:], str(path))
+    arrays = inputs.read_npz(path, keys, remedy=REMEDY)
+    gain = arrays["path_gain"]
+    _check_gain(gain, path)
+    count, ny, nx = gain.shape
+    with np.errstate(divide="ignore"):  # no gain is -inf dB
+        gain_db = 10 * np.log10(gain.astype(np.float64))
+    f, clipped = gains.to_f(gain_db[:, ::-1, :, None], db)
+    f = np.ascontiguousarray(f)
+    if "antenna" not in fields:
+        nothing = np.zeros((count, 0, 0, 1), np.uint8)
+        return Scene(f, nothing, np.full(2, np.nan), clipped)
+    column, row = _cells(arrays["tx_cell_indices"], gain, path).T
+    antenna = np.zeros((count, ny, nx, 1), np.uint8)
+    antenna[np.arange(count), ny - 1 - row, column] = 255
+    cell_size = np.asarray(arrays["cell_size"], np.float64).ravel()
+    if len(cell_size) not in (1, 2) or not (cell_size > 0).all():
+        raise ValueError(
+            f"{path}: cell_size is {cell_size.tolist()}, expected metres, one positive "
+            "number or two"
+        )
+    return Scene(f, antenna, np.broadcast_to(cell_size, (2,)), clipped)
 
 
 def _shapes(path: pathlib.Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -210,16 +177,6 @@ def _shapes(path: pathlib.Path, keys: Sequence[str]) -> dict[str, tuple[int, ...
             "radiovae_jax/data/sionna.py shows"
         )
     return shapes
-
-
-def count_maps(path: pathlib.Path) -> int:
-    """Returns the number of a scene's transmitters, from its header.
-
-    Raises:
-      FileNotFoundError, ValueError: it cannot be read, or says no such number.
-    """
-    count, *_ = _shapes(path, KEYS[:1])["path_gain"] or (0,)
-    return count
 
 
 def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
@@ -255,8 +212,7 @@ def _cells(
     if not ways:
         raise ValueError(
             f"{path}: tx_cell_indices has shape {cells.shape}, expected ({count}, 2), "
-            "column and row of each transmitter, or as Sionna RT has it "
-            f"(2, {count})"
+            f"column and row of each transmitter, or as Sionna RT has it (2, {count})"
         )
     if not np.issubdtype(cells.dtype, np.integer):
         raise ValueError(
@@ -293,11 +249,11 @@ def _peaks_at(
     gain: Float[np.ndarray, "tx ny nx"], cells: Int64[np.ndarray, "tx 2"], reach: int
 ) -> bool:
     """Says whether each transmitter's gain is largest within `reach` of its cell."""
+
+    def around(at: int) -> slice:
+        return slice(max(at - reach, 0), at + reach + 1)
+
     return all(
-        one[
-            max(row - reach, 0) : row + reach + 1,
-            max(column - reach, 0) : column + reach + 1,
-        ].max()
-        == one.max()
-        for one, (column, row) in zip(gain, cells, strict=True)
+        one[around(row), around(column)].max() == one.max()
+        for one, (column, row) in zip(gain, cells.tolist(), strict=True)
     )

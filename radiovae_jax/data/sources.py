@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -49,19 +50,11 @@ class Source(Protocol):
     def summary(self) -> str: ...
 
 
-def open_source(kind: str, root: Path, *, split: str, **options: Any) -> Any:
+def open_source(kind: str, root: Path, *, split: str, **options: Any) -> Source:
     """Opens a data set by its kind; the options are those of its class.
 
     Args:
-      kind: of `KINDS`.
-      root: its folder.
       split: "train", "val", "test" or "all"; of TFDS images what the data set has.
-      **options: what else RadioMapSeer, TfdsSource, SyntheticCity, MapFolder,
-        SionnaFolder or TfdsImages takes.
-
-    Raises:
-      ValueError: an unknown kind; names the closest one.
-      TypeError: an option that the kind does not have.
     """
     splits.check_choice("data.source", kind, KINDS)
     module, name = _SOURCES[kind]
@@ -76,9 +69,8 @@ def spread(source: Source, count: int) -> list[int]:
     (`{map}_{tx}`). With more records than maps every map has some; where a source lists
     no names, records are taken at equal distances.
     """
-    names = getattr(source, "names", getattr(source, "files", range(len(source))))
     maps: dict[Any, list[int]] = {}
-    for index, name in enumerate(names):
+    for index, name in enumerate(_names(source) or range(len(source))):
         maps.setdefault(_map_of(name), []).append(index)
     groups = list(maps.values())
     chosen = {
@@ -88,6 +80,11 @@ def spread(source: Source, count: int) -> list[int]:
     rest = sorted(set(range(len(source))) - chosen)
     more = [rest[at] for at in _even(len(rest), count - len(chosen))]
     return sorted([*chosen, *more])
+
+
+def _names(source: Source) -> Sequence[Any]:
+    """Returns the names of the records, or their files; () where none are listed."""
+    return getattr(source, "names", getattr(source, "files", ()))
 
 
 def _map_of(name: Any) -> Any:
@@ -111,8 +108,9 @@ def names_digest(source: Source, *, root: Path = "") -> str:
     Args:
       root: a folder that the names of files do not count with.
     """
-    names = getattr(source, "names", getattr(source, "files", len(source)))
-    text = str(names).replace(f"{pathlib.Path(root)}{os.sep}", "")
+    text = str(_names(source) or len(source)).replace(
+        f"{pathlib.Path(root)}{os.sep}", ""
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -125,3 +123,21 @@ def sample_digest(source: Source, *, samples: int = 16) -> str:
             bits.update(f"{name} {array.dtype} {array.shape}".encode())
             bits.update(array.tobytes())
     return bits.hexdigest()
+
+
+class Numbered:
+    """The records `first` to `last` (not included) of a source, each with its index."""
+
+    def __init__(self, source: Source, first: int, last: int):
+        self.shape, self._source, self._first = source.shape, source, first
+        self._count = last - first
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index) -> dict[str, Any]:
+        index = int(index) + self._first
+        return {**self._source[index], "index": np.int32(index)}
+
+    def summary(self) -> str:
+        return self._source.summary()

@@ -15,9 +15,7 @@ from typing import SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 
-from radiovae_jax.data import radiomap
-
-FIELDS = ("gray",)
+from radiovae_jax.data import radiomap, splits
 
 
 class TfdsImages:
@@ -33,7 +31,7 @@ class TfdsImages:
         *,
         name: str,
         split: str = "train",
-        fields: Sequence[str] = FIELDS,
+        fields: Sequence[str] = ("gray",),
     ):
         """Opens a split.
 
@@ -42,16 +40,8 @@ class TfdsImages:
           name: as TFDS has it: "mnist", "dataset/config", "dataset:1.0.0".
           split: one of the data set's own, or a slice of it: "train[:90%]"; "all".
           fields: ("gray",), the image, whatever its colours.
-
-        Raises:
-          FileNotFoundError: not prepared.
-          ValueError: prepared in another format, no uint8 images, an unknown split.
         """
-        if tuple(fields) != FIELDS:
-            raise ValueError(
-                f"a TFDS image data set has images only, and fields={list(fields)}; "
-                "switch off what needs the rest (pixel_weights, disc_conditional)"
-            )
+        splits.check_gray_alone(fields, "a TFDS image data set has images only")
         builder = _open(root, name)
         self._feature = _image_feature(builder)
         self._split, self._where = split, builder.info.full_name
@@ -80,25 +70,21 @@ class TfdsImages:
         return self._size
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
-        """Returns {"name": "train_17", "gray": [h, w, c] uint8}.
-
-        Raises:
-          ValueError: an image of another size than the first one.
-        """
+        """Returns {"name": "train_17", "gray": [h, w, c] uint8}."""
         index = range(len(self))[operator.index(index)]
         image = np.asarray(self._records[index][self._feature])
         if self.shape not in (None, image.shape):
             raise ValueError(
                 f"image {index} of {self._where}, split {self._split}, is "
-                f"{_size(image.shape)} and the first {_size(self.shape)}: a batch "
-                "needs one size; take a data set of images of one size, or write it "
-                "resized into a folder (data.source=folder)"
+                f"{radiomap.by(image.shape)} and the first {radiomap.by(self.shape)}: "
+                "a batch needs one size; take a data set of images of one size, or "
+                "write it resized into a folder (data.source=folder)"
             )
         return {"name": np.str_(f"{self._split}_{index}"), "gray": image}
 
     def summary(self) -> str:
         """Returns how many images the split has, and which data set it is."""
-        size = _size(self.shape)
+        size = radiomap.by(self.shape)
         return f"TFDS {self._where}, split {self._split}: {len(self)} images of {size}"
 
 
@@ -159,7 +145,3 @@ def _image_feature(builder) -> str:
             f"{feature.shape[-1]} channels; uint8 gray (1) or RGB (3) can be read"
         )
     return images[0]
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(str(side) for side in shape)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from radiovae_jax.moments import RunningMoments
 from radiovae_jax.types import Array, Image
 
 
@@ -33,17 +34,14 @@ def fit_pca(
 
     Source: Pearson 1901; the covariance's leading eigenvectors.
     """
-    count, total, outer = 0, 0.0, 0.0
+    total = RunningMoments()
     for batch in maps:
-        rows = np.asarray(to_patches(batch, patch), np.float64)
+        rows = np.asarray(to_patches(batch, patch))
         rows = rows.reshape(-1, rows.shape[-1])
-        count += len(rows)
-        total = total + rows.sum(axis=0)
-        outer = outer + rows.T @ rows
-    mean = total / count
-    _, vectors = np.linalg.eigh(outer / count - np.outer(mean, mean))
+        total = total.merge(RunningMoments.of(rows, pairs=True))
+    _, vectors = np.linalg.eigh(total.scatter)
     leading = vectors[:, ::-1][:, :components].T  # eigh sorts upwards
-    return Pca(mean.astype(np.float32), leading.astype(np.float32))
+    return Pca(total.mean.astype(np.float32), leading.astype(np.float32))
 
 
 def reconstruct(pca: Pca, f: Image) -> Image:

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from radiovae_jax import files, inputs
-from radiovae_jax.evaluation import comparison
-from radiovae_jax.evaluation.comparison import (
-    COLUMNS,
-    COLUMNS_F,
+from radiovae_jax.evaluation import evaluator, latent_statistics
+from radiovae_jax.evaluation.evaluator import (
     FEATURES,
-    POOLED,
-    POOLED_F,
+    PRIOR,
+    SCALES,
+    EvalSpec,
+    Evaluation,
 )
-from radiovae_jax.evaluation.measure import PRIOR, Lines, Measured
-from radiovae_jax.vae import latents
 
 NAMED = 5  # maps, for each scale and region; the record has all
 
@@ -24,10 +22,10 @@ WHOLE = 10_000  # letters: no name is so long that a CSV cuts it
 
 
 def numbers(
-    measured: Measured, judge: comparison.Judge, perceptual_weights: str
+    measured: Evaluation, spec: EvalSpec, perceptual_weights: str
 ) -> dict[str, Any]:
-    """Returns what was measured, for the record."""
-    statistics = latents.statistics(measured.latent)
+    """Returns what was measured, and what the numbers mean, for the record."""
+    statistics = latent_statistics.statistics(measured.latent)
     latent = {
         "shape": list(measured.latent_shape),
         "kl_nats_per_image": measured.kl,
@@ -35,18 +33,26 @@ def numbers(
         "of_each_channel": statistics,
     }
     lpips_of = {
-        "weights": perceptual_weights if judge.perceptual else "none",
+        "weights": perceptual_weights if spec.perceptual else "none",
         "rows": measured.perceptual,
     }
     frechet = {
-        "features": judge.features,
-        "features_are": FEATURES[judge.features],
+        "features": spec.features,
+        "features_are": FEATURES[spec.features],
         "dimensions": measured.feature_count,
         "images": len(measured.maps.names),
         "covariance_is_singular": len(measured.maps.names) <= measured.feature_count,
         "rows": measured.frechet,
     }
     return {
+        "scales": {
+            name: {"threshold": threshold}
+            | ({"db_per_unit": share * spec.db.span} if spec.db.span else {})
+            for name, (threshold, share) in SCALES.items()
+        },
+        "regions": list(spec.regions),
+        "data_range": 1.0,
+        "clipped_to": [0.0, 1.0],
         "rows": measured.table,
         "power": {
             scale: {region: found._asdict() for region, found in by_region.items()}
@@ -58,7 +64,9 @@ def numbers(
     }
 
 
-def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
+def write(
+    folder: pathlib.Path, split: str, record: dict, maps: evaluator.PerMap
+) -> None:
     """Writes `split`.json (what is not finite as null) and `split`.csv, each whole.
 
     The CSV has one line a map; its columns are named by their place in the record,
@@ -77,9 +85,10 @@ def write(folder: pathlib.Path, split: str, record: dict, maps: Lines) -> None:
 
 def table(record: dict[str, Any]) -> str:
     """Returns the numbers as text: means over maps, then of all pixels together."""
-    names, pooled = COLUMNS_F, POOLED_F
-    if all("db_per_unit" in scale for scale in record["scales"].values()):
-        names, pooled = COLUMNS, POOLED
+    in_db = all("db_per_unit" in scale for scale in record["scales"].values())
+    suffix = "_db" if in_db else ""
+    names = evaluator.columns(suffix)
+    pooled = evaluator.pooled_columns(suffix)
     lines = [
         record["data"],
         f"step {record['step']}, {record['weights']} weights, {conditions(record)}",

@@ -12,26 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from radiovae_jax.interop import torch_structure, torch_tables, torch_weights
-from radiovae_jax.interop.torch_tables import Names
+from radiovae_jax.interop import torch_weights
+from radiovae_jax.interop.torch_weights import Names
 
 StateDict = Mapping[str, np.ndarray]
 
+# By whether they attend.
 _DOWN = {False: "DownEncoderBlock2D", True: "AttnDownEncoderBlock2D"}
 _UP = {False: "UpDecoderBlock2D", True: "AttnUpDecoderBlock2D"}
+_BLOCKS = sorted({*_DOWN.values(), *_UP.values()})
 # What config.json may say that no tensor's shape tells.
 _FIXED = {"_class_name": "AutoencoderKL", "act_fn": "silu", "norm_num_groups": 32}
-# What the shapes tell as well.
-_OF_THE_SHAPES = (
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "down_block_types",
-    "up_block_types",
-    "layers_per_block",
-    "latent_channels",
-    "mid_block_add_attention",
-)
 # Source: diffusers, AutoencoderKL.__init__; old files do not state it.
 _DEFAULT_SCALING = 0.18215
 
@@ -39,10 +30,14 @@ _DEFAULT_SCALING = 0.18215
 def names_of(state: StateDict) -> Names:
     """Returns whose names these are: RadioDiff's or diffusers', new or old."""
     if not any(name.startswith("encoder.down_blocks.") for name in state):
-        return torch_tables.RADIODIFF
-    old = torch_tables.DIFFUSERS_OLD
-    query = f"{old.mid_attn.format(side='encoder')}.{old.attention[1]}.weight"
-    return old if query in state else torch_tables.DIFFUSERS
+        return torch_weights.RADIODIFF
+    query = ("encoder", "mid", "attn_1", "q", "kernel")
+    old = torch_weights.DIFFUSERS_OLD
+    return (
+        old
+        if torch_weights.torch_name(query, old) in state
+        else torch_weights.DIFFUSERS
+    )
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -57,16 +52,15 @@ def check_config(config: Mapping[str, Any]) -> None:
                 f"config.json has {name}={config[name]!r}; only {wanted!r} can be "
                 "imported"
             )
-    known = {*_DOWN.values(), *_UP.values()}
     for field in ("down_block_types", "up_block_types"):
         blocks = config.get(field, [])
         if not isinstance(blocks, list | tuple):
             raise ValueError(f"config.json has {field}={blocks!r:.80}, expected a list")
         for block in map(str, blocks):
-            if block not in known:
+            if block not in _BLOCKS:
                 raise ValueError(
-                    f"config.json has a block of type {block!r:.80}; only "
-                    f"{sorted(known)} can be imported"
+                    f"config.json has a block of type {block!r:.80}; only {_BLOCKS} "
+                    "can be imported"
                 )
     if "_class_name" not in config:
         raise ValueError("config.json is not of diffusers: it has no _class_name")
@@ -79,16 +73,14 @@ def check_structure(config: Mapping[str, Any], structure: Mapping[str, Any]) -> 
       ValueError: they are of two networks, two versions of a folder say; names all
         fields that differ. What an old config.json does not state is not compared.
     """
-    wanted = config_json(structure, sample_size=0)
     stated = {
-        name: list(config[name]) if isinstance(config[name], tuple) else config[name]
-        for name in _OF_THE_SHAPES
-        if name in config
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in config.items()
     }
     differing = [
-        f"{name}: {value} in config.json, {wanted[name]} in the tensors"
-        for name, value in stated.items()
-        if value != wanted[name]
+        f"{name}: {stated[name]} in config.json, {wanted} in the tensors"
+        for name, wanted in fields_of(structure).items()
+        if stated.get(name, wanted) != wanted
     ]
     if differing:
         raise ValueError(
@@ -110,30 +102,33 @@ def factors_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     scaling = config.get("scaling_factor", _DEFAULT_SCALING)
     shift = config.get("shift_factor")
-    if not is_finite(scaling) or scaling <= 0:
+    if not are_finite([scaling], above_0=True):
         raise ValueError(f"scaling_factor={scaling!r} is not a finite number above 0")
-    if shift is not None and not is_finite(shift):
+    if shift is not None and not are_finite([shift]):
         raise ValueError(f"shift_factor={shift!r} is not a finite number or null")
     factors = dict(scaling_factor=scaling, shift_factor=shift)
     for name in ("latents_mean", "latents_std"):
-        values = config.get(name)
+        values, is_std = config.get(name), name == "latents_std"
         if values is None:
             continue
-        lowest = 0 if name == "latents_std" else -math.inf
-        if not isinstance(values, list) or not all(
-            is_finite(value) and value > lowest for value in values
-        ):
-            above = " above 0" if name == "latents_std" else ""
+        if not are_finite(values, above_0=is_std):
             raise ValueError(
-                f"{name}={values!r} is not a list of finite numbers{above}, or null"
+                f"{name}={values!r} is not a list of finite numbers"
+                f"{' above 0' * is_std}, or null"
             )
         factors[name] = values
     return factors
 
 
-def is_finite(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max  # isfinite fails for 10**400
+def are_finite(values: Any, *, above_0: bool = False) -> bool:
+    """Whether it is a list of finite numbers."""
+    return isinstance(values, list) and all(
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max  # isfinite fails for 10**400
+        and (value > 0 or not above_0)
+        for value in values
+    )
 
 
 def with_quant_convs(
@@ -144,14 +139,15 @@ def with_quant_convs(
     Flux's and SD3's files have none, nor tensors that say so: a config.json says it, or
     RadioDiff's and latent-diffusion's names without either.
     """
-    if np.ndim(state.get("encoder.conv_out.weight")) != 4:
-        return dict(state)  # no autoencoder at all, which is said elsewhere
-    z = np.shape(state["encoder.conv_out.weight"])[0] // 2
+    state = dict(state)
+    shape = np.shape(state.get("encoder.conv_out.weight"))
+    if len(shape) != 4:
+        return state  # no autoencoder at all, which is said elsewhere
     neither = not any("quant_conv." in name for name in state)
-    by_names = neither and names_of(state) is torch_tables.RADIODIFF
+    by_names = neither and names_of(state) is torch_weights.RADIODIFF
     if by_names:
         print("no quant_conv and post_quant_conv in it, as in Flux and SD3: identities")
-    state = dict(state)
+    z = shape[0] // 2
     for name, width in (("quant_conv", 2 * z), ("post_quant_conv", z)):
         if by_names or not config.get(f"use_{name}", True):
             state[f"{name}.weight"] = np.eye(width, dtype=np.float32)[..., None, None]
@@ -165,12 +161,16 @@ def autoencoder_to_diffusers(params: Mapping[str, Any]) -> dict[str, np.ndarray]
     Raises:
       ValueError: diffusers has no such model; says why.
     """
-    check_expressible(torch_structure.of_flax(params["params"]))
-    return torch_weights.autoencoder_to_torch(params, torch_tables.DIFFUSERS)
+    fields_of(torch_weights.structure_of_flax(params["params"]))
+    return torch_weights.autoencoder_to_torch(params, torch_weights.DIFFUSERS)
 
 
-def check_expressible(structure: Mapping[str, Any]) -> None:
-    """Raises a ValueError where diffusers' AutoencoderKL has no such network."""
+def fields_of(structure: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of diffusers' AutoencoderKL that the shapes determine.
+
+    Raises:
+      ValueError: diffusers has no such model; says why.
+    """
     z, e = structure["z_channels"], structure["embed_dim"]
     if z != e:
         raise ValueError(
@@ -183,6 +183,17 @@ def check_expressible(structure: Mapping[str, Any]) -> None:
             f"this model has ch_mult={structure['ch_mult']}, which starts with "
             "another; export it in RadioDiff's format"
         )
+    attn = structure["attn_levels"]
+    return dict(
+        in_channels=structure["in_channels"],
+        out_channels=structure["out_ch"],
+        block_out_channels=[structure["ch"] * mult for mult in structure["ch_mult"]],
+        down_block_types=[_DOWN[attends] for attends in attn],
+        up_block_types=[_UP[attends] for attends in reversed(attn)],
+        layers_per_block=structure["num_res_blocks"],
+        latent_channels=z,
+        mid_block_add_attention=structure["mid_attention"],
+    )
 
 
 def config_json(
@@ -200,39 +211,28 @@ def config_json(
       scaling_factor: latents are multiplied with it,
       shift_factor: after this is taken off.
       **per_channel: latents_mean and latents_std, where they came with the weights.
+
+    Raises:
+      ValueError: diffusers has no such model; says why.
     """
-    check_expressible(structure)
-    attn = structure["attn_levels"]
-    return _FIXED | dict(
-        in_channels=structure["in_channels"],
-        out_channels=structure["out_ch"],
-        block_out_channels=[structure["ch"] * mult for mult in structure["ch_mult"]],
-        down_block_types=[_DOWN[attends] for attends in attn],
-        up_block_types=[_UP[attends] for attends in reversed(attn)],
-        layers_per_block=structure["num_res_blocks"],
-        latent_channels=structure["z_channels"],
-        mid_block_add_attention=structure["mid_attention"],
-        sample_size=sample_size,
-        scaling_factor=scaling_factor,
-        shift_factor=shift_factor,
-        **per_channel,
-    )
+    factors = dict(scaling_factor=scaling_factor, shift_factor=shift_factor)
+    size = dict(sample_size=sample_size)
+    return _FIXED | fields_of(structure) | size | factors | per_channel
 
 
 def check_statistics(found: Mapping[str, Any], z: int, source: Any) -> None:
     """Raises a ValueError where mean and std are not those of z latent channels."""
     for name in ("mean", "std"):
-        values = found.get(name)
+        values, is_std = found.get(name), name == "std"
         if not isinstance(values, list) or len(values) != z:
             raise ValueError(
                 f"{source}: expected {name} with {z} numbers, one for each latent "
                 f"channel; found {values}"
             )
-        lowest = 0 if name == "std" else -math.inf
-        if not all(is_finite(value) and value > lowest for value in values):
-            above = " above 0" if name == "std" else ""
+        if not are_finite(values, above_0=is_std):
             raise ValueError(
-                f"{source}: expected finite numbers{above} as {name}; found {values}"
+                f"{source}: expected finite numbers{' above 0' * is_std} as {name}; "
+                f"found {values}"
             )
 
 

@@ -52,6 +52,7 @@ def take(
       ValueError: what is asked for is not there, or is there twice.
     """
     copies = find(content, ignore)
+    listed = ", ".join(map(str, copies))
     if not copies:
         raise ValueError(
             f"these are not the weights of a KL autoencoder: no {FIRST} in its "
@@ -61,24 +62,23 @@ def take(
     prefix = WRAPPERS.sub("", prefix and prefix.removesuffix(".") + ".")
     inside = [copy for copy in copies if is_under(copy, prefix)]
     if not inside:
-        raise ValueError(f"no {FIRST} under {prefix}*; found {listed(copies)}")
+        raise ValueError(f"no {FIRST} under {prefix}*; found {listed}")
     averages = [copy for copy in inside if copy.average]
     raw = [copy for copy in inside if not copy.average]
     if len(raw) > 1:  # lucidrains' EMA keeps the model beside its average once more
         raw = [copy for copy in raw if "online_model" not in copy.address] or raw
-    if weights == "ema" and not averages:
+    for kind, there, what in (
+        ("ema", averages, "is no average (a name with ema)"),
+        ("model", raw, "are no raw weights"),
+    ):
+        if weights == kind and not there:
+            raise ValueError(f"there {what} in it; found {listed}")
+    wanted = averages if averages and weights != "model" else raw
+    if len(wanted) > 1:
+        ways = [f"{copy.address}." for copy in wanted if copy.address]
+        top = "" if len(ways) == len(wanted) else ", or --ignore all but the top's"
         raise ValueError(
-            f"there is no average (a name with ema) in it; found {listed(copies)}"
-        )
-    if weights == "model" and not raw:
-        raise ValueError(f"there are no raw weights in it; found {listed(copies)}")
-    kind = averages if averages and weights != "model" else raw
-    if len(kind) > 1:
-        ways = [f"{copy.address}." for copy in kind if copy.address]
-        top = "" if len(ways) == len(kind) else ", or --ignore all but the top's"
-        raise ValueError(
-            f"more than one encoder: give --prefix, one of {ways}{top}; found "
-            f"{listed(copies)}"
+            f"more than one encoder: give --prefix, one of {ways}{top}; found {listed}"
         )
     for way in ways_of_averages(content):
         if not any(f"{copy.address}.".startswith(f"{way}.") for copy in copies):
@@ -86,8 +86,8 @@ def take(
             if way not in content:
                 why = "is not read: give it, or its state dict, in a file of its own"
             print(f"{inputs.printable(way)} {why}")
-    print(f"found {listed(copies)}; taking {kind[0]}")
-    return kind[0]
+    print(f"found {listed}; taking {wanted[0]}")
+    return wanted[0]
 
 
 def ways_of_averages(content: Mapping[Any, Any], depth: int = 4) -> Iterator[str]:
@@ -103,9 +103,8 @@ def ways_of_averages(content: Mapping[Any, Any], depth: int = 4) -> Iterator[str
 
 def is_under(copy: Copy, prefix: str) -> bool:
     """Whether a prefix, which ends in a dot, leads to the copy from any level."""
-    return f".{copy.address}.".startswith(f".{prefix}") or (
-        f".{copy.address}.".endswith(f".{prefix}")
-    )
+    address, prefix = f".{copy.address}.", f".{prefix}"
+    return address.startswith(prefix) or address.endswith(prefix)
 
 
 def find(content: Mapping[Any, Any], ignore: Sequence[str] = ()) -> list[Copy]:
@@ -126,12 +125,8 @@ def find(content: Mapping[Any, Any], ignore: Sequence[str] = ()) -> list[Copy]:
         }
         for prefix in sorted(prefixes):
             others = tuple(p for p in prefixes - {prefix} if p.startswith(prefix))
-            own = {
-                name.removeprefix(prefix): value
-                for name, value in state.items()
-                if name.startswith(prefix) and not name.startswith(others)
-            }
-            found += of_one(".".join([*keys, prefix]).strip("."), own)
+            rest = {n: v for n, v in state.items() if not n.startswith(others)}
+            found += of_one(".".join([*keys, prefix]).strip("."), below(rest, prefix))
     for start in sorted(unused):
         print(inputs.printable(f"--ignore={start}: no tensor is named {start}*"))
     return found
@@ -139,8 +134,8 @@ def find(content: Mapping[Any, Any], ignore: Sequence[str] = ()) -> list[Copy]:
 
 def of_one(address: str, state: dict[str, Any]) -> list[Copy]:
     """Returns the copy, and LitEma's average of it where that lies beside it."""
-    said = EMA.search(address) and "online_model" not in address
-    if said or "n_averaged" in state:  # of torch's AveragedModel
+    says_ema = EMA.search(address) and "online_model" not in address
+    if says_ema or "n_averaged" in state:  # of torch's AveragedModel
         # Names without a dot are the average's own: decay, num_updates, n_averaged.
         return [Copy(address, True, {n: v for n, v in state.items() if "." in n})]
     dotless = below(state, LIT_EMA)
@@ -188,17 +183,13 @@ def plain_names(state: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, An
     return plain
 
 
-def below(state: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Returns what lies under a prefix, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in state.items()
-        if isinstance(name, str) and name.startswith(prefix)
+        if name.startswith(prefix)
     }
-
-
-def listed(copies: Sequence[Copy]) -> str:
-    return ", ".join(map(str, copies))
 
 
 def contents(content: Mapping[Any, Any]) -> str:

@@ -45,13 +45,6 @@ def read(
       FileNotFoundError, ValueError: there is nothing that can be read.
     """
     facts = read_diffusers_config(path) if path.is_dir() else {}
-    content = read_content(path)
-    taken = torch_copies.take(content, weights, prefix=prefix, ignore=ignore)
-    return taken._replace(state=numpy_tensors(taken.state, path)), facts
-
-
-def read_content(path: pathlib.Path) -> dict[Any, Any]:
-    """Returns all that a file, a set of shards or a diffusers folder holds."""
     shards = files_of(path)
     contents = [
         read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
@@ -60,7 +53,8 @@ def read_content(path: pathlib.Path) -> dict[Any, Any]:
     whole = {name: value for content in contents for name, value in content.items()}
     if len(whole) < sum(map(len, contents)):
         raise ValueError(f"two of {', '.join(map(str, shards))} hold the same names")
-    return whole
+    taken = torch_copies.take(whole, weights, prefix=prefix, ignore=ignore)
+    return taken._replace(state=numpy_tensors(taken.state, path)), facts
 
 
 def files_of(path: pathlib.Path) -> list[pathlib.Path]:
@@ -72,14 +66,14 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     if path.is_dir():
         path = file_in(path)
     if INDEX.fullmatch(path.name):
-        of_each = read_json(path).get("weight_map")
-        names = of_each.values() if isinstance(of_each, dict) else ()
-        plain = {n for n in names if isinstance(n, str) and pathlib.Path(n).name == n}
-        if not plain or len(plain) < len(set(map(str, names))):
+        of_each = inputs.read_json(path, remedy=REMEDY).get("weight_map")
+        names = list(of_each.values()) if isinstance(of_each, dict) else []
+        plain = [n for n in names if isinstance(n, str) and pathlib.Path(n).name == n]
+        if not plain or plain != names:
             raise ValueError(
                 f"{path} is damaged: its weight_map names no files beside it; {REMEDY}"
             )
-        return [path.parent / name for name in sorted(plain)]
+        return [path.parent / name for name in sorted(set(plain))]
     if shard := SHARD.fullmatch(path.name):
         stem, _, count, suffix = shard.groups()
         return [
@@ -113,7 +107,7 @@ def file_in(folder: pathlib.Path) -> pathlib.Path:
     )
 
 
-def sha256_of(paths: list[pathlib.Path]) -> dict[str, str]:
+def sha256_of(paths: Sequence[pathlib.Path]) -> dict[str, str]:
     """Returns the checksum of each file, which is all that tells it from another."""
     sums = {}
     for path in paths:
@@ -135,27 +129,22 @@ def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder} is not the folder of a diffusers AutoencoderKL: it has no "
             f"config.json{hint}"
         )
-    config = read_json(path)
+    config = inputs.read_json(path, remedy=REMEDY)
     diffusers_weights.check_config(config)
     return config
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    return inputs.read_json(path, remedy=REMEDY)
-
-
-def read_safetensors(path: pathlib.Path) -> StateDict:
+def read_safetensors(path: pathlib.Path) -> dict[str, Any]:
     safetensors = wanted("safetensors.torch")
     inputs.check_file(path, remedy=REMEDY)
     try:
-        state = safetensors.load_file(path)
+        return safetensors.load_file(path)
     except OSError:
         raise
     except Exception as error:  # SafetensorError has no narrower base
         raise ValueError(
             f"{path} is damaged, or no .safetensors ({error}); {REMEDY}"
         ) from error
-    return numpy_tensors(state, path)
 
 
 def read_pickle(path: pathlib.Path) -> dict[Any, Any]:
@@ -169,15 +158,6 @@ def read_pickle(path: pathlib.Path) -> dict[Any, Any]:
     return content
 
 
-def choose(content: Mapping[Any, Any], weights: str) -> dict[str, Any]:
-    """Picks the weights out of a checkpoint: its average, or its model.
-
-    Raises:
-      ValueError: what is asked for is not in it, or is there twice.
-    """
-    return torch_copies.take(content, weights).state
-
-
 def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
     """Returns float32 (and integer) arrays of the tensors; other values are left out.
 
@@ -188,7 +168,7 @@ def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
     tensors = {
         name: value
         for name, value in state.items()
-        if torch.is_tensor(value) or isinstance(value, np.ndarray)
+        if isinstance(value, torch.Tensor | np.ndarray)
     }
     if state and not tensors:
         kinds = sorted({inputs.printable(type(v).__name__) for v in state.values()})
@@ -250,10 +230,9 @@ def write_diffusers(
     folder: pathlib.Path, state: StateDict, config: Mapping[str, Any]
 ) -> None:
     """Writes a folder for `diffusers.AutoencoderKL.from_pretrained`."""
-    safetensors = wanted("safetensors.numpy")
+    content = wanted("safetensors.numpy").save(state, metadata={"format": "pt"})
     with replacing(folder) as temporary:
         temporary.mkdir()
-        content = safetensors.save(state, metadata={"format": "pt"})
         (temporary / DIFFUSERS_FILE).write_bytes(content)
         text = json.dumps(config, indent=2) + "\n"
         (temporary / "config.json").write_text(text)

@@ -27,6 +27,7 @@ REBUILDING = {
         "_rebuild_parameter_with_state",
     ),
 }
+PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # in a zip, or alone
 
 
 class StandIn:
@@ -57,7 +58,13 @@ def load(path: pathlib.Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of protocols, and of weights_only=False
-            return _load(torch, path)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                with path.open("rb") as file:
+                    if file.read(2) not in PICKLED:  # torch.load unpacks tars too
+                        raise
+            return _load_with_stand_ins(torch, path)
     except OSError:
         raise
     except Exception as error:  # damaged bytes can fail anywhere in the unpickler
@@ -82,21 +89,6 @@ def check(path: pathlib.Path) -> None:
         if not any(member.CRC for member in archive.infolist()):
             return
     inputs.check_zip(path, what="file of PyTorch", remedy=REMEDY)
-
-
-def _load(torch: Any, path: pathlib.Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        if not _is_pickled(path):
-            raise
-    return _load_with_stand_ins(torch, path)
-
-
-def _is_pickled(path: pathlib.Path) -> bool:
-    """Tells pickles, in a zip or alone, from what else torch.load would unpack."""
-    with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 def _load_with_stand_ins(torch: Any, path: pathlib.Path) -> Any:
@@ -127,8 +119,7 @@ def _load_with_stand_ins(torch: Any, path: pathlib.Path) -> Any:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     print(
         f"{inputs.printable(path)}: left out what is no tensor and could run code when "
-        "it is loaded "
-        f"({', '.join(names[:5])}{more})"
+        f"it is loaded ({', '.join(names[:5])}{more})"
     )
     return content
 

@@ -1,23 +1,117 @@
-"""Weights to and from PyTorch, by the tables of interop/torch_tables.py.
+"""Weights to and from PyTorch: one table of names, layouts and shapes, read both ways.
 
     params = torch_weights.autoencoder_from_torch(state_dict)   # {"params": ...}
     state_dict = torch_weights.autoencoder_to_torch(params)
 
-Both directions read one table, so that what is missing, extra or wrongly shaped is
-known by name. A state dict is a dict of NumPy arrays: torch itself is not needed.
+The PyTorch side is RadioDiff's `AutoencoderKL` (encoder_decoder.py), the same network
+as diffusers names it, and the PatchGAN of taming-transformers. A state dict is a dict
+of NumPy arrays: torch itself is not needed.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from radiovae_jax.interop import torch_structure, torch_tables
-from radiovae_jax.interop.torch_tables import RADIODIFF, Entry, Names
+from radiovae_jax.vae.autoencoder import AutoencoderKL
+from radiovae_jax.vae.discriminator import PatchDiscriminator
 
 StateDict = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
+Path = tuple[str, ...]
+
+
+class Names(NamedTuple):
+    """How one code base calls the modules of the autoencoder, by their names here.
+
+    In levels `i` counts from the image, `r` from the latent, `j` the blocks.
+    """
+
+    modules: Mapping[str, str]
+    linear: (
+        bool  # attention's q, k, v, proj_out are Linear layers, not 1x1 convolutions
+    )
+
+
+RADIODIFF = Names(
+    {
+        "down_block": "down.{i}.block.{j}",
+        "down_attn": "down.{i}.attn.{j}",
+        "down_downsample": "down.{i}.downsample.conv",
+        "up_block": "up.{i}.block.{j}",
+        "up_attn": "up.{i}.attn.{j}",
+        "up_upsample": "up.{i}.upsample.conv",
+    },
+    linear=False,
+)
+DIFFUSERS = Names(
+    {
+        "down_block": "down_blocks.{i}.resnets.{j}",
+        "down_attn": "down_blocks.{i}.attentions.{j}",
+        "down_downsample": "down_blocks.{i}.downsamplers.0.conv",
+        "up_block": "up_blocks.{r}.resnets.{j}",
+        "up_attn": "up_blocks.{r}.attentions.{j}",
+        "up_upsample": "up_blocks.{r}.upsamplers.0.conv",
+        "mid": "mid_block",
+        "block_1": "resnets.0",
+        "attn_1": "attentions.0",
+        "block_2": "resnets.1",
+        "norm_out": "conv_norm_out",
+        "nin_shortcut": "conv_shortcut",
+        "norm": "group_norm",
+        "q": "to_q",
+        "k": "to_k",
+        "v": "to_v",
+        "proj_out": "to_out.0",
+    },
+    linear=True,
+)
+# Files saved before diffusers 0.15.
+DIFFUSERS_OLD = DIFFUSERS._replace(
+    modules={
+        **DIFFUSERS.modules,
+        **dict(q="query", k="key", v="value", proj_out="proj_attn"),
+    }
+)
+LEVEL = re.compile(r"(down|up)_(\d+)_([a-z]+)(?:_(\d+))?")
+PROJECTIONS = ("q", "k", "v", "proj_out")
+LEAVES = {"kernel": "weight", "scale": "weight"}
+STATISTICS = {"mean": "running_mean", "var": "running_var"}  # of BatchNorm
+
+
+class Layout(NamedTuple):
+    """How an array lies there; `flax` is the inverse of `torch`."""
+
+    torch: Callable[[np.ndarray], np.ndarray]
+    flax: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda array: array, lambda tensor: tensor)
+CONV = Layout(  # HWIO here, OIHW there
+    lambda array: array.transpose(3, 2, 0, 1),
+    lambda tensor: tensor.transpose(2, 3, 1, 0),
+)
+LINEAR = Layout(  # (1, 1, i, o) here, (o, i) there
+    lambda array: array[0, 0].T, lambda tensor: tensor.T[None, None]
+)
+WIDE = Layout(  # (c,) here, (1, c, 1, 1) there
+    lambda array: array.reshape(1, -1, 1, 1), lambda tensor: tensor.reshape(-1)
+)
+
+
+class Entry(NamedTuple):
+    """One tensor: name there, path here, layout, shape there, shape here."""
+
+    torch: str
+    flax: Path
+    layout: Layout
+    shape: tuple[int, ...]
+    flax_shape: tuple[int, ...]
 
 
 def autoencoder_from_torch(state: StateDict, names: Names = RADIODIFF) -> Tree:
@@ -26,9 +120,7 @@ def autoencoder_from_torch(state: StateDict, names: Names = RADIODIFF) -> Tree:
     Raises:
       ValueError: tensors are missing, extra or wrongly shaped; all are named.
     """
-    table = torch_tables.autoencoder_table(
-        names, **torch_structure.of_torch(state, names)
-    )
+    table = autoencoder_table(names, **structure_of_torch(state, names))
     return {"params": from_torch(state, table)}
 
 
@@ -41,8 +133,7 @@ def autoencoder_to_torch(
       ValueError: these are not the parameters of an `AutoencoderKL`.
     """
     inner = params["params"]
-    table = torch_tables.autoencoder_table(names, **torch_structure.of_flax(inner))
-    return tree_to_torch(inner, table)
+    return tree_to_torch(inner, autoencoder_table(names, **structure_of_flax(inner)))
 
 
 def discriminator_from_torch(state: StateDict) -> Tree:
@@ -51,13 +142,8 @@ def discriminator_from_torch(state: StateDict) -> Tree:
     Raises:
       ValueError: tensors are missing, extra or wrongly shaped; all are named.
     """
-    table = torch_tables.discriminator_table(
-        **torch_structure.discriminator_of_torch(state)
-    )
-    # PyTorch counts batches and, with a fixed momentum, never reads the count.
-    unused = torch_tables.counters(table)
-    kept = {name: value for name, value in state.items() if name not in unused}
-    return from_torch(kept, table)
+    table = discriminator_table(**discriminator_structure_of_torch(state))
+    return from_torch(state, table)
 
 
 def loss_from_torch(state: StateDict, copy: str) -> tuple[Tree, np.ndarray]:
@@ -68,48 +154,38 @@ def loss_from_torch(state: StateDict, copy: str) -> tuple[Tree, np.ndarray]:
     """
     prefix, logvar = f"{copy}.discriminator.", f"{copy}.logvar"
     own = {name: v for name, v in state.items() if name.startswith((prefix, logvar))}
-    inner = {
-        name.removeprefix(prefix): value
-        for name, value in own.items()
-        if name.startswith(prefix)
-    }
+    inner = {n.removeprefix(prefix): v for n, v in own.items() if n != logvar}
     try:
-        structure = torch_structure.discriminator_of_torch(inner)
+        structure = discriminator_structure_of_torch(inner)
     except ValueError as error:
         raise ValueError(f"{prefix}*: {error}") from error
     table = [
         entry._replace(torch=prefix + entry.torch)
-        for entry in torch_tables.discriminator_table(**structure)
+        for entry in discriminator_table(**structure)
     ]
-    unused = torch_tables.counters(table)
-    table.append(Entry(logvar, ("logvar",), "scalar", ()))
-    tree = from_torch({k: v for k, v in own.items() if k not in unused}, table)
-    scale = tree.pop("logvar")
-    return tree, scale
+    tree = from_torch(own, [*table, Entry(logvar, ("logvar",), SAME, (), ())])
+    return tree, tree.pop("logvar")
 
 
 def discriminator_to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the state dict of the same PatchGAN, with counters of 0."""
-    table = torch_tables.discriminator_table(
-        **torch_structure.discriminator_of_flax(variables)
-    )
-    state = tree_to_torch(variables, table)
-    return state | {
-        name: np.zeros((), np.int64) for name in torch_tables.counters(table)
-    }
+    table = discriminator_table(**discriminator_structure_of_flax(variables))
+    zeros = {name: np.zeros((), np.int64) for name in counters(table)}
+    return tree_to_torch(variables, table) | zeros
 
 
-def from_torch(state: StateDict, table: Iterable[Entry]) -> Tree:
+def from_torch(state: StateDict, table: Sequence[Entry]) -> Tree:
     """Returns the nested dict that the table describes.
 
     Raises:
       ValueError: tensors are missing, extra, wrongly shaped, of integers or not
         finite; all are named.
     """
-    table = list(table)
+    unused = counters(table)
+    state = {name: v for name, v in state.items() if name not in unused}
     check(state, {entry.torch: entry.shape for entry in table})
     # ActNorm's flag is a whole number; everything else that is one is no weight.
-    weights = [e.torch for e in table if not e.torch.endswith(".initialized")]
+    weights = [e.torch for e in table if e.flax[-1] != "initialized"]
     kinds = {name: np.asarray(state[name]).dtype for name in weights}
     whole = [f"{name} {k}" for name, k in kinds.items() if not is_floating(k)]
     if whole:
@@ -122,13 +198,9 @@ def from_torch(state: StateDict, table: Iterable[Entry]) -> Tree:
         raise ValueError(
             f"{len(broken)} tensors hold NaN or infinity: {', '.join(broken)}"
         )
-    tree: Tree = {}
-    for entry in table:
-        node = tree
-        for name in entry.flax[:-1]:
-            node = node.setdefault(name, {})
-        node[entry.flax[-1]] = to_flax(entry, state[entry.torch])
-    return tree
+    return traverse_util.unflatten_dict(
+        {e.flax: to_flax(e, state[e.torch]) for e in table}
+    )
 
 
 def is_floating(dtype: Any) -> bool:
@@ -136,32 +208,27 @@ def is_floating(dtype: Any) -> bool:
 
 
 def tree_to_torch(
-    tree: Mapping[str, Any], table: Iterable[Entry]
+    tree: Mapping[str, Any], table: Sequence[Entry]
 ) -> dict[str, np.ndarray]:
     """Returns the state dict that the table describes.
 
     Raises:
       ValueError: arrays are missing, extra or wrongly shaped; all are named.
     """
-    table = list(table)
-    arrays = _flat(tree)
-    paths = {entry.torch: "/".join(entry.flax) for entry in table}
-    check(arrays, {paths[entry.torch]: flax_shape(entry) for entry in table})
-    return {e.torch: to_torch(e, arrays[paths[e.torch]]) for e in table}
+    arrays = traverse_util.flatten_dict(tree, sep="/")
+    check(arrays, {"/".join(entry.flax): entry.flax_shape for entry in table})
+    return {e.torch: to_torch(e, arrays["/".join(e.flax)]) for e in table}
 
 
 def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises a ValueError that names all tensors that do not fit."""
-    problems = [
-        f"missing: {name} {shapes[name]}" for name in shapes.keys() - set(found)
-    ]
+    there = {name: tuple(np.shape(value)) for name, value in found.items()}
+    problems = [f"missing: {name} {shapes[name]}" for name in shapes.keys() - there]
+    problems += [f"extra: {name} {there[name]}" for name in there.keys() - shapes]
     problems += [
-        f"extra: {name} {np.shape(found[name])}" for name in set(found) - shapes.keys()
-    ]
-    problems += [
-        f"wrong shape: {name} {np.shape(found[name])}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in found and tuple(np.shape(found[name])) != shape
+        f"wrong shape: {name} {there[name]}, expected {shapes[name]}"
+        for name in shapes.keys() & there
+        if there[name] != shapes[name]
     ]
     if problems:
         raise ValueError(
@@ -171,38 +238,262 @@ def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def to_flax(entry: Entry, tensor: Any) -> np.ndarray:
-    tensor = np.asarray(tensor)
-    if entry.layout == "conv":
-        return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))
-    if entry.layout == "linear":
-        return np.ascontiguousarray(tensor.T)[None, None]
-    return tensor.reshape(-1) if entry.layout == "wide" else tensor
+    return np.asarray(entry.layout.flax(np.asarray(tensor)), order="C")
 
 
 def to_torch(entry: Entry, array: Any) -> np.ndarray:
-    array = np.asarray(array)
-    if entry.layout == "conv":
-        return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-    if entry.layout == "linear":
-        return np.ascontiguousarray(array[0, 0].T)
-    return array.reshape(entry.shape)
+    return np.asarray(entry.layout.torch(np.asarray(array)), order="C")
 
 
-def flax_shape(entry: Entry) -> tuple[int, ...]:
-    """Returns the shape that the tensor has here."""
-    if entry.layout == "conv":
-        after, before, height, width = entry.shape
-        return height, width, before, after
-    if entry.layout == "linear":
-        return (1, 1, *entry.shape[::-1])
-    return entry.shape[1:2] if entry.layout == "wide" else entry.shape
+def autoencoder_table(names: Names = RADIODIFF, **structure: Any) -> list[Entry]:
+    """Returns every tensor of the autoencoder of this structure.
+
+    Args:
+      **structure: what `structure_of_torch` returns.
+
+    Raises:
+      ValueError: `AutoencoderKL` cannot have it.
+    """
+    levels = len(structure["ch_mult"])
+    shapes = _autoencoder_shapes(**structure)
+
+    def layout(path: Path, shape: tuple[int, ...]) -> Layout:
+        if len(shape) < 4:
+            return SAME
+        return LINEAR if names.linear and path[-2] in PROJECTIONS else CONV
+
+    return _entries(shapes, lambda path: torch_name(path, names, levels), layout)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            arrays |= _flat(value, f"{prefix}{name}/")
+@functools.lru_cache
+def _autoencoder_shapes(**structure: Any) -> Tree:
+    """Returns the shapes of the parameters; a second of tracing at full size."""
+    side = 2 ** (len(structure["ch_mult"]) - 1)
+    model = AutoencoderKL(**model_fields(structure, side))
+    x = jax.ShapeDtypeStruct((1, side, side, model.in_channels), jnp.float32)
+    key = jax.random.key(0)
+    return jax.eval_shape(model.init, key, x, key)["params"]
+
+
+def torch_name(path: Path, names: Names, levels: int = 0) -> str:
+    """Returns what the tensor of a path here is called there.
+
+    Args:
+      levels: of the network, where names count from the latent.
+    """
+    parts = []
+    for module in path[:-1]:
+        if level := LEVEL.fullmatch(module):
+            side, i, kind, j = level.groups()
+            place = dict(i=i, r=levels - 1 - int(i), j=j)
+            parts.append(names.modules[f"{side}_{kind}"].format(**place))
         else:
-            arrays[prefix + name] = value
-    return arrays
+            parts.append(names.modules.get(module, module))
+    return ".".join([*parts, LEAVES.get(path[-1], path[-1])])
+
+
+def discriminator_table(
+    *, in_channels: int, ndf: int, num_layers: int, use_actnorm: bool
+) -> list[Entry]:
+    """Returns the tensors of a PatchGAN; the Flax paths start with the collection."""
+    model = PatchDiscriminator(in_channels, ndf, num_layers, use_actnorm)
+    side = 8 * 2**num_layers
+    x = jax.ShapeDtypeStruct((1, side, side, in_channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+
+    def layout(path: Path, shape: tuple[int, ...]) -> Layout:
+        if len(shape) == 4:
+            return CONV
+        actnorm = use_actnorm and path[1].startswith("norm")
+        return WIDE if actnorm and shape else SAME
+
+    def name(path: Path) -> str:
+        return discriminator_name(path, use_actnorm)
+
+    return _entries(shapes, name, layout)
+
+
+def discriminator_name(path: Path, use_actnorm: bool = False) -> str:
+    """Returns what the tensor of a path here is called in `NLayerDiscriminator`."""
+    _, module, leaf = path
+    kind, _, n = module.partition("_")
+    # main.0 and main.1 are conv and LeakyReLU; then conv, norm, LeakyReLU each.
+    index = max(0, 3 * int(n) - (kind == "conv"))
+    if not (use_actnorm and kind == "norm"):
+        leaf = (LEAVES | STATISTICS).get(leaf, leaf)
+    return f"main.{index}.{leaf}"
+
+
+def _entries(shapes: Tree, name: Callable, layout: Callable) -> list[Entry]:
+    entries = []
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        how = layout(path, leaf.shape)
+        there = how.torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
+        entries.append(Entry(name(path), path, how, there, leaf.shape))
+    return entries
+
+
+def counters(table: Iterable[Entry]) -> set[str]:
+    """Returns the names of BatchNorm's batch counters.
+
+    PyTorch counts batches and, with a fixed momentum, never reads the count.
+    """
+    norms = [e.torch.rpartition(".")[0] for e in table if e.flax[-1] == "var"]
+    return {f"{norm}.num_batches_tracked" for norm in norms}
+
+
+def structure_of_torch(state: StateDict, names: Names = RADIODIFF) -> dict[str, Any]:
+    """Reads the structure of an autoencoder off its tensors.
+
+    Returns:
+      the fields of `AutoencoderKL` that shapes determine. Where attention stands is
+      returned as `attn_levels` (one bool a level): the resolution that
+      `attn_resolutions` refers to leaves no trace in the tensors.
+
+    Raises:
+      ValueError: the tensors are not those of such an autoencoder.
+    """
+    what = "weights of a KL autoencoder"
+    return _structure(state, lambda path: torch_name(path, names), (1, 0), what)
+
+
+def structure_of_flax(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads what `structure_of_torch` returns off the Flax parameters.
+
+    Raises:
+      ValueError: these are not the parameters of an `AutoencoderKL`.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return _structure(flat, "/".join, (2, 3), "parameters of an AutoencoderKL")
+
+
+def _structure(
+    arrays: Mapping[str, Any],
+    name: Callable[[Path], str],
+    axes: tuple[int, int],
+    what: str,
+) -> dict[str, Any]:
+    """Args: `name` of a path among the arrays, `axes` of a kernel's (input, output)."""
+
+    def there(*path: str) -> bool:
+        return name(path) in arrays
+
+    def width(*module: str, axis: int = axes[1]) -> int:
+        return _width(arrays, name((*module, "kernel")), axis)
+
+    def first(i: int) -> Path:
+        return "encoder", f"down_{i}_block_0", "conv1"
+
+    needed = ("encoder", "conv_in"), ("encoder", "conv_out"), ("decoder", "conv_out")
+    needed = [name((*path, "kernel")) for path in (*needed, ("quant_conv",), first(0))]
+    _check_there(arrays, needed, what)
+    ch = width("encoder", "conv_in")
+    levels = _count(lambda i: there(*first(i), "kernel"))
+    widths = [width(*first(i)) for i in range(levels)]
+    if any(width % ch for width in widths):
+        raise ValueError(
+            f"the levels are {widths} channels wide, not multiples of the {ch} of the "
+            "first convolution; ch_mult cannot say that"
+        )
+    return dict(
+        in_channels=width("encoder", "conv_in", axis=axes[0]),
+        out_ch=width("decoder", "conv_out"),
+        ch=ch,
+        ch_mult=tuple(width // ch for width in widths),
+        num_res_blocks=_count(
+            lambda j: there("encoder", f"down_0_block_{j}", "conv1", "kernel")
+        ),
+        attn_levels=tuple(
+            there("encoder", f"down_{i}_attn_0", "norm", "scale") for i in range(levels)
+        ),
+        # Mean and log-variance; of an odd number the table says what is wrong.
+        z_channels=max(1, width("encoder", "conv_out") // 2),
+        embed_dim=max(1, width("quant_conv") // 2),
+        mid_attention=there("encoder", "mid", "attn_1", "norm", "scale"),
+    )
+
+
+def model_fields(structure: Mapping[str, Any], resolution: Any) -> dict[str, Any]:
+    """Returns the arguments of `AutoencoderKL` for an inferred structure.
+
+    Args:
+      structure: what `structure_of_torch` returns.
+      resolution: (height, width) or one int; `attn_resolutions` is told in it.
+
+    Raises:
+      ValueError: the levels do not differ in size at this resolution, or it is not
+        divisible.
+    """
+    height, width = (
+        (resolution, resolution) if isinstance(resolution, int) else resolution
+    )
+    halvings = len(structure["ch_mult"]) - 1
+    if height % 2**halvings or width % 2**halvings:
+        raise ValueError(
+            f"autoencoder.resolution {height}x{width} cannot be halved {halvings} "
+            "times, as the weights want; give another"
+        )
+    fields = dict(structure, resolution=(height, width))
+    fields["attn_resolutions"] = tuple(
+        (height >> i, width >> i)
+        for i, attends in enumerate(fields.pop("attn_levels"))
+        if attends
+    )
+    return fields
+
+
+def discriminator_structure_of_torch(state: StateDict) -> dict[str, Any]:
+    """Reads the fields of `PatchDiscriminator` off its tensors.
+
+    Raises:
+      ValueError: the tensors are not those of such a discriminator.
+    """
+    what = "weights of a PatchGAN discriminator"
+    fields = _discriminator_structure(state, discriminator_name, (1, 0), what)
+    return fields | dict(use_actnorm="main.3.loc" in state)
+
+
+def discriminator_structure_of_flax(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the same fields off the Flax variables."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    what = "variables of a PatchDiscriminator"
+    fields = _discriminator_structure(flat, "/".join, (2, 3), what)
+    return fields | dict(use_actnorm="params/norm_1/loc" in flat)
+
+
+def _discriminator_structure(
+    arrays: Mapping[str, Any],
+    name: Callable[[Path], str],
+    axes: tuple[int, int],
+    what: str,
+) -> dict[str, Any]:
+    def kernel(n: int) -> str:
+        return name(("params", f"conv_{n}", "kernel"))
+
+    _check_there(arrays, [kernel(0), kernel(1)], what)
+    in_channels, ndf = (_width(arrays, kernel(0), axis) for axis in axes)
+    num_layers = _count(lambda n: kernel(n) in arrays) - 2
+    return dict(in_channels=in_channels, ndf=ndf, num_layers=num_layers)
+
+
+def _check_there(arrays: Mapping[str, Any], needed: Sequence[str], what: str) -> None:
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"these are not the {what}: no {', '.join(missing)}; the first names found "
+            f"are {sorted(arrays)[:5]}"
+        )
+
+
+def _width(arrays: Mapping[str, Any], name: str, axis: int) -> int:
+    shape = np.shape(arrays[name])
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(f"{name} has the shape {shape}; expected a 2-D convolution")
+    return int(shape[axis])
+
+
+def _count(exists: Callable[[int], bool]) -> int:
+    count = 0
+    while exists(count):
+        count += 1
+    return count

@@ -3,8 +3,8 @@
 The weights of the terms are known only after some of the gradients are (`pull_back` in
 train_step.py), so every term is pulled back up to three times: once with weight 0, once
 for a multiple of what there is already. Through a network that would be three times
-the work. A gradient of one number an image can be scaled instead: `with_slope` keeps
-it, and every pull-back is a product.
+the work. A gradient of one number an image can be scaled instead: `with_cached_grad`
+keeps it, and every pull-back is a product.
 """
 
 import functools
@@ -19,7 +19,7 @@ from radiovae_jax.types import Array, Image
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_slope(
+def with_cached_grad(
     function: Callable[[Image], tuple[Float[Array, "*b"], Any]], image: Image
 ) -> tuple[Float[Array, "*b"], Any]:
     """Returns function(image): one number, or one for each image, and what else.
@@ -36,13 +36,14 @@ def with_slope(
 
 def _forward(function, image):
     numbers, pull, other = jax.vjp(function, image, has_aux=True)
-    (slope,) = pull(jnp.ones_like(numbers))
-    return (numbers, other), slope
+    (image_grad,) = pull(jnp.ones_like(numbers))
+    return (numbers, other), image_grad
 
 
-def _backward(function, slope, grads):
+def _backward(function, image_grad, grads):
     grad, _ = grads
-    return (grad.reshape(*grad.shape, *(slope.ndim - grad.ndim) * (1,)) * slope,)
+    scale = grad.reshape(*grad.shape, *(image_grad.ndim - grad.ndim) * (1,))
+    return (scale * image_grad,)
 
 
-with_slope.defvjp(_forward, _backward)
+with_cached_grad.defvjp(_forward, _backward)

@@ -5,6 +5,7 @@ was not finite) is simply no point of its curve.
 """
 
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from jaxtyping import Float
 
 from radiovae_jax import inputs, metrics
 from radiovae_jax.data import radiomap, sources
+from radiovae_jax.reporting import quantities
 from radiovae_jax.training import logbook
 
 # What only the discriminator's phase gives a meaning; logged as 0 before it.
@@ -31,15 +33,11 @@ D_WEIGHT_CLIP = 1e4  # of losses.adaptive_weight; then it is times disc_weight
 WINDOWS = 40  # a smoothed curve sees 1/40 of the lines at a time
 BAND = (0.1, 0.9)  # quantiles of the same lines
 SMOOTH_POINTS = 400  # of each phase; computing and drawing more shows no more
-NEEDED = (  # of a config
-    ("loss", "disc_start"),
-    ("loss", "disc_factor"),
-    ("loss", "disc_weight"),
-    ("loss", "kl_weight"),
-    ("train", "steps"),
-)
+LOSS_FIELDS = ("disc_start", "disc_factor", "disc_weight", "kl_weight")
 LARGEST = float(np.finfo(np.float32).max)  # of the type that all is computed in
 LOG_SPAN = 20  # positive numbers that spread further are shown on a log scale
+# What a torn file raises, or one of another form, a list for an object.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 Line = Mapping[str, Any]
 
@@ -55,11 +53,21 @@ class Run(NamedTuple):
     """What the pictures of a run's training are made of."""
 
     lines: Sequence[Line]  # of metrics.jsonl
-    switch: float | int  # last step without the discriminator; inf: it never comes
-    d_weight_clamp: float | int  # what d_weight cannot exceed
+    # Last step without discriminator; inf: it never comes; -inf: the stage has none.
+    switch: float | int
+    d_weight_clamp: float | int  # what d_weight cannot exceed; 0: not known
     kl_weight: float | int  # where the lines do not log one
     db: radiomap.DbRange  # what f is in dB
     frechet: str = ""  # what an evaluation says of it; training does not measure it
+
+    @property
+    def last_step(self) -> int:
+        return self.lines[-1]["step"]
+
+    @property
+    def shows_switch(self) -> bool:
+        """Whether some lines are from before the discriminator, and some with it."""
+        return self.lines[0]["step"] <= self.switch < self.last_step
 
 
 def read(workdir: pathlib.Path) -> Run:
@@ -84,24 +92,16 @@ def read_frechet(workdir: pathlib.Path) -> str:
 
     They are named by features, split and step: others do not compare.
     """
-    found, newest = "", 0.0
+    found = [(0.0, "")]
     for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
-        # None, torn, or no record of an evaluation: the report says so.
-        with contextlib.suppress(
-            OSError, ValueError, TypeError, KeyError, AttributeError
-        ):
+        with contextlib.suppress(*DAMAGED):  # or no Fréchet distances
             record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
             rows = record["frechet"]["rows"].items()
             numbers = [f"{row} {value:.3g}" for row, value in rows if is_number(value)]
-            if written >= newest:
-                found, newest = (
-                    (
-                        f"Fréchet distance of {record['frechet']['features']} "
-                        f"({path.stem}, step {record['step']:,}): {', '.join(numbers)}"
-                    ),
-                    written,
-                )
-    return found
+            title = f"Fréchet distance of {record['frechet']['features']}"
+            where = f"{path.stem}, step {record['step']:,}"
+            found.append((written, f"{title} ({where}): {', '.join(numbers)}"))
+    return max(found)[1]
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -120,9 +120,11 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     remedy = "put the run's config back, or give another --workdir"
     config = inputs.read_json(path, remedy=remedy)
     try:
-        for section, field in NEEDED:
-            config[section][field] + 0  # a number
-    except (ValueError, TypeError, KeyError) as error:
+        needed = [config["train"]["steps"]]
+        if "disc_start" in config.get("loss", {}):
+            needed += [config["loss"][field] for field in LOSS_FIELDS]
+        sum(needed)  # TypeError if one is no number
+    except (TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged, or no run's ({type(error).__name__}: {error}); "
             + remedy
@@ -132,11 +134,14 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
     """Returns the run of these lines and this config."""
-    loss, data = config["loss"], config.get("data", {})
+    data, loss = config.get("data", {}), config.get("loss", {})
     source = data.get("source", "radiomapseer")
     db = sources.db_range(source, data.get("db_floor"), data.get("db_span"))
+    lines = lines if db.span else [_in_f(line) for line in lines]
+    if "disc_start" not in loss:
+        return Run(lines, switch=-math.inf, d_weight_clamp=0, kl_weight=0, db=db)
     return Run(
-        lines=lines if db.span else [_in_f(line) for line in lines],
+        lines,
         switch=loss["disc_start"] if loss["disc_factor"] else math.inf,
         d_weight_clamp=D_WEIGHT_CLIP * loss["disc_weight"],
         kl_weight=loss["kl_weight"],
@@ -149,25 +154,19 @@ def _in_f(line: Line) -> Line:
 
     Older versions logged them as if 100 dB were one unit of f.
     """
-    kept = {name: value for name, value in line.items() if "_db" not in name}
+    in_f = {name: value for name, value in line.items() if "_db" not in name}
     if "val/rmse_db" in line and is_number(line.get("val/sample_diversity")):
-        kept["val/sample_diversity"] /= radiomap.DB_SPAN
-    return kept
+        in_f["val/sample_diversity"] /= radiomap.DB_SPAN
+    return in_f
 
 
 def curve(run: Run, name: str) -> Curve:
-    """Returns the finite values of a column; adversarial ones past the switch only."""
-    return product(run, name)
+    """Returns the finite values of a column, in the unit that quantities.py gives it.
 
-
-def deciding(run: Run) -> Curve:
-    """Returns the validation NMSE by which `best` is chosen, where it is finite."""
-    points = [
-        (line["step"], value)
-        for line in run.lines
-        if is_number(value := metrics.deciding(line, "val/"))
-    ]
-    return Curve(*np.asarray(points, np.float64).reshape(-1, 2).T)
+    Adversarial ones past the switch only.
+    """
+    steps, values = columns(run, name)
+    return Curve(steps, values[:, 0] * quantities.look(name).scale)
 
 
 def product(run: Run, *names: str) -> Curve:
@@ -190,6 +189,16 @@ def columns(
     return table[:, 0], table[:, 1:]
 
 
+def deciding(run: Run) -> Curve:
+    """Returns the validation NMSE by which `best` is chosen, where it is finite."""
+    points = [
+        (line["step"], value)
+        for line in run.lines
+        if is_number(value := metrics.deciding(line, "val/"))
+    ]
+    return Curve(*np.asarray(points, np.float64).reshape(-1, 2).T)
+
+
 def is_number(value: Any) -> bool:
     """Whether this is a finite number; JSON has null for what was not.
 
@@ -202,28 +211,41 @@ def is_number(value: Any) -> bool:
 def phases(points: Curve, switch: float | int) -> tuple[Curve, Curve]:
     """Returns what lies before the discriminator's first step, and from it on."""
     late = points.steps > switch
-    return (
-        Curve(points.steps[~late], points.values[~late]),
-        Curve(points.steps[late], points.values[late]),
-    )
+    return _at(points, ~late), _at(points, late)
 
 
-def smooth(points: Curve, switch: float | int, *, windows: int = WINDOWS) -> Curve:
+def smooth(
+    points: Curve,
+    switch: float | int,
+    *,
+    windows: int = WINDOWS,
+    statistic: Callable = np.median,
+) -> Curve:
     """Returns a running median that does not look across the switch.
 
     Centred, over one of `windows` equal parts of the curve, cut at the ends. A median:
     single spikes, and a d_weight that is at its clamp but for a few lines, do not
-    move it. Few enough points to draw remain of a long curve.
+    move it. Few enough points to draw remain of a long curve; a short one stays.
     """
-    return _running(points, switch, windows, np.median)
+    width = len(points.values) // windows
+    if width < 2:
+        return points
+    before, after = width // 2, width // 2 + 1
+    smoothed = []
+    for part in phases(points, switch):
+        count = len(part.values)
+        centres = np.linspace(0, count - 1, min(count, SMOOTH_POINTS)).astype(int)
+        values = [
+            statistic(part.values[max(at - before, 0) : at + after]) for at in centres
+        ]
+        smoothed.append((part.steps[centres], values))
+    return Curve(*map(np.concatenate, zip(*smoothed, strict=True)))
 
 
-def band(
-    points: Curve, switch: float | int, *, windows: int = WINDOWS
-) -> tuple[Curve, Curve]:
+def band(points: Curve, switch: float | int) -> tuple[Curve, Curve]:
     """Returns running 10th and 90th percentiles, in the windows of `smooth`."""
     low, high = (
-        _running(points, switch, windows, lambda values, q=q: np.quantile(values, q))
+        smooth(points, switch, statistic=functools.partial(np.quantile, q=q))
         for q in BAND
     )
     return low, high
@@ -232,16 +254,6 @@ def band(
 def constant(points: Curve) -> bool:
     """Whether it has several points, and all of one value: nothing to see."""
     return len(points.values) > 1 and bool(np.ptp(points.values) == 0)
-
-
-def _running(
-    points: Curve, switch: float | int, windows: int, statistic: Callable
-) -> Curve:
-    width = len(points.values) // windows
-    if width < 2:
-        return points
-    parts = [_of_windows(part, width, statistic) for part in phases(points, switch)]
-    return Curve(*(np.concatenate(both) for both in zip(*parts, strict=True)))
 
 
 def spans_decades(values: Float[np.ndarray, "n"]) -> bool:
@@ -259,21 +271,12 @@ def thin(points: Curve, limit: int) -> Curve:
     count = len(points.values)
     if count <= limit:
         return points
-    kept = {0, count - 1}
+    chosen = {0, count - 1}
     for stretch in np.array_split(np.arange(1, count - 1), (limit - 2) // 2):
         values = points.values[stretch]
-        kept |= {int(stretch[values.argmin()]), int(stretch[values.argmax()])}
-    index = np.array(sorted(kept))
+        chosen |= {int(stretch[values.argmin()]), int(stretch[values.argmax()])}
+    return _at(points, np.array(sorted(chosen)))
+
+
+def _at(points: Curve, index: np.ndarray) -> Curve:
     return Curve(points.steps[index], points.values[index])
-
-
-def _of_windows(points: Curve, width: int, statistic: Callable) -> Curve:
-    count = len(points.values)
-    if not count:
-        return points
-    centres = np.unique(np.linspace(0, count - 1, SMOOTH_POINTS).astype(int))
-    half = width // 2
-    values = [
-        statistic(points.values[max(i - half, 0) : i + half + 1]) for i in centres
-    ]
-    return Curve(points.steps[centres], np.array(values))

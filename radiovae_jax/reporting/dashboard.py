@@ -1,4 +1,4 @@
-"""A training on one page: quality, losses, balance, samples, convergence, resources."""
+"""Figure 5, a training on one page: quality, losses, balance, samples, resources."""
 
 import textwrap
 
@@ -7,11 +7,14 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax.reporting import colours, curves, diagnosis, panels, plots
+from radiovae_jax.reporting import curves, diagnosis, panels, plots
 from radiovae_jax.reporting.curves import Curve, Run
-from radiovae_jax.reporting.panels import BLACK, RED, Quantity, look, trace
+from radiovae_jax.reporting.panels import trace
+from radiovae_jax.reporting.quantities import BLACK, RED, Quantity, look
 
-GIB = 2**30
+TITLE_WIDTH = 66  # letters over a panel
+NO_VALUES = "no validation yet"
+MOST_SAMPLES = 4
 
 
 def training_summary(
@@ -33,52 +36,54 @@ def training_summary(
     _quality(quality, run)
     _losses(losses, run)
     _balance(balance, run)
-    _samples(picture, run, samples)
     _convergence(convergence, run)
     _resources(resources, run)
     for axis in (quality, losses, balance, convergence, resources):
         axis.set_xlabel("step")
+    if samples is None:
+        trace(picture, run, "val/sample_diversity")
+        words = dict(title="diversity of samples", empty="no samples drawn yet")
+        panels.finish(picture, run, run.db.unit, **words)
+    else:
+        _samples(picture, run, samples)
     return figure
 
 
 def _quality(axis: Axes, run: Run) -> None:
-    drawn = trace(axis, run, "val/psnr")
-    panels.finish(axis, run, "PSNR (dB)", empty=NO_VALUES)
     right = axis.twinx()
-    drawn += trace(right, run, "val/ssim")
-    _second_axis(axis, right, "SSIM", drawn)
+    drawn = trace(axis, run, "val/psnr", label="PSNR")
+    drawn += trace(right, run, "val/ssim", label="SSIM")
+    panels.finish(axis, run, "PSNR (dB)", empty=NO_VALUES)
+    panels.finish_right(axis, right, "SSIM", drawn)
     if right.lines:
         _apart(axis, right)
-    title = "validation quality"
-    if drawn:
-        last = (f"{line.get_label()} {line.get_ydata()[-1]:.4g}" for line in drawn)
-        title += f": {', '.join(last)}"
+    last = [f"{line.get_label()} {line.get_ydata()[-1]:.4g}" for line in drawn]
+    title = "validation quality" + ": " * bool(last) + ", ".join(last)
     lines = [title, *textwrap.wrap(run.frechet, TITLE_WIDTH)]
     axis.set_title("\n".join(lines), fontsize=11, loc="left", parse_math=False)
 
 
 def _losses(axis: Axes, run: Run) -> None:
-    drawn = trace(axis, run, "train/rec_loss", "rec_loss")
-    drawn += trace(axis, run, "val/rec_loss", "rec_loss, validation")
-    panels.finish(axis, run, "rec_loss (per pixel)", title="losses")
     right = axis.twinx()
-    drawn += trace(right, run, "train/g_loss")
-    drawn += trace(right, run, "train/disc_loss")
-    _second_axis(axis, right, "adversarial losses", drawn)
+    drawn = trace(axis, run, "train/rec_loss", label="rec_loss")
+    drawn += trace(axis, run, "val/rec_loss", label="rec_loss, validation")
+    drawn += trace(right, run, "train/g_loss", "train/disc_loss")
+    panels.finish(axis, run, "rec_loss (per pixel)", title="losses")
+    panels.finish_right(axis, right, "adversarial losses", drawn)
 
 
 def _balance(axis: Axes, run: Run) -> None:
-    for label, points, colour, style in weighed(run):
+    for quantity, points in weighed(run):
         if len(points.values):
-            panels.draw(axis, run, points, Quantity(label, colour, style))
+            panels.draw(axis, run, points, quantity)
     title, share = "loss balance", diagnosis.clamped(run)
     if share:
         title += f": d_weight at its clamp in {100 * share:.3g}% of lines"
     panels.finish(axis, run, "size of the term in the total", title=title)
 
 
-def weighed(run: Run) -> list[tuple[str, Curve, str, str]]:
-    """Returns label, |weight x term|, colour and style of what the total adds up.
+def weighed(run: Run) -> list[tuple[Quantity, Curve]]:
+    """Returns |weight x term| of what the total adds up.
 
     Zeros are left out: they have no place on a log scale.
     """
@@ -94,98 +99,70 @@ def weighed(run: Run) -> list[tuple[str, Curve, str, str]]:
     ]
     return [
         (
-            label,
+            look(name)._replace(label=label, unit=""),
             Curve(steps[values != 0], np.abs(values[values != 0])),
-            look(name).colour,
-            look(name).style,
         )
         for label, (steps, values), name in terms
     ]
 
 
-def _samples(
-    axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"] | None
-) -> None:
-    if samples is not None:
-        part, *more = plots.channel_parts(samples.shape[-1], run.db)
-        maps = samples[:SAMPLES, ..., part]
-        words = "their first channel" if more else colours.words(maps.shape[-1])
-        title = f"latest samples from the prior{', ' * bool(words)}{words}"
-        title += f"{diversity(run)}\n{plots.NOISE}"
-        axis.set_title(title, fontsize=11, loc="left")
-        axis.set_axis_off()
-        for place, f in zip(QUARTERS, maps, strict=False):
-            inset = axis.inset_axes(place)
-            shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
-        if maps.shape[-1] == 1:
-            gain, label = plots.in_unit(maps, run.db), plots.gain_label(run.db)
-            plots.colour_bar(axis.figure, shown, axis, label, gain)
-        return
-    trace(axis, run, "val/sample_diversity")
-    unit, title = run.db.unit, "diversity of samples"
-    panels.finish(axis, run, unit, title=title, empty="no samples drawn yet")
-
-
-def diversity(run: Run) -> str:
-    """Returns the latest samples' mean distance in words, "" where it is not known."""
-    values = curves.curve(run, "val/sample_diversity").values
-    return f"; diversity {values[-1]:.3g} {run.db.unit}" if len(values) else ""
+def _samples(axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"]) -> None:
+    part, *more = plots.channel_parts(samples.shape[-1], run.db)
+    maps = samples[:MOST_SAMPLES, ..., part]
+    words = (
+        "their first channel" if more else plots.channel_words(maps.shape[-1], run.db)
+    )
+    diversity = curves.curve(run, "val/sample_diversity").values
+    title = f"latest samples from the prior{', ' * bool(words)}{words}"
+    if len(diversity):
+        title += f"; diversity {diversity[-1]:.3g} {run.db.unit}"
+    axis.set_title(f"{title}\n{plots.NOISE}", fontsize=11, loc="left")
+    axis.set_axis_off()
+    columns = min(2, len(maps))
+    side = 1 / columns
+    for number, f in enumerate(maps):
+        row, column = divmod(number, columns)
+        place = (column * side, 1 - (row + 1) * side, 0.98 * side, 0.98 * side)
+        inset = axis.inset_axes(place)
+        shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
+    if maps.shape[-1] == 1:
+        plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis, location="bottom")
 
 
 def _convergence(axis: Axes, run: Run) -> None:
-    nmse = curves.deciding(run)
-    drawn, title = [], "convergence"
-    if len(nmse.values):
-        of_nmse = look("val/nmse")._replace(label="validation NMSE, pooled")
-        drawn += panels.circles(axis, nmse, of_nmse)
-        best = int(nmse.values.argmin())
-        lowest = np.minimum.accumulate(nmse.values)
-        drawn += axis.step(
-            nmse.steps, lowest, where="post", color=BLACK, lw=1, ls=":", label="best"
-        )
-        axis.plot(nmse.steps[best], nmse.values[best], "*", color=RED, ms=13, zorder=4)
-        title += f": best NMSE {nmse.values[best]:.3g}, step {nmse.steps[best]:,.0f}"
+    steps, nmse = curves.deciding(run)
+    right = axis.twinx()
+    if len(nmse):
+        quantity = look("val/nmse")._replace(label="validation NMSE, pooled")
+        drawn = panels.draw(axis, run, Curve(steps, nmse), quantity, circles=True)
+        lowest, best = np.minimum.accumulate(nmse), int(nmse.argmin())
+        dotted = dict(color=BLACK, lw=1, ls=":", label="best")
+        drawn += axis.step(steps, lowest, where="post", **dotted)
+        axis.plot(steps[best], nmse[best], "*", color=RED, ms=13, zorder=4)
+        title = f"convergence: best NMSE {nmse[best]:.3g}, step {steps[best]:,.0f}"
         panels.finish(axis, run, "NMSE", title=title)
     else:
-        drawn = trace(axis, run, "train/rec_loss", "rec_loss")
-        panels.finish(axis, run, "rec_loss", title=f"{title}: {NO_VALUES}")
+        drawn = trace(axis, run, "train/rec_loss", label="rec_loss")
+        panels.finish(axis, run, "rec_loss", title=f"convergence: {NO_VALUES}")
     steps, norms = curves.columns(run, "train/ae_update_norm", "train/ae_param_norm")
     known = norms[:, 1] > 0
-    if not known.any():
-        return
-    right = axis.twinx()
-    ratio = Curve(steps[known], norms[known, 0] / norms[known, 1])
-    update = look("ae_update_norm")._replace(label="update / weights")
-    drawn += panels.draw(right, run, ratio, update)
-    _second_axis(axis, right, "norm of the update / of the weights", drawn)
+    if known.any():
+        ratio = Curve(steps[known], norms[known, 0] / norms[known, 1])
+        update = look("ae_update_norm")._replace(label="update / weights")
+        drawn += panels.draw(right, run, ratio, update)
+    panels.finish_right(axis, right, "norm of the update / of the weights", drawn)
 
 
 def _resources(axis: Axes, run: Run) -> None:
-    drawn = trace(axis, run, "time/step_seconds")
-    drawn += trace(axis, run, "time/data_seconds")
+    right = axis.twinx()
+    drawn = trace(axis, run, "time/step_seconds", "time/data_seconds")
+    drawn += trace(right, run, "memory/device_bytes", "memory/host_bytes")
     rate = curves.curve(run, "time/images_per_second").values
     title = "resources"
     if len(rate):
         title += f": {np.median(rate):.3g} images a second (median)"
     panels.finish(axis, run, "seconds", title=title)
-    right = axis.twinx()
-    for name in ("memory/device_bytes", "memory/host_bytes"):
-        points = curves.curve(run, name)
-        if len(points.values):
-            gib = Curve(points.steps, points.values / GIB)
-            drawn += panels.draw(right, run, gib, look(name)._replace(unit="GiB"))
-    _second_axis(axis, right, "memory (GiB)", drawn)
-
-
-def _second_axis(left: Axes, right: Axes, label: str, drawn: list) -> None:
-    """Names the axis on the right, or takes it away where nothing is on it."""
-    if not right.lines:
-        right.remove()
-        return
-    panels.set_scale(right)
-    right.grid(False)
-    right.set_ylabel(label)
-    panels.legend_below(left, drawn)
+    panels.finish_right(axis, right, "memory (GiB)", drawn)
 
 
 def _apart(below: Axes, above: Axes) -> None:
@@ -194,10 +171,3 @@ def _apart(below: Axes, above: Axes) -> None:
         low, high = axis.get_ylim()
         if axis.get_yscale() == "linear":
             axis.set_ylim(low - down * (high - low), high + up * (high - low))
-
-
-TITLE_WIDTH = 66  # letters over a panel
-NO_VALUES = "no validation yet"
-# Left, bottom, width and height, in shares of the panel.
-QUARTERS = [(x, y, 0.49, 0.49) for y in (0.51, 0.0) for x in (0.0, 0.51)]
-SAMPLES = len(QUARTERS)

@@ -1,7 +1,10 @@
-"""What the numbers of a run warn of, and what helps."""
+"""What the numbers of a run warn of, and what helps.
+
+A check looks at columns of metrics.jsonl by name, and is silent where a run has none.
+"""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +23,7 @@ LOGVAR_CLIP = (-30.0, 20.0)
 RECON_BOUND = 1.5
 NMSE = ("val/nmse", "val/nmse_pooled")
 WORSE = 1.05  # times the best validation NMSE
+MOST_NAMES = 8
 
 
 class Warned(NamedTuple):
@@ -29,38 +33,34 @@ class Warned(NamedTuple):
 
 def warnings(run: Run) -> list[Warned]:
     """Returns what stands out in the numbers, the worst first."""
-    checks: tuple[Callable[[Run], Iterator[Warned]], ...] = (
-        _not_finite,
-        _skipped,
-        _collapse,
-        _worse,
-        _ranges,
-        _clamp,
-        _chance,
-    )
+    checks = (_not_finite, _skipped, _collapse, _worse, _ranges, _clamp, _chance)
     return [warned for check in checks for warned in check(run)]
 
 
 def _not_finite(run: Run) -> Iterator[Warned]:
     # JSON has null for NaN and inf.
     steps = {
-        name: [
-            line["step"] for line in run.lines if name in line and _is_not(line, name)
-        ]
+        name: [line["step"] for line in run.lines if _is_bad(line, name)]
         for name in sorted({name for line in run.lines for name in line})
         if name.startswith(("train/", "val/"))
     }
-    bad = {name: at for name, at in steps.items() if at}
-    if bad:
-        first = min(at[0] for at in bad.values())
-        listed = ", ".join(f"{name} ({len(at)})" for name, at in list(bad.items())[:8])
-        more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+    counts = [f"{name} ({len(bad)})" for name, bad in steps.items() if bad]
+    if counts:
+        first = min(bad[0] for bad in steps.values() if bad)
+        more = len(counts) - MOST_NAMES
         yield Warned(
             "Numbers that are not finite",
-            f"First at step {first:,}: {listed}{more}. Lower optimizer.learning_rate "
+            f"First at step {first:,}: {', '.join(counts[:MOST_NAMES])}"
+            f"{f' and {more} more' if more > 0 else ''}. Lower optimizer.learning_rate "
             "or set optimizer.clip_norm, starting from the last good checkpoint "
             "(train.init_from).",
         )
+
+
+def _is_bad(line: curves.Line, name: str) -> bool:
+    if name in NMSE and curves.is_number(line.get("val/rmse_pooled")):
+        return False  # the maps have no power; the network's numbers are finite
+    return name in line and not curves.is_number(line[name])
 
 
 def _skipped(run: Run) -> Iterator[Warned]:
@@ -87,56 +87,53 @@ def _collapse(run: Run) -> Iterator[Warned]:
 
 
 def _worse(run: Run) -> Iterator[Warned]:
-    nmse = curves.deciding(run)
-    if len(nmse.values) < 4:
-        return
-    best = int(nmse.values.argmin())
-    since = nmse.values[best + 1 :]
-    if len(since) >= 3 and since.min() > WORSE * nmse.values[best]:
+    steps, nmse = curves.deciding(run)
+    best = int(nmse.argmin()) if len(nmse) else 0
+    since = nmse[best + 1 :]
+    if len(since) >= 3 and since.min() > WORSE * nmse[best]:
+        advice = (
+            "If train/rec_loss still falls, the model learns the training maps by "
+            "heart: more maps, data.augment, or fewer steps."
+        )
+        if math.isfinite(run.switch):
+            advice += " If it jumped with the discriminator, lower loss.disc_weight."
         yield Warned(
             "Validation is getting worse",
-            f"The best NMSE, {nmse.values[best]:.4g}, was at step "
-            f"{nmse.steps[best]:,.0f}; none of the {len(since)} validations since came "
-            f"within 5% of it (the last: {nmse.values[-1]:.4g}). If train/rec_loss "
-            "still falls, the model learns the training maps by heart: more maps, "
-            "data.augment, or fewer steps. If it jumped with the discriminator, lower "
-            "loss.disc_weight.",
+            f"The best NMSE, {nmse[best]:.4g}, was at step {steps[best]:,.0f}; none of "
+            f"the {len(since)} validations since came within 5% of it (the last: "
+            f"{nmse[-1]:.4g}). {advice}",
         )
 
 
 def _ranges(run: Run) -> Iterator[Warned]:
     low, high = LOGVAR_CLIP
-    for name, beyond, bound in (
-        ("train/posterior_logvar_min", lambda v: v <= low, low),
-        ("train/posterior_logvar_max", lambda v: v >= high, high),
-        ("train/recon_min", lambda v: v < -RECON_BOUND, -RECON_BOUND),
-        ("train/recon_max", lambda v: v > RECON_BOUND, RECON_BOUND),
+    clipped = "at its clip, where it has no gradient: lower the learning rate"
+    unlimited = ", or raise loss.kl_weight: nothing limits the latents' scale"
+    outside = "far outside [-1, 1]: lower the learning rate"
+    for name, bound, is_beyond, advice in (
+        ("posterior_logvar_min", low, np.less_equal, clipped + unlimited),
+        ("posterior_logvar_max", high, np.greater_equal, clipped),
+        ("recon_min", -RECON_BOUND, np.less, outside),
+        ("recon_max", RECON_BOUND, np.greater, outside),
     ):
-        values = _recent(run, name)
-        share = float(np.mean(beyond(values))) if len(values) else 0.0
-        if share < 0.5:
-            continue
-        if "logvar" in name:
-            advice = "at its clip, where it has no gradient: lower the learning rate"
-            if bound == low:
-                advice += ", or raise loss.kl_weight: nothing limits the latents' scale"
-        else:
-            advice = "far outside [-1, 1]: lower the learning rate"
-        yield Warned(
-            f"{name.removeprefix('train/')} out of range",
-            f"At or beyond {bound:g} in {100 * share:.0f}% of the latest lines, "
-            f"{advice}.",
-        )
+        values = _recent(curves.curve(run, f"train/{name}").values)
+        share = float(np.mean(is_beyond(values, bound))) if len(values) else 0.0
+        if share >= 0.5:
+            yield Warned(
+                f"{name} out of range",
+                f"At or beyond {bound:g} in {100 * share:.0f}% of the latest lines, "
+                f"{advice}.",
+            )
 
 
 def _clamp(run: Run) -> Iterator[Warned]:
-    values = curves.curve(run, "train/d_weight").values
     share = clamped(run)
     if share > 0.5:
+        count = len(curves.curve(run, "train/d_weight").values)
         yield Warned(
             "d_weight is at its clamp",
-            f"In {100 * share:.3g}% of {len(values)} lines it is at "
-            f"{run.d_weight_clamp:g}: the reconstruction's gradient is more than "
+            f"In {100 * share:.3g}% of {count} lines it is at {run.d_weight_clamp:g}: "
+            "the reconstruction's gradient is more than "
             f"{curves.D_WEIGHT_CLIP:g} times the adversarial one: nothing is balanced, "
             "and the weight is a constant, which loss.disc_weight sets. Usual, and "
             "harmless while validation improves: the documented run shows the same in "
@@ -154,42 +151,29 @@ def clamped(run: Run) -> float:
 
 
 def _chance(run: Run) -> Iterator[Warned]:
-    accuracy = _recent(run, "train/disc_accuracy")
-    gap = _recent_gap(run)
+    accuracy = _recent(curves.curve(run, "train/disc_accuracy").values)
+    _, logits = curves.columns(run, "train/logits_real", "train/logits_fake")
+    gap = _recent(logits[:, 0] - logits[:, 1])
+    at_chance = False
     if len(accuracy):
         middle = float(np.median(accuracy))
         at_chance = CHANCE[0] <= middle <= CHANCE[1]
-        seen = f"{100 * middle:.0f}% of its logits are on the right side"
+        measured = f"{100 * middle:.0f}% of its logits are on the right side"
     elif len(gap):
         middle = float(np.median(gap))
         at_chance = abs(middle) < CHANCE_GAP
-        seen = f"its mean logits of maps and reconstructions are {middle:.2g} apart"
-    else:
-        return
+        measured = f"its mean logits of maps and reconstructions are {middle:.2g} apart"
     if at_chance:
         yield Warned(
             "The discriminator is at chance",
-            f"In the latest lines {seen}: it tells reconstructions from maps no better "
-            "than a coin, and teaches next to nothing. In the first hundreds of steps "
-            "after loss.disc_start, and so in all of a short run, that is usual and "
-            "harmless. Where it lasts for thousands, try more width (loss.disc_ndf), "
-            "or leave it out (loss.disc_factor=0); not many times the "
+            f"In the latest lines {measured}: it tells reconstructions from maps no "
+            "better than a coin, and teaches next to nothing. In the first hundreds of "
+            "steps after loss.disc_start, and so in all of a short run, that is usual "
+            "and harmless. Where it lasts for thousands, try more width "
+            "(loss.disc_ndf), or leave it out (loss.disc_factor=0); not many times the "
             "optimizer.disc_learning_rate, which keeps it there.",
         )
 
 
-def _recent(run: Run, name: str) -> Float[np.ndarray, "n"]:
-    values = curves.curve(run, name).values
-    return values[-math.ceil(RECENT * len(values)) :] if len(values) else values
-
-
-def _recent_gap(run: Run) -> Float[np.ndarray, "n"]:
-    _, logits = curves.columns(run, "train/logits_real", "train/logits_fake")
-    gap = logits[:, 0] - logits[:, 1]
-    return gap[-math.ceil(RECENT * len(gap)) :] if len(gap) else gap
-
-
-def _is_not(line: curves.Line, name: str) -> bool:
-    if name in NMSE and curves.is_number(line.get("val/rmse_pooled")):
-        return False  # the maps have no power; the network's numbers are finite
-    return not curves.is_number(line[name])
+def _recent(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m"]:
+    return values[len(values) - math.ceil(RECENT * len(values)) :]

@@ -6,13 +6,12 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from radiovae_jax import inputs
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
-from radiovae_jax.reporting import colours, plots
+from radiovae_jax.reporting import plots, quantities
 from radiovae_jax.reporting.plots import Numbers
 
 LATENT_COLOURS = mpl.colormaps["PuOr"].with_extremes(bad="magenta")
@@ -39,30 +38,40 @@ def channels(
     """
     if len(f) != len(z) or not len(f):
         raise ValueError(f"{len(f)} maps, {len(z)} latents; give as many, 1 or more")
-    maps = np.asarray(f[:max_rows]).astype(np.float64)
-    latents = np.asarray(z[:max_rows]).astype(np.float64)
-    count, height, width, _ = maps.shape
+    maps, latents = (np.asarray(a[:max_rows]).astype(np.float64) for a in (f, z))
+    count, height, width, map_channels = maps.shape
     shown = min(latents.shape[-1], max_channels)
-    tall = PANEL * min(max(height / width, 0.4), 2.5)
-    parts = plots.channel_parts(maps.shape[-1], db)
-    size = (PANEL * (shown + len(parts)) + 0.6, tall * count + 1.2)
+    tall = PANEL * plots.bounded(height / width)
+    parts = plots.channel_parts(map_channels, db)
+    columns = len(parts) + shown
+    size = (PANEL * columns + 0.6, tall * count + 1.2)
     figure = Figure(figsize=size, layout="constrained")
     sides = "x".join(str(n) for n in latents.shape[1:])
     note = _shown_of(shown, latents.shape[-1])
     figure.suptitle(f"latent channels{note}, {sides}", fontsize=11)
-    ratios = [tall] * count + [0.12]
-    columns = len(parts) + shown
-    axes = figure.subplots(count + 1, columns, squeeze=False, height_ratios=ratios)
-    for number, (column, part) in enumerate(zip(axes.T, parts, strict=False)):
+    ratios = [tall] * count + [0.12]  # the last row holds the colour bars
+    axes = figure.subplots(count + 1, columns, squeeze=False, height_ratios=ratios).T
+    for number, ((*panels, bar), part) in enumerate(zip(axes, parts, strict=False)):
+        for axis, one in zip(panels, maps[..., part], strict=True):
+            drawn = plots.show_map(axis, one, "", reference=maps[..., part], db=db)
         title = f"map, channel {number}" if len(parts) > 1 else "map"
-        _maps(figure, column, maps[..., part], title, db)
-    for channel, (*panels, bar) in enumerate(axes.T[len(parts) :]):
+        if map_channels == 1 or db.span:
+            below = dict(cax=bar, orientation="horizontal")
+            plots.gain_bar(figure, drawn, maps[..., part], db, **below)
+        else:
+            title = plots.channel_words(map_channels, db)
+            bar.set_axis_off()
+        panels[0].set_title(title, fontsize=10)
+    for channel, (*panels, bar) in enumerate(axes[len(parts) :]):
         values = latents[..., channel]
         scale = _about_mean(values)
         for axis, one in zip(panels, values, strict=True):
             drawn = plots.image(axis, one, "", LATENT_COLOURS, scale)
         panels[0].set_title(f"z{channel}", fontsize=10)
-        _bar(figure, drawn, bar, "value", values)
+        below = dict(cax=bar, orientation="horizontal")
+        plots.colour_bar(figure, drawn, values, "value", **below)
+    for bar in axes[:, -1]:
+        bar.tick_params(labelsize=8)
     return figure
 
 
@@ -91,29 +100,14 @@ def histogram(
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[shown:]:
         axis.set_axis_off()
-    drawn = [_finite(values[:, channel]) for channel in range(shown)]
-    log = any(one.size and not 1 / 3 < one.std() < 3 for one in drawn)
-    for channel, axis in enumerate(axes.flat[:shown]):
-        bad = len(values) - drawn[channel].size
-        _density(axis, drawn[channel], f"z{channel}", bad=bad, log=log)
+    finite = [_finite(values[:, channel]) for channel in range(shown)]
+    log = any(one.size and not 1 / 3 < one.std() < 3 for one in finite)
+    for channel, (axis, one) in enumerate(zip(axes.flat, finite, strict=False)):
+        _density(axis, one, f"z{channel}", bad=len(values) - one.size, log=log)
     for axis in axes[:, 0]:
         axis.set_ylabel("density", fontsize=9)
     axes[0, 0].legend(fontsize=8, framealpha=0.85)
     return figure
-
-
-def _maps(
-    figure: Figure, axes, maps: Float[np.ndarray, "b h w c"], title: str, db: DbRange
-) -> None:
-    *panels, bar = axes
-    for axis, one in zip(panels, maps, strict=True):
-        drawn = plots.show_map(axis, one, "", reference=maps, db=db)
-    if maps.shape[-1] == 1:
-        panels[0].set_title(title, fontsize=10)
-        _bar(figure, drawn, bar, plots.gain_label(db), plots.in_unit(maps, db))
-    else:
-        panels[0].set_title(colours.words(maps.shape[-1]), fontsize=10)
-        bar.set_axis_off()
 
 
 def _density(
@@ -131,10 +125,10 @@ def _density(
     bins = np.linspace(-reach, reach, count + 1)
     share = np.histogram(np.clip(finite, -reach, reach), bins)[0] / finite.size
     density = share / (bins[1] - bins[0])
-    axis.stairs(density, bins, fill=True, color="#56B4E9", label="latents")
+    axis.stairs(density, bins, fill=True, color=quantities.SKY, label="latents")
     x = np.linspace(-reach, reach, 801)
     normal = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    axis.plot(x, normal, color="#D55E00", lw=1.5, label="N(0, 1)")
+    axis.plot(x, normal, color=quantities.RED, lw=1.5, label="N(0, 1)")
     if log:
         lowest = min(density[density > 0].min(), 1e-3)
         axis.set_yscale("log")
@@ -152,12 +146,6 @@ def _about_mean(values: Float[np.ndarray, "b p q"]) -> Normalize:
     apart = float(np.quantile(np.abs(finite - mean), 0.99)) if finite.size else 0.0
     apart = apart if apart > 1e-6 * abs(mean) else 1.0
     return Normalize(mean - apart, mean + apart)
-
-
-def _bar(figure: Figure, drawn: ScalarMappable, axis: Axes, label, values) -> None:
-    place = dict(cax=axis, orientation="horizontal")
-    plots.colour_bar(figure, drawn, (), label, values, **place)
-    axis.tick_params(labelsize=8)
 
 
 def _shown_of(shown: int, count: int) -> str:

@@ -3,9 +3,12 @@
 Functions take maps f = gray/255 in [0, 1], and what f is in dB; maps without a unit are
 shown in f. They return a `Figure` that no global state of matplotlib knows of, so that
 they are safe in a thread and without a display. The scale of the maps is always the
-whole range of f: pictures of different steps compare at a glance. Maps of several
-channels have one column a channel where they are in dB, else colours (colours.py says
-which).
+whole range of f: pictures of different steps compare at a glance.
+
+Maps of several channels have one column a channel where they are in dB. Else three
+channels are red, green and blue, and any other number (bands of a spectrum, classes of
+a segmentation) is mixed into three by a fixed random projection: it keeps apart what
+differs, and says nothing about which channel it is.
 """
 
 import math
@@ -26,11 +29,11 @@ from matplotlib.ticker import ScalarFormatter
 from radiovae_jax import files, inputs
 from radiovae_jax.data import radiomap
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
-from radiovae_jax.reporting import colours
 
 Numbers = np.ndarray | jax.Array
 
-# Both scales read the same with colour-deficient sight. Magenta is in neither.
+# All read the same with colour-deficient sight; magenta, for what is not finite, is in
+# none of them.
 MAP_COLOURS = mpl.colormaps["viridis"].with_extremes(bad="magenta")
 ERROR_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="magenta")
 SIZE_COLOURS = mpl.colormaps["YlOrBr"].with_extremes(bad="magenta")
@@ -40,6 +43,7 @@ ERROR_SHARE = 0.98  # of the pixels that the scale of the error covers
 ERROR_LIMITS_F = (0.005, 0.15)
 TITLE_LETTERS = 40
 MOST_CHANNELS = 6  # that have a column each
+PROJECTION_SEED = 0  # pictures of all runs, steps and versions compare
 NOISE = "noise is expected with a small KL weight"
 
 
@@ -73,23 +77,30 @@ def reconstructions(
     names = names or [f"map {i}" for i in range(len(target_f))]
     if len(names) != len(target_f):
         raise ValueError(f"{len(target_f)} images need as many names, got {len(names)}")
-    target, recon = (_finite_type(f[:max_rows]) for f in (target_f, recon_f))
+    target, recon = (_float64(f[:max_rows]) for f in (target_f, recon_f))
     count, height, width, channels = target.shape
-    roofs = np.zeros(target.shape[:3], bool)
+    building_mask = np.zeros(target.shape[:3], bool)
     if buildings is not None:
-        roofs = np.asarray(buildings[:max_rows, :, :, 0])
+        building_mask = np.asarray(buildings[:max_rows, :, :, 0])
     parts = channel_parts(channels, db)
     error, scale = _error(target, recon, db)
     wide = min(3 / len(parts), 1.0)  # as wide as one of three
-    high = (1 if len(parts) == 1 else 3) * wide * 2.45 * _bounded(height / width)
+    high = (1 if len(parts) == 1 else 3) * wide * 2.45 * bounded(height / width)
     figure = Figure(figsize=(9, count * (high + 0.65)), layout="constrained")
     rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
-    for row, name, x, y, off, roof in zip(
-        rows, names[:max_rows], target, recon, error, roofs, strict=True
+    for row, name, x, y, off, inside in zip(
+        rows, names[:max_rows], target, recon, error, building_mask, strict=True
     ):
-        title = _row_title(name, x, y, roof, db)
-        row.suptitle(title, fontsize=10.5, parse_math=False)
-        _row(row, x, y, off, roof, reference=target, scale=scale, db=db)
+        row.suptitle(
+            _row_title(name, x, y, inside, db), fontsize=10.5, parse_math=False
+        )
+        shown, errors, axes = _row(row, x, y, off, target, scale, db)
+        if inside.any() and not inside.all():  # matplotlib warns of no line to draw
+            for axis in axes[0]:
+                axis.contour(inside, levels=[0.5], colors="white", linewidths=0.6)
+        if channels == 1 or db.span:
+            gain_bar(row, shown, y, db, ax=[*axes[:2].flat])
+        colour_bar(row, errors, off, f"error ({db.unit})", ax=[*axes[2]])
     return figure
 
 
@@ -106,38 +117,35 @@ def samples(
       ValueError: no image.
     """
     parts = channel_parts(np.shape(f)[-1], db)
-    maps = _finite_type(f[: max(1, max_images // len(parts))])
+    maps = _float64(f[: max(1, max_images // len(parts))])
     count, height, width, channels = maps.shape
-    panels = [one[..., part] for one in maps for part in parts]
+    images = [one[..., part] for one in maps for part in parts]
     columns = len(parts)
     if columns == 1:
         columns = min(count, max(2, math.ceil(math.sqrt(count))))
-    rows = math.ceil(len(panels) / columns)
-    panel = 7.2 / max(columns, 2)
-    figure = Figure(
-        figsize=(panel * columns + 1.4, panel * rows * _bounded(height / width) + 0.6),
-        layout="constrained",
-    )
-    part = f"the first {count} of {len(f)}" if count < len(f) else ""
-    notes = [inputs.printable(title), part, channel_words(channels, db)]
+    rows = math.ceil(len(images) / columns)
+    side = 7.2 / max(columns, 2)
+    size = (side * columns + 1.4, side * rows * bounded(height / width) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    first = f"the first {count} of {len(f)}" if count < len(f) else ""
+    notes = [inputs.printable(title), first, channel_words(channels, db)]
     words = _join([*notes, _finite_note(maps)])
     figure.suptitle(words, fontsize=11, wrap=True, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(images) :]:
         axis.set_axis_off()
-    for number, (axis, one) in enumerate(zip(axes.flat, panels, strict=False)):
+    for number, (axis, one) in enumerate(zip(axes.flat, images, strict=False)):
         name = f"channel {number}" if number < len(parts) > 1 else ""
         shown = show_map(axis, one, name, reference=maps, db=db)
     if channels == 1 or len(parts) > 1:
-        colour_bar(figure, shown, axes, gain_label(db), in_unit(maps, db))
+        gain_bar(figure, shown, maps, db, ax=axes)
     return figure
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes a figure in the format of the path's suffix, all of it or nothing.
 
-    The folder is made. A reader never sees half a picture: the file is written under
-    another name beside it and renamed.
+    The folder is made. A reader never sees half a picture.
 
     Raises:
       ValueError: a path without suffix, or with one that matplotlib does not write.
@@ -170,13 +178,13 @@ def show_map(
     """Draws one map: a single channel in dB or f, several in colours.
 
     Args:
-      reference: the maps that are shown together; see `colours.to_rgb`.
+      reference: the maps that are shown together; see `to_rgb`.
     """
     if f.shape[-1] == 1:
         low = db.floor if db.span else 0.0
         scale = Normalize(low, low + (db.span or 1.0))
         return image(axis, in_unit(f, db)[..., 0], title, MAP_COLOURS, scale)
-    return image(axis, colours.to_rgb(f[None], reference)[0], title)
+    return image(axis, to_rgb(f[None], reference)[0], title)
 
 
 def image(
@@ -193,23 +201,70 @@ def image(
     return axis.imshow(np.ma.masked_invalid(values), cmap=scheme, norm=scale)
 
 
+def to_rgb(
+    f: Float[Numbers, "b h w c"], reference: Float[Numbers, "_ _ _ c"]
+) -> Float[np.ndarray, "b h w 3"]:
+    """Returns colours in [0, 1], clipped; magenta where a channel is not finite.
+
+    Args:
+      f: the maps.
+      reference: maps whose projection spans the colours, so that a reconstruction is
+        coloured as its map is.
+    """
+    f, reference = (np.asarray(maps, np.float64) for maps in (f, reference))
+    channels, colours = f.shape[-1], f
+    if channels != 3:
+        mixed = reference.reshape(-1, channels) @ projection(channels)
+        mixed = mixed[np.isfinite(mixed).all(axis=1)]
+        low, high = (mixed.min(0), mixed.max(0)) if len(mixed) else (0.0, 1.0)
+        span = np.where(high > low, high - low, 1.0)
+        colours = (f @ projection(channels) - low) / span
+    finite = np.isfinite(f).all(axis=-1, keepdims=True)
+    return np.where(finite, np.clip(colours, 0, 1), mpl.colors.to_rgb("magenta"))
+
+
+def projection(channels: int) -> Float[np.ndarray, "c 3"]:
+    """Returns the weights of every channel in red, green and blue: N(0, 1), seeded.
+
+    Source: the idea is taming-transformers', which shows segmentations so (VQModel,
+    vqgan.py at 3ba01b2), with a projection drawn anew for each run.
+    """
+    return np.random.default_rng(PROJECTION_SEED).standard_normal((channels, 3))
+
+
 def colour_bar(
-    figure: Figure | SubFigure, shown: ScalarMappable, axes, label: str, values, **place
+    figure: Figure | SubFigure,
+    shown: ScalarMappable,
+    values: Float[np.ndarray, "..."],
+    label: str,
+    **place,
 ) -> None:
     """Adds a colour bar; its ends are pointed where values lie beyond them.
 
     Args:
-      axes: beside which it stands.
-      **place: others of `Figure.colorbar`'s, such as cax in place of axes.
+      **place: of `Figure.colorbar`: ax, the axes beside which it stands, or cax.
     """
     finite = values[np.isfinite(values)]
     low = bool((finite < shown.norm.vmin).any())
     high = bool((finite > shown.norm.vmax).any())
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
-    place = place or dict(ax=axes, pad=0.02)
+    if "ax" in place:
+        place["pad"] = 0.02
     bar = figure.colorbar(shown, extend=extend[low, high], **place)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=9)
+
+
+def gain_bar(
+    figure: Figure | SubFigure,
+    shown: ScalarMappable,
+    f: Float[np.ndarray, "..."],
+    db: DbRange,
+    **place,
+) -> None:
+    """Adds the colour bar of maps, in dB where f has them."""
+    label = "path gain (dB)" if db.span else "f"
+    colour_bar(figure, shown, in_unit(f, db), label, **place)
 
 
 def channel_parts(channels: int, db: DbRange) -> list[slice]:
@@ -222,9 +277,11 @@ def channel_parts(channels: int, db: DbRange) -> list[slice]:
 def channel_words(channels: int, db: DbRange) -> str:
     """Returns what a picture has to say about the channels of its maps."""
     shown = len(channel_parts(channels, db))
-    if shown == 1:
-        return colours.words(channels)
-    return f"the first {shown} of {channels} channels" if shown < channels else ""
+    if shown > 1:
+        return f"the first {shown} of {channels} channels" if shown < channels else ""
+    if channels == 1:
+        return ""
+    return "3 channels as RGB" if channels == 3 else f"{channels} channels, mixed"
 
 
 def in_unit(f: Float[np.ndarray, "*s"], db: DbRange) -> Float[np.ndarray, "*s"]:
@@ -232,8 +289,9 @@ def in_unit(f: Float[np.ndarray, "*s"], db: DbRange) -> Float[np.ndarray, "*s"]:
     return radiomap.f_to_db(f, db) if db.span else f
 
 
-def gain_label(db: DbRange) -> str:
-    return "path gain (dB)" if db.span else "f"
+def bounded(ratio: float) -> float:
+    """Returns how high a panel is for its width, within what a page can hold."""
+    return min(max(ratio, 0.4), 2.5)
 
 
 def _row(
@@ -241,38 +299,34 @@ def _row(
     x: Float[np.ndarray, "h w c"],
     y: Float[np.ndarray, "h w c"],
     off: Float[np.ndarray, "h w k"],
-    roof: Bool[np.ndarray, "h w"],
-    *,
     reference: Float[np.ndarray, "_ _ _ c"],
     scale: Normalize,
     db: DbRange,
-) -> None:
-    """Draws map, reconstruction and error; of channels in dB, one column a channel."""
+) -> tuple[ScalarMappable, ScalarMappable, np.ndarray]:
+    """Draws map, reconstruction and error; of channels in dB, one column a channel.
+
+    Returns a map and an error as drawn, and the axes: those of maps, of reconstructions
+    and of errors.
+    """
     parts = channel_parts(x.shape[-1], db)
     apart = len(parts) > 1
-    grid = figure.subplots(*((3, len(parts)) if apart else (1, 3)), squeeze=False)
-    grid = grid if apart else grid.T
+    axes = figure.subplots(*((3, len(parts)) if apart else (1, 3)), squeeze=False)
+    axes = axes if apart else axes.T
     names, scheme = ("map", "reconstruction", "reconstruction − map"), ERROR_COLOURS
     if scale.vmin == 0:
         names, scheme = (*names[:2], "error, rms over channels"), SIZE_COLOURS
-    for number, (column, part) in enumerate(zip(grid.T, parts, strict=True)):
-        for axis, f, name in zip(column[:2], (x, y), names, strict=False):
-            shown = show_map(axis, f[..., part], name, reference=reference, db=db)
-        errors = image(column[2], off[..., number], names[2], scheme, scale)
-        _outline(column[0], roof)
+    for number, (column, part) in enumerate(zip(axes.T, parts, strict=True)):
+        titles = (f"channel {number}", "", "") if apart else names
+        for axis, f, title in zip(column[:2], (x, y), titles[:2], strict=True):
+            shown = show_map(axis, f[..., part], title, reference=reference, db=db)
+        errors = image(column[2], off[..., number], titles[2], scheme, scale)
     if apart:  # what the lines hold stands at their left
-        for line, name in zip(grid, names, strict=True):
+        for line, name in zip(axes, names, strict=True):
             line[0].set_ylabel(name, fontsize=10)
-        for axis in grid[1:].flat:
-            axis.set_title("")
-        for number, axis in enumerate(grid[0]):
-            axis.set_title(f"channel {number}", fontsize=10)
-    if scale.vmin < 0:
-        colour_bar(figure, shown, [*grid[:2].flat], gain_label(db), in_unit(y, db))
-    colour_bar(figure, errors, [*grid[2]], f"error ({db.unit})", off)
+    return shown, errors, axes
 
 
-def _finite_type(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
+def _float64(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
     if not len(f):
         raise ValueError("a picture needs at least one image, got none")
     return np.asarray(f).astype(np.float64)
@@ -298,22 +352,13 @@ def _error(
     return error[..., :MOST_CHANNELS], Normalize(0 if mixed else -limit, limit)
 
 
-def _bounded(ratio: float) -> float:
-    return min(max(ratio, 0.4), 2.5)
-
-
-def _outline(axis: Axes, where: Bool[np.ndarray, "h w"]) -> None:
-    if where.any() and not where.all():  # matplotlib warns of no line to draw
-        axis.contour(where, levels=[0.5], colors="white", linewidths=0.6)
-
-
-def _row_title(name: str, target, recon, roof: Bool[np.ndarray, "h w"], db) -> str:
+def _row_title(name: str, target, recon, inside: Bool[np.ndarray, "h w"], db) -> str:
     squared = np.square(recon - target)
     errors = [f"RMSE {db.words(float(np.sqrt(np.mean(squared))))}"]
-    if roof.any() and not roof.all():
+    if inside.any() and not inside.all():
         errors += [
             f"{place} {db.words(float(np.sqrt(np.mean(squared[where]))))}"
-            for place, where in (("street", ~roof), ("buildings", roof))
+            for place, where in (("street", ~inside), ("buildings", inside))
         ]
     notes = [inputs.printable(name, letters=TITLE_LETTERS)]
     notes += [channel_words(target.shape[-1], db), *errors, _finite_note(recon)]

@@ -4,33 +4,27 @@ import base64
 import contextlib
 import importlib.resources
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from flax import traverse_util
+
 from radiovae_jax import files, inputs, metrics
 from radiovae_jax.data import radiomap
-from radiovae_jax.evaluation import record
-from radiovae_jax.evaluation.comparison import COLUMNS, COLUMNS_F, POOLED, POOLED_F
-from radiovae_jax.reporting import curves, diagnosis, report_charts
-from radiovae_jax.reporting.curves import Run
+from radiovae_jax.evaluation import evaluator, record
+from radiovae_jax.reporting import charts, curves, diagnosis, panels, quantities
+from radiovae_jax.reporting.charts import NO_CHARTS, Chart, Charts
+from radiovae_jax.reporting.curves import DAMAGED, Run
 from radiovae_jax.training import run_record
 
 PICTURE = re.compile(r"(?P<name>.+?)(_(?P<step>\d{7}))?\.png")
-TILES = (
-    ("val/psnr", "PSNR (dB)"),
-    ("val/ssim", "SSIM"),
-    ("val/nmse", "NMSE"),
-    ("val/rmse_db", "RMSE (dB)"),
-    ("train/rec_loss", "rec_loss, training"),
-    ("train/kl_loss", "KL, nats per image"),
-    ("time/images_per_second", "images a second"),
-)
+TILES = 6  # numbers shown large, of the first charts; and the speed
 FOLDED = 4  # columns that a telephone shows beside each other
-# What a torn file raises, or one of another form, a list for an object.
-DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError)
+TEXT = ' class="text"'  # a cell that is no number
 # No script, style or picture but those in the file; nothing is sent anywhere.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -38,8 +32,11 @@ POLICY = (
 )
 
 
-def write(workdir: pathlib.Path) -> pathlib.Path:
+def write(workdir: pathlib.Path, charts: Charts = NO_CHARTS) -> pathlib.Path:
     """Writes `report.html` into the folder of a run and returns its path.
+
+    Args:
+      charts: those that the run's stage names, see charts.py.
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
@@ -50,34 +47,41 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     files.sweep(workdir)
     with files.written(path) as partial:
         # Paths may hold bytes that are no UTF-8.
-        partial.write_text(page(workdir), "utf-8", errors="backslashreplace")
+        partial.write_text(page(workdir, charts), "utf-8", errors="backslashreplace")
     return path
 
 
-def page(workdir: pathlib.Path) -> str:
+def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
     """Returns the report of a run as HTML."""
-    run = curves.read(workdir)
-    config = curves.read_config(workdir)
-    drawn = report_charts.data(run)
+    run, config = curves.read(workdir), curves.read_config(workdir)
+    drawn, constants = charts.of(run, of_stage)
     name = escape(workdir.resolve().name)
-    step, steps = run.lines[-1]["step"], config["train"]["steps"]
     sections = {
         "Warnings": warnings(run),
-        "Pictures": pictures(workdir),
-        "Curves": charts(drawn["constants"]),
+        "Pictures": pictures(
+            [*newest(workdir / "images"), *newest(workdir / "evaluation")]
+        )
+        or hint("No pictures yet: validation draws them (data.val_split)."),
+        "Curves": curves_of(drawn, constants),
         "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
         "Latents": latents(workdir),
         "Run": starts(run_record.read(workdir)),
         "Config": settings(config),
     }
+    anchors = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
+    links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
+    progress = f"step {run.last_step:,} of {config['train']['steps']:,}"
     body = "\n".join(
         (
             f"<h1>{name}</h1>",
-            f'<p class="soft">step {step:,} of {steps:,}; {escape(phase(run))}</p>',
-            tiles(run),
-            f"<nav>{''.join(link(title) for title in sections)}</nav>",
-            *(section(title, content) for title, content in sections.items()),
+            hint("; ".join(filter(None, (progress, panels.phase_words(run))))),
+            tiles(run, of_stage),
+            f"<nav>{''.join(links)}</nav>",
+            *(
+                f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
+                for title, content in sections.items()
+            ),
         )
     )
     return (
@@ -87,31 +91,29 @@ def page(workdir: pathlib.Path) -> str:
         f"<title>{name}</title>\n<style>\n{asset('report_page.css')}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="run-data">'
-        f"{script_json(drawn)}</script>\n"
+        f"{script_json(charts.data(run, drawn))}</script>\n"
         f"<script>\n{asset('report_page.js')}</script>\n</body>\n</html>\n"
     )
 
 
-def phase(run: Run) -> str:
-    if run.lines[-1]["step"] > run.switch:
-        return f"with the discriminator after step {run.switch:,}"
-    return "without discriminator so far"
-
-
-def tiles(run: Run) -> str:
-    """Returns the latest numbers, large."""
+def tiles(run: Run, of_stage: Charts) -> str:
+    """Returns the latest numbers of the first charts, large."""
+    first = [names[0] for names in charts.complete(run, of_stage).values()]
+    logged = {name: curves.curve(run, name) for name in first}
+    logged = {name: points for name, points in logged.items() if len(points.values)}
+    speed = "time/images_per_second"
     cells = []
-    in_f = {"val/rmse_db": ("val/rmse", "RMSE (f)")}
-    for name, label in TILES:
-        if not run.db.span:
-            name, label = in_f.get(name, (name, label))
-        points = curves.curve(run, name)
-        if len(points.values):
-            step = f"step {points.steps[-1]:,.0f}"
-            cells.append(
-                f'<div class="card"><b>{number(points.values[-1])}</b>'
-                f"<span>{escape(label)}, {step}</span></div>"
-            )
+    for name in [
+        *[n for n in logged if n != speed][:TILES],
+        *{speed}.intersection(logged),
+    ]:
+        label, _, _, unit, _ = quantities.look(name, run.db)
+        step = f"step {logged[name].steps[-1]:,.0f}"
+        words = ", ".join(filter(None, (label, unit, step)))
+        latest = number(logged[name].values[-1])
+        cells.append(
+            f'<div class="card"><b>{latest}</b><span>{escape(words)}</span></div>'
+        )
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
@@ -126,28 +128,56 @@ def warnings(run: Run) -> str:
     return f'<div class="warnings">{"".join(cards)}</div>'
 
 
-def charts(constants: Sequence[str]) -> str:
+def curves_of(drawn: Sequence[Chart], constants: Sequence[str]) -> str:
+    """Returns the charts, empty: the script draws into them."""
     listed = f"Constant, not drawn: {', '.join(constants)}." if constants else ""
     return (
         '<p class="soft hint">The wheel or a drag zooms all of them along the steps, a '
-        "double click shows everything; names in a legend switch curves. Faint: as "
-        f"logged; bold: running median over 1/{curves.WINDOWS} of the lines; circles: "
-        "validation. Shaded: with the discriminator.</p>\n"
-        f"{hint(listed)}\n"
+        "double click shows everything; the boxes in a legend switch curves. Faint: as "
+        f"logged; bold: running median over 1/{curves.WINDOWS} of the lines; dots: "
+        "validation. Shaded: with the discriminator. A legend has the values at the "
+        f"step that is pointed at, else the last ones.</p>\n{hint(listed)}\n"
         '<noscript><p class="card">The curves need JavaScript; as pictures they are in '
-        'the folder figures/.</p></noscript>\n<div class="charts" id="charts"></div>'
+        'the folder figures/.</p></noscript>\n<div class="charts" id="charts">'
+        '<p class="tools"><button id="all">all steps</button> '
+        f'step <output id="step"></output></p>{"".join(map(chart, drawn))}</div>'
     )
 
 
-def pictures(workdir: pathlib.Path) -> str:
-    """Returns the newest picture of each kind."""
-    paths = [
-        *newest(workdir / "images"),
-        *newest(workdir / "evaluation"),
-    ]
-    if not paths:
-        return hint("No pictures yet: validation draws them (data.val_split).")
-    return f'<div class="pictures">{"".join(map(embedded, paths))}</div>'
+def chart(one: Chart) -> str:
+    lines, legend = [], []
+    for curve in one.drawn:
+        line = f'<path stroke-dasharray="{curve.dash}"/>'
+        dots = '<path class="dots"/>' * (curve.circles or len(curve.points.steps) == 1)
+        raw = '<path class="raw"/>' * (curve.raw is not None)
+        lines.append(f'<g stroke="{curve.colour}">{raw}{line}{dots}</g>')
+        # The same paths: the script fills those of the plot.
+        sample = line.replace("/>", ' d="M0 5H24"/>')
+        sample += dots.replace("/>", ' d="M12 5h.01"/>')
+        legend.append(
+            f'<label><input type="checkbox" checked><svg stroke="{curve.colour}">'
+            f"{sample}</svg>{escape(curve.label)} <output></output></label>"
+        )
+    return (
+        f'<figure class="card chart"><h3>{escape(one.title)}</h3><label>'
+        f'<input type="checkbox" class="log"{" checked" * one.log}> log</label>'
+        '<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none">'
+        f'<rect height="1000"/>{"".join(lines)}</svg></div>'
+        f'<div class="legend">{"".join(legend)}</div></figure>\n'
+    )
+
+
+def pictures(paths: Sequence[pathlib.Path]) -> str:
+    """Returns pictures with their names, embedded; "" if there are none."""
+    shown = []
+    for path in paths:
+        content = base64.b64encode(path.read_bytes()).decode("ascii")
+        caption = escape(f"{path.parent.name}/{path.name}")
+        shown.append(
+            f'<figure class="card"><img src="data:image/png;base64,{content}" '
+            f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        )
+    return f'<div class="pictures">{"".join(shown)}</div>' if shown else ""
 
 
 def newest(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -164,15 +194,6 @@ def matching(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
-def embedded(path: pathlib.Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    caption = escape(f"{path.parent.name}/{path.name}")
-    return (
-        f'<figure class="card"><img src="data:image/png;base64,{content}" '
-        f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-    )
-
-
 def evaluations(workdir: pathlib.Path, db: radiomap.DbRange) -> str:
     """Returns a table for every record in evaluation/."""
     command = f"python -m radiovae_jax.evaluate --workdir {workdir}"
@@ -187,7 +208,7 @@ def evaluations(workdir: pathlib.Path, db: radiomap.DbRange) -> str:
 
 
 def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> str:
-    names = (*COLUMNS, *POOLED) if db.span else (*COLUMNS_F, *POOLED_F)
+    names = *evaluator.columns(db.suffix), *evaluator.pooled_columns(db.suffix)
     rows = [
         (row, scale, region, *(numbers.get(name) for name in names))
         for row, by_scale in found["rows"].items()
@@ -195,9 +216,9 @@ def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> st
         for region, numbers in by_region.items()
     ]
     notes = [found["data"], record.conditions(found), *found.get("summary", ())]
+    title = f"{split}, step {found['step']}, {found['weights']} weights"
     return (
-        f"<h3>{escape(split)}, step {escape(str(found['step']))}, "
-        f"{escape(str(found['weights']))} weights</h3>"
+        f"<h3>{escape(title)}</h3>"
         f'<p class="soft">{"<br>".join(escape(str(note)) for note in notes)}</p>'
         + table(("row", "scale", "region", *names), rows)
         + hint("–: infinite, or not there. Pooled: all pixels taken as one map.")
@@ -206,22 +227,31 @@ def evaluation(split: str, found: Mapping[str, Any], db: radiomap.DbRange) -> st
 
 def validations(run: Run) -> str:
     """Returns the last validation beside the best one."""
-    judged = [
-        line for line in run.lines if curves.is_number(metrics.deciding(line, "val/"))
-    ]
-    if not judged:
+
+    def names(line: curves.Line) -> list[str]:
+        # Validation has no gradients to balance: its d_weight is a 0 without meaning.
+        return sorted(n for n in line if n.startswith("val/") and n != "val/d_weight")
+
+    def deciding(line: curves.Line) -> float:
+        value = metrics.deciding(line, "val/")
+        return value if curves.is_number(value) else math.inf
+
+    validated = [line for line in run.lines if names(line)]
+    if not validated:
         return hint("No validation yet.")
-    best = min(judged, key=lambda line: metrics.deciding(line, "val/"))
-    last = judged[-1]
-    # Validation has no gradients to balance: its d_weight is a 0 that means nothing.
-    names = sorted(n for n in last if n.startswith("val/") and n != "val/d_weight")
-    head = ("", f"last, step {last['step']:,}", f"best, step {best['step']:,}")
-    return table(head, [(name[4:], last[name], best.get(name)) for name in names])
+    last, best = validated[-1], min(validated, key=deciding)
+    columns = {"last": last} | ({"best": best} if deciding(best) < math.inf else {})
+    head = ("", *(f"{word}, step {line['step']:,}" for word, line in columns.items()))
+    rows = [
+        (name.removeprefix("val/"), *(line.get(name) for line in columns.values()))
+        for name in names(last)
+    ]
+    return table(head, rows)
 
 
 def latents(workdir: pathlib.Path) -> str:
     """Returns pictures and statistics of each channel, of exports and evaluations."""
-    parts = []
+    parts = [pictures(matching(workdir / "figures", "latent_*.png"))]
     for path in sorted(workdir.glob("latents*/**/statistics.json")):
         name = str(path.relative_to(workdir))
         try:
@@ -232,11 +262,8 @@ def latents(workdir: pathlib.Path) -> str:
         with contextlib.suppress(*DAMAGED):  # none, or torn: see `evaluations`
             of_each = read_json(path)["latent"]["of_each_channel"]
             parts.append(channels(str(path.relative_to(workdir)), of_each))
-    drawn = matching(workdir / "figures", "latent_*.png")
-    if not parts and not drawn:
-        return hint("No latents yet: tools/plot_run.py --latents 4 draws some.")
-    pictures_of = f'<div class="pictures">{"".join(map(embedded, drawn))}</div>'
-    return "\n".join((pictures_of, *parts))
+    none = "No latents yet: tools/plot_run.py --latents 4 draws some."
+    return "\n".join(filter(None, parts)) or hint(none)
 
 
 def channels(name: str, statistics: Mapping[str, Any]) -> str:
@@ -253,24 +280,16 @@ def settings(config: Mapping[str, Any]) -> str:
     plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
     nested = {k: v for k, v in config.items() if isinstance(v, Mapping)}
     cards = []
-    for name, section_of in {"": plain, **nested}.items():
+    for name, fields in {"run": plain, **nested}.items():
+        flat = traverse_util.flatten_dict(fields, sep=".", keep_empty_nodes=True)
         rows = [
-            (key, json.dumps(value, ensure_ascii=False))
-            for key, value in flat(section_of).items()
+            (k, json.dumps(v, ensure_ascii=False, default=str)) for k, v in flat.items()
         ]
         cards.append(
-            f'<div class="card"><h3>{escape(name or "run")}</h3>{table((), rows)}</div>'
+            f'<div class="card"><h3>{escape(name)}</h3>{table((), rows)}</div>'
         )
-    return f'<div class="sections">{"".join(cards)}</div>'
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"name.inner": value}."""
-    items: dict[str, Any] = {}
-    for name, value in nested.items():
-        deeper = isinstance(value, Mapping)
-        items |= flat(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
-    return items
+    search = '<p><input type="search" id="search" placeholder="search the fields"></p>'
+    return f'{search}<div class="sections">{"".join(cards)}</div>'
 
 
 def starts(found: Mapping[str, Any]) -> str:
@@ -290,20 +309,8 @@ def starts(found: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def section(title: str, content: str) -> str:
-    return f'<h2 id="{anchor(title)}">{escape(title)}</h2>\n{content}'
-
-
-def link(title: str) -> str:
-    return f'<a href="#{anchor(title)}">{escape(title)}</a>'
-
-
-def anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower())
-
-
 def hint(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
+    return f'<p class="soft">{escape(text)}</p>' if text else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -312,23 +319,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     One of many columns is folded on a narrow screen: a block for each row, in which
     every number has its column's name.
     """
-    rows = list(rows)
-    left = [isinstance(value, str) for value in rows[0]] if rows else [True] * len(head)
+    rows = [list(row) for row in rows]
+    texts = [isinstance(value, str) for value in (rows[0] if rows else head)]
+    names = list(head) or [""] * len(texts)
     top = "".join(
-        f'<th class="text">{escape(name)}</th>' if text else f"<th>{escape(name)}</th>"
-        for name, text in zip(head, left, strict=False)  # no head: nothing
+        f"<th{TEXT * text}>{escape(name)}</th>"
+        for name, text in zip(head, texts, strict=False)  # no head: nothing
     )
-    names = [f' data-name="{escape(name)}"' for name in head] or [""] * len(left)
-    body = "".join("<tr>" + "".join(map(cell, row, names)) + "</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(cell, row, names))}</tr>" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if top else ""
     kind = "wide folded" if len(head) > FOLDED else "wide"
     return f'<div class="{kind}"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
 def cell(value: Any, name: str) -> str:
+    named = f' data-name="{escape(name)}"' if name else ""
     if isinstance(value, str):
-        return f'<td class="text"{name}>{escape(value)}</td>'
-    return f"<td{name}>{number(value)}</td>"
+        return f"<td{TEXT}{named}>{escape(value)}</td>"
+    return f"<td{named}>{number(value)}</td>"
 
 
 def number(value: Any) -> str:
@@ -350,8 +358,5 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def asset(name: str) -> str:
-    return (
-        importlib.resources.files("radiovae_jax.reporting")
-        .joinpath(name)
-        .read_text("utf-8")
-    )
+    folder = importlib.resources.files("radiovae_jax.reporting")
+    return folder.joinpath(name).read_text("utf-8")

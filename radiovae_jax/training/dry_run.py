@@ -1,8 +1,8 @@
-"""What a config takes, said before any step: memory, work, parameters, rates.
+"""What a config takes, before any step: memory, work, parameters, rates.
 
     python -m radiovae_jax.main --config configs/radio.py --dry_run
 
-Data and weights are opened as for training and both kinds of step are compiled, so
+Data and weights are opened as for training and all kinds of step are compiled, so
 what would stop the training stops here. Nothing is written.
 
 Of memory there are two accounts. `peak` is what the compiler of this machine plans, in
@@ -10,7 +10,6 @@ the order it chose; `kept` is what the forward pass leaves for the backward pass
 any compiler, which is what `autoencoder.remat` and `train.dtype` are for.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -19,30 +18,29 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from radiovae_jax import sharding
-from radiovae_jax.training import overview, train
+from radiovae_jax.training import overview, trainer
 from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.overview import MB
-from radiovae_jax.training.train import Setup
-from radiovae_jax.vae import experiment, train_step
-from radiovae_jax.vae.adversary import Adversary
-from radiovae_jax.vae.train_step import TrainState
+from radiovae_jax.training.task import Task
+from radiovae_jax.training.trainer import Make, Setup
 
 TERA = 1e12
+COLUMNS = "arguments outputs reused temporaries code peak kept".split()
 
 
 class Planned(NamedTuple):
     """One compiled step: bytes on each device, and operations on all of them.
 
-    XLA counts the body of a loop (`attention_chunk`, accumulated parts) once, so the
+    XLA counts the body of a loop (`attention_chunk`, micro-batches) once, so the
     operations of a step with loops are more than that.
     """
 
-    arguments: int  # state, batch and the weights of LPIPS
+    arguments: int  # state, batch and the stage's constants
     outputs: int
     reused: int  # outputs that lie where the donated state lay
     temporaries: int
     code: int
-    kept: int  # see `kept`
+    kept: int  # see `residual_bytes`
     flops: float
 
     @property
@@ -50,53 +48,47 @@ class Planned(NamedTuple):
         return self.arguments + self.outputs - self.reused + self.temporaries
 
 
-def run(config: ml_collections.ConfigDict) -> str:
+def run(make: Make, config: ml_collections.ConfigDict) -> str:
     """Returns the page that --dry_run prints.
 
     Raises:
       ValueError, FileNotFoundError: what would stop the training.
     """
-    setup = train.set_up(config)
+    setup = trainer.set_up(make, config)
     try:
         raw = sharding.to_devices(next(setup.batches), setup.mesh)
     finally:
         setup.batches.close()
-    kinds = {
-        experiment.adversarial(config, step) for step in (0, config.train.steps - 1)
-    }
+    task, steps = setup.task, setup.compiled(rate=1.0).step
+    phases = {task.phase(step): None for step in (0, config.train.steps - 1)}
+    images = config.train.batch_size // setup.mesh.size // config.train.accumulate_steps
     planned = {
-        kind: plan(
-            setup.compiled.step[kind],
-            setup.fresh,
+        phase: plan(
+            steps[phase],
+            setup,
             raw,
-            kept=kept(config, setup, raw, adversarial=kind),
-            devices=setup.mesh.size,
+            kept=residual_bytes(task, setup.fresh, raw, phase=phase, images=images),
         )
-        for kind in sorted(kinds)
+        for phase in phases
     }
     sections = (
         overview.data(config, setup),
         overview.networks(setup),
         memory(planned),
-        rates(config, setup),
+        rates(task, last=config.train.steps - 1),
     )
-    return "\n\n".join(sections)
+    return "\n\n".join(filter(None, sections))
 
 
-def plan(
-    step: BarrierJit, state: PyTree, raw: PyTree, *, kept: int, devices: int
-) -> Planned:
+def plan(step: BarrierJit, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
     """Compiles one kind of step and asks XLA what it planned.
 
     Args:
-      step: of `Compiled.step`.
-      state: the state, or its shapes.
       raw: a batch as the pipeline gives it, or its shapes.
-      kept: of `kept`.
-      devices: how many run the step.
+      kept: of `residual_bytes`.
     """
     key = jax.eval_shape(jax.random.key, 0)
-    compiled = step.compile(state, raw, key)
+    compiled = step.compile(setup.fresh, raw, key)
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Planned(
         arguments=stats.argument_size_in_bytes,
@@ -105,77 +97,56 @@ def plan(
         temporaries=stats.temp_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
         kept=kept,
-        flops=cost["flops"] * devices,
+        flops=cost["flops"] * setup.mesh.size,
     )
 
 
-def kept(
-    config: ml_collections.ConfigDict, setup: Setup, raw: PyTree, *, adversarial: bool
+def residual_bytes(
+    task: Task, state: PyTree, raw: PyTree, *, phase: str, images: int
 ) -> int:
     """Returns the bytes that one device keeps for the backward pass of a step.
 
-    Of one part of its images, since the parts of `accumulate_steps` come one after the
-    other. The step's arguments, parameters among them, are not counted: they are there
+    The step's arguments, parameters among them, are not counted: they are there
     anyway. Only shapes go through: nothing is computed or compiled.
+
+    Args:
+      images: of one micro-batch on one device, since they come one after the other.
     """
-    built = setup.built
-    images = config.train.batch_size // setup.mesh.size // config.train.accumulate_steps
+    if phase not in task.residuals:
+        return 0
     part = {
         name: jax.ShapeDtypeStruct((images, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in raw.items()
     }
-
-    def residuals(weights, state: TrainState, raw, key):
-        batch = built.to_batch(raw)
-        noise = train_step.draw_noise(built.networks.autoencoder, batch.image, key)
-        terms_of = functools.partial(
-            train_step.forward,
-            built.networks,
-            built.settings,
-            weights,
-            Adversary(state.disc_params, state.disc_stats, state.lecam),
-            part=train_step.Part(batch, noise, key),
-            adversarial=adversarial,
-        )
-        return jax.vjp(terms_of, state.params, has_aux=True)[1]
-
     key = jax.eval_shape(jax.random.key, 0)
-    traced = jax.make_jaxpr(residuals)(
-        built.perceptual_weights, setup.fresh, part, key
-    ).jaxpr
-    left = {out for out in traced.outvars if isinstance(out, core.Var)}
+    traced = jax.make_jaxpr(task.residuals[phase])(task.constants, state, part, key)
+    left = {out for out in traced.jaxpr.outvars if isinstance(out, core.Var)}
     return sum(
         out.aval.size * out.aval.dtype.itemsize
-        for out in left.difference(traced.invars)
+        for out in left.difference(traced.jaxpr.invars)
     )
 
 
-def memory(planned: dict[bool, Planned]) -> str:
+def memory(planned: dict[str, Planned]) -> str:
     """Returns a line for each kind of step, in MB a device."""
-    names = {False: "without discriminator", True: "with discriminator"}
-    columns = ("arguments", "outputs", "reused", "temporaries", "code", "peak", "kept")
-    head = f"{'step, MB a device':24}" + "".join(f"{name:>13}" for name in columns)
+    head = f"{'step, MB a device':24}" + "".join(f"{name:>13}" for name in COLUMNS)
     lines = [head + f"{'TFLOP':>10}"]
-    for kind, plan in planned.items():
-        numbers = "".join(f"{getattr(plan, name) / MB:>13,.1f}" for name in columns)
-        lines.append(f"{names[kind]:24}{numbers}{plan.flops / TERA:>10.3g}")
+    for phase, plan in planned.items():
+        numbers = "".join(f"{getattr(plan, name) / MB:>13,.1f}" for name in COLUMNS)
+        lines.append(f"{phase:24}{numbers}{plan.flops / TERA:>10.3g}")
     return "\n".join(lines)
 
 
-def rates(config: ml_collections.ConfigDict, setup: Setup) -> str:
-    """Returns the rates where their schedules have a corner."""
-    schedules, last = setup.built.schedules, config.train.steps - 1
-    corners = {
-        "first": 0,
-        "warm-up done": max(config.optimizer.warmup_steps - 1, 0),
-        "disc_start": config.loss.disc_start,
-        "last": last,
-    }
-    columns = ("learning_rate", "disc_rate", "logvar_rate", "disc_factor")
-    lines = [f"{'step':>24}" + "".join(f"{name:>15}" for name in columns)]
+def rates(task: Task, *, last: int) -> str:
+    """Returns the stage's schedules where they have a corner."""
+    if not task.schedules:
+        return ""
+    corners = {"first": 0, **task.corners, "last": last}
+    head = "".join(f"{name:>15}" for name in task.schedules)
+    lines = [f"{'step':>24}{head}"]
     for name, step in sorted(corners.items(), key=lambda corner: corner[1]):
         if step <= last:
-            values = (float(getattr(schedules, column)(step)) for column in columns)
+            values = (float(schedule(step)) for schedule in task.schedules.values())
             numbers = "".join(f"{value:>15.4g}" for value in values)
             lines.append(f"{name:>14}{step:>10,}{numbers}")
     return "\n".join(lines)

@@ -119,17 +119,8 @@ tensorboardX.record_writer.register_writer_factory(_EventFile.PREFIX, _EventFile
 class Silent:
     """The logbook of every process but the first: keeps nothing."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, png: pathlib.Path) -> None: ...
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-
-    def skipped(self, step: int, names: list[str]) -> None: ...
-
-    def rewind(self, step: int) -> None: ...
-
-    def close(self) -> None: ...
+    def __getattr__(self, name: str):
+        return lambda *arguments, **options: None
 
 
 def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:
@@ -139,10 +130,10 @@ def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:
 
 def reopened(path: pathlib.Path, step: int) -> TextIO:
     """Drops the lines past a step, and torn ones; returns the file to append to."""
-    kept = [line for line in read(path) if line["step"] <= step]
+    lines = [line for line in read(path) if line["step"] <= step]
     # Replaced in one move: a crash leaves the old file or the new one.
     with files.written(path) as partial:
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path.open("a")
 
 
@@ -169,11 +160,11 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def last_validation(path: pathlib.Path) -> dict[str, float]:
     """Returns the numbers of the last validation, without their prefix."""
-    judged = [line for line in read(path) if "val/nmse" in line]
-    if not judged:
-        return {}
-    return {
-        name.removeprefix("val/"): math.nan if value is None else value
-        for name, value in judged[-1].items()
-        if name.startswith("val/")
-    }
+    numbers: dict[str, float] = {}
+    for line in read(path):
+        numbers = {
+            name.removeprefix("val/"): math.nan if value is None else value
+            for name, value in line.items()
+            if name.startswith("val/")
+        } or numbers
+    return numbers

@@ -6,37 +6,35 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import metrics, sharding
+from radiovae_jax import sharding
 from radiovae_jax.cli import Interrupted
-from radiovae_jax.data import datasets, radiomap
+from radiovae_jax.data import datasets
 from radiovae_jax.progress import Bar
 from radiovae_jax.training import (
     distributed,
-    judging,
     logbook,
     resources,
     run_folder,
     stopping,
+    validation,
 )
 from radiovae_jax.training.checkpoint import Checkpoints, NotWrittenError
-from radiovae_jax.training.judging import Compiled
 from radiovae_jax.training.preemption import Interruption
-from radiovae_jax.vae import experiment
-from radiovae_jax.vae.train_step import TrainState
+from radiovae_jax.training.task import State
 
 
 class Due(NamedTuple):
     """What is to be done after a step."""
 
     log: bool
-    judge: bool
+    validate: bool
     save: bool
     histograms: bool
     end: bool  # a signal came, and all processes agreed on this step
@@ -48,16 +46,14 @@ class Loop:
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
-    mesh: Any
-    compile: Callable[[float], Compiled]  # the executables at so many times the rates
-    validation: Any
+    setup: Any  # of trainer.set_up
     checkpoints: Checkpoints
     log: logbook.Logbook | logbook.Silent
     step_key: Any
     sample_key: Any
     rollbacks: int  # how often this run went back to an older checkpoint
 
-    def run(self, state: TrainState, batches) -> dict[str, float]:
+    def run(self, state: State) -> dict[str, float]:
         """Takes the steps that are left; whatever ends them early, saves first.
 
         Raises:
@@ -65,10 +61,17 @@ class Loop:
           FloatingPointError: going on is of no use; the message says why.
           OSError: something cannot be written or read.
         """
-        train = self.config.train
+        train, self.task = self.config.train, self.setup.task
         start, stop = int(state.step), min(train.steps, train.stop_at or train.steps)
         numbers = self.workdir / "metrics.jsonl"
-        self.limits, self.metrics, self.powerless = limits(self.config), {}, set()
+        self.db, self.metrics = datasets.db_range(self.config), {}
+        self.limits = stopping.Limits(
+            max_skipped=train.max_skipped,
+            plateau_steps=train.stop_on_plateau_steps,
+            plateau_since=self.task.plateau_since,
+            divergence=train.stop_on_divergence,
+            of_stage=self.task.limits,
+        )
         self.validations = stopping.history(logbook.read(numbers), until=start)
         enough = stopping.enough(self.validations, self.limits)
         if enough and train.extend and start < stop:
@@ -78,6 +81,17 @@ class Loop:
             done = enough or f"step {start} of {stop} is done already"
             logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
+        self.validator = validation.Validator(
+            task=self.task,
+            mesh=self.setup.mesh,
+            source=self.setup.val_data,
+            batch_size=train.validation_batch_size,
+            rows=train.images,
+            workdir=self.workdir,
+            log=self.log,
+            key=self.sample_key,
+            named=set(),
+        )
         logging.info(
             "compiling the first step of each phase: usually 20 to 60 s on a CPU, some "
             "minutes for the large networks"
@@ -92,58 +106,64 @@ class Loop:
         with self.bar, Interruption() as self.interruption:
             while True:
                 try:
-                    return self.steps(state, batches, stop)
+                    return self.steps(state, stop)
                 except stopping.TooManySkippedError as error:
-                    state = self.roll_back(state, batches, error)
+                    state = self.roll_back(state, error)
                 except OSError as error:
                     raise run_folder.explained(error, self.workdir) from error
 
-    def steps(self, state: TrainState, batches, stop: int) -> dict[str, float]:
+    def steps(self, state: State, stop: int) -> dict[str, float]:
         """Steps from this state on; returns the numbers of the last validation."""
-        start = int(state.step)
-        self.compiled = self.compile(self.rate())
+        start, self.newest = int(state.step), state
+        self.compiled = self.setup.compiled(self.rate())
         self.clock, self.ledger = resources.Clock(start), stopping.SkipLedger()
         try:
             for done in range(start + 1, stop + 1):
-                with self.clock.spent_on("data", pause=False):
-                    batch = next(batches)
-                raw = sharding.to_devices(batch, self.mesh)
-                run_step = self.compiled.step[self.adversarial(done - 1)]
-                if not run_step.ready:
-                    with self.pause("compile", state):
-                        run_step.make_ready(state, raw, self.step_key)
-                state, logs = run_step(state, raw, self.step_key)
-                self.ledger.add(done, batch["name"], logs["skipped_in_row"])
-                self.bar.update()
-
-                due = self.due(done, stop)
-                values = self.look(state, raw, logs, done, due)
-                judged = "val/nmse" in values
-                problem = stopping.problem(values, self.validations, self.limits)
-                end = due.end or self.interruption.noticed()
-                enough = judged and not problem and self.enough()
-                wanted = (due.save or end or enough) and not problem
-                if wanted or (judged and (problem or self.new_best())):
-                    self.save(state, batches, judged=judged)
-                if problem:
-                    self.checkpoints.wait()
-                    told = self.told(problem, self.last_good(done - 1))
-                    raise stopping.StoppedError(f"step {done}: {told}")
-                if end:
-                    self.checkpoints.wait()
-                    raise Interrupted(
-                        f"saved step {done} of {self.config.train.steps} in "
-                        f"{self.workdir}; the same command goes on from there"
-                    )
-                if enough:
+                state = self.one_step(state, done, stop)
+                if self.finished:
                     break
             self.checkpoints.wait()
         except (FloatingPointError, NotWrittenError, Interrupted):
             raise  # not worth saving, not possible, or done
         except BaseException:
-            self.rescue(state, batches)
+            self.rescue(self.newest)
             raise
         return self.metrics
+
+    def one_step(self, state: State, done: int, stop: int) -> State:
+        """Takes the step that makes `done` of them, and does what is due after it."""
+        with self.clock.spent_on("data", pause=False):
+            batch = next(self.setup.batches)
+        raw = sharding.to_devices(batch, self.setup.mesh)
+        run_step = self.compiled.step[self.task.phase(done - 1)]
+        if not run_step.ready:
+            with self.pause("compile", state):
+                run_step.make_ready(state, raw, self.step_key)
+        state, logs = run_step(state, raw, self.step_key)
+        self.newest = state
+        self.ledger.add(done, batch["name"], logs["skipped_in_row"])
+        self.bar.update()
+
+        due = self.due(done, stop)
+        values = self.look(state, raw, logs, done, due)
+        validated = stopping.validated(values)
+        problem = stopping.problem(values, self.validations, self.limits)
+        end = due.end or self.interruption.noticed()
+        self.finished = validated and not problem and self.enough()
+        wanted = (due.save or end or self.finished) and not problem
+        if wanted or (validated and (problem or self.new_best())):
+            self.save(state, validated=validated)
+        if problem:
+            self.checkpoints.wait()
+            message = self.message(problem, self.last_good(done - 1))
+            raise stopping.StoppedError(f"step {done}: {message}")
+        if end:
+            self.checkpoints.wait()
+            raise Interrupted(
+                f"saved step {done} of {self.config.train.steps} in "
+                f"{self.workdir}; the same command goes on from there"
+            )
+        return state
 
     def new_best(self) -> bool:
         """Whether the last validation is better than all before it."""
@@ -180,13 +200,14 @@ class Loop:
     def due(self, done: int, stop: int) -> Due:
         train = self.config.train
         end = self.interruption.reached(done)
-        log, judge, save = (
+        log, validate, save = (
             done % every == 0 or done == stop
             for every in (train.log_every, train.validate_every, train.checkpoint_every)
         )
+        has_validation = self.setup.val_data is not None
         return Due(
             log=log,
-            judge=(judge or save) and not end and self.validation is not None,
+            validate=(validate or save) and not end and has_validation,
             save=save or end,
             histograms=bool(train.histogram_every)
             and done % train.histogram_every == 0,
@@ -194,66 +215,55 @@ class Loop:
         )
 
     def look(
-        self, state: TrainState, raw: dict, logs: dict, done: int, due: Due
+        self, state: State, raw: dict, logs: dict, done: int, due: Due
     ) -> dict[str, float]:
         """Collects, shows and logs the numbers of a step."""
-        train = self.config.train
         values: dict[str, float] = {}
         if due.log or due.save or due.end:
             self.settle()
         try:
             if due.log:
-                values |= judging.named("train", jax.device_get(logs))
-                values |= resources.memory() | self.clock.lap(done, train.batch_size)
+                values |= validation.named("train", jax.device_get(logs))
+                values |= resources.memory()
+                values |= self.clock.lap(done, self.config.train.batch_size)
                 for purpose in ("compile", "checkpoint", "histograms"):
-                    values |= self.clock.told(purpose)
-                shown = judging.postfix(values, self.metrics, self.db)
-                self.bar.set_postfix_str(shown)
+                    values |= self.clock.seconds(purpose)
+                self.bar.set_postfix_str(self.postfix(values))
             if due.histograms:
                 with self.pause("histograms", state):
-                    judging.histograms(self.log, self.compiled, state, raw, done)
-            if due.judge:
+                    validation.histograms(
+                        self.task, self.compiled, self.log, state, raw, done
+                    )
+            if due.validate:
                 values |= self.validate(state, done)
         finally:  # a step that is saved on the way out has its line too
             if values:
                 self.log.write(done, values)
         return values
 
-    def validate(self, state: TrainState, done: int) -> dict[str, float]:
+    def postfix(self, values: dict[str, float]) -> str:
+        """Returns the numbers that the progress bar shows."""
+        parts = [f"{name} {n:.3g}" for name, n in self.task.bar(values).items()]
+        if "rmse" in self.metrics:
+            parts.append(f"val {self.db.words(self.metrics['rmse'])}")
+        return ", ".join(parts)
+
+    def validate(self, state: State, done: int) -> dict[str, float]:
         """Returns the numbers of a validation; none where a signal cut it short."""
         with self.pause("validation", state):
-            found = self.judge().validate(
+            numbers = self.validator.run(
+                self.compiled,
                 state,
                 done,
-                adversarial=self.adversarial(done - 1),
+                phase=self.task.phase(done - 1),
                 stopped=self.interruption.noticed,
             )
-        if not found:
+        if not numbers:
             return {}
-        self.metrics = found
-        nmse = metrics.deciding(found)
-        self.validations.append(stopping.judged(done, nmse))
-        self.say(judging.summary(done, found, self.db))
-        return judging.named("val", found) | self.clock.told("validation")
-
-    @property
-    def db(self) -> radiomap.DbRange:
-        return datasets.db_range(self.config)
-
-    def judge(self) -> judging.Judge:
-        train = self.config.train
-        return judging.Judge(
-            compiled=self.compiled,
-            mesh=self.mesh,
-            validation=self.validation,
-            batch_size=train.validation_batch_size,
-            rows=train.images,
-            db=self.db,
-            workdir=self.workdir,
-            log=self.log,
-            sample_key=self.sample_key,
-            powerless=self.powerless,
-        )
+        self.metrics = numbers
+        self.validations.append(stopping.validation(done, numbers))
+        self.say(f"step {done}: validation {validation.quality(numbers, self.db)}")
+        return validation.named("val", numbers) | self.clock.seconds("validation")
 
     def settle(self) -> None:
         """Logs the maps of skipped batches.
@@ -273,21 +283,20 @@ class Loop:
                 problem = stopping.too_many(
                     skipped, good=good, rollbacks=self.rollbacks
                 )
-                raise stopping.TooManySkippedError(self.told(problem, good), good=good)
+                message = self.message(problem, good)
+                raise stopping.TooManySkippedError(message, good=good)
 
     def last_good(self, step: int) -> int:
         """Returns the newest checkpoint up to a step; 0 for none."""
         return max((at for at in self.checkpoints.steps() if at <= step), default=0)
 
-    def told(self, problem: stopping.Problem, good: int) -> str:
+    def message(self, problem: stopping.Problem, good: int) -> str:
         saved = f"the last good checkpoint is step {good}" if good else "nothing saved"
         return f"{problem.what}; {saved} in {self.workdir}. {problem.remedy}"
 
-    def roll_back(
-        self, state: TrainState, batches, error: stopping.TooManySkippedError
-    ) -> TrainState:
+    def roll_back(self, state: State, error: stopping.TooManySkippedError) -> State:
         """Returns the last good state; lowers the rates. Raises where it may not."""
-        train = self.config.train
+        train, batches = self.config.train, self.setup.batches
         if not error.good or self.rollbacks >= train.rollback:
             raise error
         self.checkpoints.wait()
@@ -313,16 +322,17 @@ class Loop:
         """The factor of all learning rates."""
         return self.config.train.rollback_factor**self.rollbacks
 
-    def save(self, state: TrainState, batches, *, judged: bool) -> None:
+    def save(self, state: State, *, validated: bool) -> None:
         # Each step takes one batch; the iterator may already be one ahead.
-        position = batches.get_state() | {
+        position = self.setup.batches.get_state() | {
             "position": int(state.step),
             "rollbacks": self.rollbacks,
         }
         with self.pause("checkpoint", state):
-            self.checkpoints.save(state, position, self.metrics if judged else None)
+            measured = self.metrics if validated else None
+            self.checkpoints.save(state, position, measured)
 
-    def rescue(self, state: TrainState, batches) -> None:
+    def rescue(self, state: State) -> None:
         """Saves the last whole state, unless a step was consuming it.
 
         Of several processes none does: all must write, and an error may be of one.
@@ -334,24 +344,8 @@ class Loop:
         if int(state.step) in (0, *self.checkpoints.steps()):
             return
         try:
-            self.save(state, batches, judged=False)
+            self.save(state, validated=False)
             self.checkpoints.wait()
             logging.warning("saved step %d before ending", state.step)
         except NotWrittenError as error:
             logging.warning("step %d is not saved: %s", state.step, error)
-
-    def adversarial(self, step: int) -> bool:
-        return experiment.adversarial(self.config, step)
-
-
-def limits(config: ml_collections.ConfigDict) -> stopping.Limits:
-    """Returns what a run of this config bears."""
-    train, loss = config.train, config.loss
-    phases = 0 < loss.disc_start < train.steps and loss.disc_factor > 0
-    return stopping.Limits(
-        max_skipped=train.max_skipped,
-        plateau_steps=train.stop_on_plateau_steps,
-        plateau_since=loss.disc_start if phases else 0,
-        kl_below=train.stop_on_kl_below,
-        divergence=train.stop_on_divergence,
-    )

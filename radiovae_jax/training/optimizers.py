@@ -1,14 +1,10 @@
 """AdamW for both networks, with the learning rate applied outside.
 
-The transformations give a direction; `descend` multiplies it by a rate that is a
-function of the global step (see training/schedules.py).
+The transformations give a direction; `updates.descend` multiplies it by a rate that is
+a function of the global step (see training/schedules.py).
 """
 
-import jax
-import jax.numpy as jnp
 import optax
-
-from radiovae_jax.types import Params, Scalar
 
 
 def adamw(
@@ -42,13 +38,3 @@ def with_logvar(autoencoder: optax.GradientTransformation, *, beta1, beta2, eps)
         },
         {"autoencoder": "autoencoder", "logvar": "logvar"},
     )
-
-
-def descend(
-    params: Params, direction: Params, rate: Scalar, *, limit: float = 0.0
-) -> Params:
-    """Returns params - rate * direction, clipped to [-limit, limit]; 0: not clipped."""
-    new = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    if not limit:
-        return new
-    return jax.tree.map(lambda p: jnp.clip(p, -limit, limit), new)

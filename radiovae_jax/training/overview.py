@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import ml_collections
-from jaxtyping import PyTree
 
 from radiovae_jax import provenance
 
@@ -16,17 +15,18 @@ def start(config: ml_collections.ConfigDict, setup: Any) -> str:
     """Returns what is said of a run before its first step.
 
     Args:
-      setup: of `train.set_up`.
+      setup: of `trainer.set_up`.
     """
-    code = ", ".join(f"{name} {held}" for name, held in provenance.versions().items())
-    last = f"phases      {phases(config)}\ncode        {provenance.commit()}; {code}"
+    versions = provenance.versions().items()
+    code = ", ".join(f"{name} {version}" for name, version in versions)
+    phases = f"phases      {setup.task.phases}\n" if setup.task.phases else ""
+    last = f"{phases}code        {provenance.commit()}; {code}"
     return "\n".join([data(config, setup), networks(setup), last])
 
 
 def data(config: ml_collections.ConfigDict, setup: Any) -> str:
     mesh, batch_size = setup.mesh, config.train.batch_size
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    dtype = setup.built.networks.autoencoder.dtype
     valid = setup.val_data.summary() if setup.val_data else "none"
     device, processes = jax.devices()[0], jax.process_count()
     several = f" of {processes} processes" if processes > 1 else ""
@@ -36,39 +36,17 @@ def data(config: ml_collections.ConfigDict, setup: Any) -> str:
         f"devices     {mesh.size} {device.device_kind} ({device.platform}){several}, "
         f"mesh {axes}\n"
         f"batch       {batch_size} images, {batch_size // mesh.size} a device, "
-        f"computed in {dtype}"
+        f"computed in {setup.task.dtype}"
     )
 
 
 def networks(setup: Any) -> str:
-    state = setup.fresh
-    counts = {
-        "autoencoder": count(state.params["autoencoder"]),
-        "discriminator": count(state.disc_params),
-        "LPIPS, fixed": count(setup.built.perceptual_weights),
-    }
-    held = sum(
+    lines = []
+    for name, params in setup.task.parameters(setup.fresh).items():
+        number = sum(leaf.size for leaf in jax.tree.leaves(params))
+        lines.append(f"{name:14}{number:>14,} parameters")
+    bytes_of_state = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(state)
+        for leaf in jax.tree.leaves(setup.fresh)
     )
-    lines = [f"{name:14}{number:>14,} parameters" for name, number in counts.items()]
-    lines.append(f"{'state':14}{held / MB:>14,.1f} MB a device")
-    return "\n".join(lines)
-
-
-def phases(config: ml_collections.ConfigDict) -> str:
-    """Returns which step brings the discriminator in."""
-    loss, steps = config.loss, config.train.steps
-    if not loss.disc_factor:
-        return f"{steps:,} steps without discriminator (loss.disc_factor=0)"
-    if loss.disc_start >= steps:
-        return (
-            f"{steps:,} steps without discriminator (loss.disc_start="
-            f"{loss.disc_start:,} is no step of them)"
-        )
-    early = " (trained from the first)" * (loss.discriminator_before_start != "off")
-    return f"{steps:,} steps, discriminator after step {loss.disc_start:,}{early}"
-
-
-def count(params: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return "\n".join([*lines, f"{'state':14}{bytes_of_state / MB:>14,.1f} MB a device"])

@@ -15,7 +15,7 @@ class Clock:
     """Seconds and images since the last lap, and what else the time went to."""
 
     def __init__(self, step: int):
-        self._spent: Counter[str] = Counter()  # since it was last told
+        self._spent: Counter[str] = Counter()  # since `seconds` was last asked
         self._restart(step)
 
     def _restart(self, step: int) -> None:
@@ -32,7 +32,7 @@ class Clock:
             self._spent[purpose] += seconds
             self._paused += seconds * pause
 
-    def told(self, purpose: str) -> dict[str, float]:
+    def seconds(self, purpose: str) -> dict[str, float]:
         """Returns {"time/PURPOSE_seconds"} since this was last asked; {} for none."""
         seconds = self._spent.pop(purpose, 0.0)
         return {f"time/{purpose}_seconds": seconds} if seconds else {}
@@ -50,7 +50,7 @@ class Clock:
 
 
 def memory() -> dict[str, float]:
-    """Returns bytes: held by this process now, at most by a device (where it tells)."""
+    """Returns bytes: held by this process now, at most by a device (where known)."""
     used = {"memory/host_bytes": host_bytes()}
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]

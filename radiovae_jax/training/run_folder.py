@@ -1,97 +1,28 @@
-"""The folder of a run: its config, and the trained model read back from it."""
+"""The folder of a run: its config, claimed and read back; which checkpoint is best."""
 
-import functools
+import importlib
 import json
 import pathlib
 import shlex
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
 from radiovae_jax import files, inputs
-from radiovae_jax.training import checkpoint, config_check
-from radiovae_jax.vae import experiment
-from radiovae_jax.vae.autoencoder import AutoencoderKL
+from radiovae_jax.training import checkpoint, rules, schema
 
-# Changing these does not change what a step computes: a resumed run may.
-FREE = (
-    "autoencoder.remat",
-    "autoencoder.attention_chunk",
-    "data.db_floor",
-    "data.db_span",
-    "data.root",
-    "data.threads",
-    "data.prefetch",
-    "loss.perceptual_weights",
-    "train.extend",
-    "train.fsdp",
-    "train.stop_at",
-    "train.log_every",
-    "train.validate_every",
-    "train.validation_batch_size",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.images",
-    "train.histogram_every",
-    "train.max_skipped",
-    "train.rollback",
-    "train.stop_on_plateau_steps",
-    "train.stop_on_kl_below",
-    "train.stop_on_divergence",
-)
-# With train.extend a run goes on with other values of these, and its optimizers' state.
-EXTENDED = (
-    "train.steps",
-    "optimizer.learning_rate",
-    "optimizer.disc_learning_rate",
-    "optimizer.logvar_learning_rate",
-    "optimizer.schedule",
-    "optimizer.end_factor",
-    "optimizer.warmup_steps",
-)
+# Fields that a resumed run may change: they change nothing that a step computes; or,
+# with train.extend, the state of the optimizers goes on with other values.
+FREE, EXTENDED = schema.names(rules.FREE), schema.names(rules.EXTEND)
 # Fields that came after version 0.1, each with the value that does what 0.1 did: runs
 # of that version have none of them in their config.json.
-ADDED = {
-    "autoencoder.attention_chunk": 0,
-    "autoencoder.remat": False,
-    "data.dataset": "mnist",
-    "data.db_floor": None,
-    "data.db_span": None,
-    "data.split_by": "file",
-    "loss.feature_matching_weight": 0.0,
-    "loss.free_bits": 0.0,
-    "loss.free_bits_per": "dimension",
-    "loss.kl_cycles": 4,
-    "loss.kl_ratio": 0.5,
-    "loss.kl_reduction": "same",
-    "loss.kl_schedule": "constant",
-    "loss.kl_warmup_steps": 10_000,
-    "loss.lecam_decay": 0.99,
-    "loss.lecam_weight": 0.0,
-    "loss.r1_weight": 0.0,
-    "loss.reconstruction": "l1_mse",
-    "loss.reduction": "sum",
-    "loss.ssim_balance": 0.0,
-    "loss.ssim_weight": 0.0,
-    "optimizer.clip_weights": 0.0,
-    "train.accumulate_steps": 1,
-    "train.extend": False,
-    "train.fsdp": 1,
-    "train.histogram_every": 5_000,
-    "train.max_skipped": 10,
-    "train.rollback": 0,
-    "train.rollback_factor": 0.5,
-    "train.stop_on_divergence": 0.0,
-    "train.stop_on_kl_below": 1e-8,
-    "train.stop_on_plateau_steps": 0,
-}
+ADDED = schema.older()
 # Of these the configs have other values now: an older run goes on as it began.
-CHANGED = ("data.split_by",)
+CHANGED = tuple(n for n, value in ADDED.items() if value != schema.FIELDS[n].default)
 CONFIG_REMEDY = "put the run's config back, or give another --workdir"
 # How often the best checkpoint is chosen anew where a training replaced it, and the
 # time that the removal of one is given.
@@ -112,8 +43,7 @@ def continued(
         there = read_config(workdir).data
         config.data.update(db_floor=there.db_floor, db_span=there.db_span)
     for name in _lacking(workdir):
-        section, field = name.split(".")
-        config[section][field] = ADDED[name]
+        schema.put(config, name, ADDED[name])
     return config
 
 
@@ -122,7 +52,7 @@ def _lacking(workdir: pathlib.Path) -> list[str]:
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
         return []
-    there = flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
+    there = schema.flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
     return [name for name in CHANGED if name not in there]
 
 
@@ -171,7 +101,8 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     Raises:
       ValueError: it is another run's.
     """
-    saved, new = flat(read_config(workdir).to_dict()), flat(jsonable(config))
+    saved = schema.flat(read_config(workdir).to_dict())
+    new = schema.flat(jsonable(config))
     free, units = set(FREE), {"data.db_floor", "data.db_span"}
     if config.loss.objective != "base" or config.data.source == "sionna":
         free -= units  # what is trained on them
@@ -241,57 +172,17 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it has no config.json. Train one "
-            "with python -m radiovae_jax.main --config configs/quickstart.py "
+            "with python -m radiovae_jax.main --config quickstart "
             f"--workdir {shlex.quote(str(workdir))}"
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
-        for name, value in ADDED.items():
-            section, field = name.split(".")
-            values[section].setdefault(field, value)
-        return ml_collections.ConfigDict(values)
+        config, there = ml_collections.ConfigDict(values), schema.flat(values)
+        for name in ADDED.keys() - there.keys():
+            schema.put(config, name, ADDED[name])
+        return config
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error
-
-
-def training_side(
-    config: ml_collections.ConfigDict,
-) -> tuple[str, int | tuple[int, ...]]:
-    """Returns the field that says at which size a run trained, and its value.
-
-    Of maps that are used as they are stored the config only has the size for which
-    the autoencoder was laid out.
-    """
-    fields = {
-        "data.crop": config.data.crop,
-        "data.image_size": config.data.image_size,
-        "data.synthetic.size": config.data.source == "synthetic"
-        and config.data.synthetic.size,
-        "autoencoder.resolution": config.autoencoder.resolution,
-    }
-    field, side = next((field, side) for field, side in fields.items() if side)
-    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
-
-
-def load(
-    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
-) -> tuple[AutoencoderKL, Any]:
-    """Returns (model, params) of a run, ready for `encode` and `decode`.
-
-    The model computes in float32 wherever it was trained.
-
-    Args:
-      workdir: folder of the run.
-      weights: "ema" (the average that validation judges) or "live".
-      step: which checkpoint; 0 is the one with the lowest validation NMSE.
-
-    Raises:
-      FileNotFoundError: no run, or no checkpoint in it.
-      ValueError: unknown `weights`, or a config that does not fit this version.
-    """
-    if weights not in ("ema", "live"):
-        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
-    return hold(workdir, step, lambda step: _load(workdir, weights, step))[1]
 
 
 def hold(
@@ -323,49 +214,6 @@ def hold(
         time.sleep(PAUSE_S)
 
 
-def _load(
-    workdir: pathlib.Path | str, weights: str, step: int
-) -> tuple[AutoencoderKL, Any]:
-    config = read_config(workdir)
-    config_check.check(config)
-    model = experiment.build_autoencoder(config).clone(dtype=jnp.float32)
-    side = model.downsampling
-    x = jnp.zeros((1, side, side, model.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
-    part = {"ema": "ema", "live": "params"}[weights]
-    like = {part: {"autoencoder": shapes["params"]}}
-    restored = checkpoint.restore_part(
-        inputs.local(workdir, "workdir"), step, _here(like)
-    )
-    return model, {"params": restored[part]["autoencoder"]}
-
-
-def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
-    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
-
-    Args:
-      step: as for `load`.
-    """
-    discriminator = experiment.build_discriminator(read_config(workdir))
-    init = functools.partial(experiment.init_discriminator, discriminator)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    like = {
-        "params": {"logvar": jax.ShapeDtypeStruct((), jnp.float32)},
-        "disc_params": shapes["params"],
-        "disc_stats": shapes["batch_stats"],
-    }
-    like = _here(like)
-    _, restored = hold(
-        workdir,
-        step,
-        lambda step: checkpoint.restore_part(
-            inputs.local(workdir, "workdir"), step, like
-        ),
-    )
-    disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
-    return restored["params"]["logvar"], disc
-
-
 def best_step(workdir: pathlib.Path | str) -> int:
     """Returns the step of the lowest validation NMSE; the latest without one.
 
@@ -376,25 +224,21 @@ def best_step(workdir: pathlib.Path | str) -> int:
     return checkpoint.best_step(inputs.local(workdir, "workdir"))
 
 
-def _here(like: Any) -> Any:
-    """Returns the shapes as arrays on one device have them."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-    )
-
-
 def jsonable(config: ml_collections.ConfigDict) -> dict:
     """Returns the config as it reads back from JSON: tuples are lists."""
     return json.loads(config.to_json())
 
 
-def flat(nested: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.field": value}."""
-    items: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            items |= flat(value, f"{prefix}{name}.")
-        else:
-            items[prefix + name] = value
-    return items
+def __getattr__(name: str) -> Any:
+    """Finds for one more release what version 0.1 had here: a run's network."""
+    moved = {"load": "load_network", "load_loss": "load_loss"}
+    if name not in moved:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "radiovae_jax.vae.codec"
+    warnings.warn(
+        f"run_folder.{name} is {home}.{moved[name]} now (radiovae_jax.load for a run's "
+        "model and parameters); the old name goes with the next release",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return getattr(importlib.import_module(home), moved[name])

@@ -95,7 +95,7 @@ def kl_linear(step: Step, *, kl_weight: float, warmup: int) -> Float[Array, ""]:
 def kl_cyclical(
     step: Step, *, kl_weight: float, steps: int, cycles: int, ratio: float
 ) -> Float[Array, ""]:
-    """`cycles` times over `steps`: from 0 in a line to `kl_weight`, then held.
+    """`cycles` times over `steps`: from 0 in a line to `kl_weight`, then constant.
 
     Args:
       step: global step; beyond `steps` the cycles go on.

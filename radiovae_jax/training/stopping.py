@@ -1,6 +1,6 @@
 """When a run ends before its last step: verdicts on its numbers, without side effects.
 
-What they judge is in `metrics.jsonl`, so a resumed run judges as the unbroken one.
+The numbers are in `metrics.jsonl`, so a resumed run ends where the unbroken one does.
 """
 
 import math
@@ -12,8 +12,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from radiovae_jax import metrics
+from radiovae_jax.training.task import Limit
 
 NAME_BYTES = 1024  # of a map, as processes tell them each other
+LOWER_RATES = (
+    "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
+)
 
 
 class StoppedError(FloatingPointError):
@@ -29,13 +33,13 @@ class TooManySkippedError(StoppedError):
 
 
 class Limits(NamedTuple):
-    """What a run bears; 0 is without limit, but for max_skipped."""
+    """When a run ends early; 0 is never, but for max_skipped."""
 
     max_skipped: int  # updates in a row that are left out as not finite
-    plateau_steps: int  # without a better validation NMSE
+    plateau_steps: int  # without a better validation
     plateau_since: int  # validations up to this step do not count for it
-    kl_below: float  # nats an image
-    divergence: float  # times the best validation NMSE
+    divergence: float  # times the best validation
+    of_stage: tuple[Limit, ...] = ()
 
 
 class Problem(NamedTuple):
@@ -43,29 +47,41 @@ class Problem(NamedTuple):
     remedy: str
 
 
-class Judged(NamedTuple):
-    """A validation: its step, and its pooled NMSE (inf where it was not finite)."""
+class Validation(NamedTuple):
+    """A validation: its step, and its deciding number (inf where not finite)."""
 
     step: int
     nmse: float
 
 
-def history(lines: Iterable[Mapping[str, Any]], *, until: int) -> list[Judged]:
+def history(lines: Iterable[Mapping[str, Any]], *, until: int) -> list[Validation]:
     """Returns the validations up to a step among the lines of a metrics.jsonl."""
     return [
-        judged(line["step"], metrics.deciding(line, "val/"))
+        validation(line["step"], line, "val/")
         for line in lines
-        if "val/nmse" in line and line["step"] <= until
+        if validated(line) and line["step"] <= until
     ]
 
 
-def judged(step: int, nmse: float | None) -> Judged:
+def validated(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl holds a validation."""
+    return any(f"val/{name}" in line for name in ("best", "nmse"))
+
+
+def validation(step: int, numbers: Mapping[str, Any], prefix: str = "") -> Validation:
     """Makes an order of the numbers: JSON's null and NaN are the worst of them."""
-    finite = nmse is not None and math.isfinite(nmse)
-    return Judged(step, float(nmse) if finite else math.inf)
+    value = metrics.deciding(numbers, prefix)
+    finite = value is not None and math.isfinite(value)
+    return Validation(step, float(value) if finite else math.inf)
 
 
-def enough(validations: Sequence[Judged], limits: Limits) -> str:
+def powerless(numbers: Mapping[str, Any], prefix: str = "") -> bool:
+    """Whether no map of a validation has power: no NMSE, and finite outputs."""
+    pooled = numbers.get(f"{prefix}rmse_pooled", math.nan)
+    return math.isfinite(pooled) and math.isinf(validation(0, numbers, prefix).nmse)
+
+
+def enough(validations: Sequence[Validation], limits: Limits) -> str:
     """Says why more steps are not worth it; "" where they are.
 
     Only validations after `plateau_since` count: a new phase of the training (the
@@ -84,7 +100,7 @@ def enough(validations: Sequence[Judged], limits: Limits) -> str:
 
 
 def problem(
-    values: Mapping[str, float], validations: Sequence[Judged], limits: Limits
+    values: Mapping[str, float], validations: Sequence[Validation], limits: Limits
 ) -> Problem | None:
     """Says what is past hope in the numbers of a step, and what helps.
 
@@ -92,20 +108,15 @@ def problem(
       values: of the step, by their logged names.
       validations: all so far; the last counts where `values` has a validation.
     """
-    for name in ("train/kl_loss", "val/kl_loss"):
-        kl = values.get(name, math.nan)
-        if kl < limits.kl_below:  # never for NaN
-            return Problem(
-                f"KL collapse: {name} is {kl:.3g} nats an image, so the latents say "
-                "nothing about the map",
-                "Lower loss.kl_weight or set loss.free_bits, in a new --workdir; "
-                "train.stop_on_kl_below=0 goes on regardless",
-            )
-    if "val/nmse" not in values:
+    for limit in limits.of_stage:
+        for name in limit.names:
+            value = values.get(name, math.nan)
+            if value < limit.below:  # never for NaN
+                what = limit.what.format(name=name, value=value)
+                return Problem(what, limit.remedy)
+    if not validated(values) or powerless(values, "val/"):
         return None
     best, last = min(one.nmse for one in validations), validations[-1].nmse
-    if math.isinf(last) and math.isfinite(values.get("val/rmse_pooled", math.nan)):
-        return None  # the maps have no power; the reconstructions are numbers
     if math.isinf(last):
         what = "the validation NMSE is not finite"
     elif limits.divergence and last > limits.divergence * best:
@@ -115,11 +126,8 @@ def problem(
         )
     else:
         return None
-    return Problem(
-        what,
-        "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
-        "with --config.train.init_from=THIS_FOLDER to start from its best weights",
-    )
+    remedy = "with --config.train.init_from=THIS_FOLDER to start from its best weights"
+    return Problem(what, LOWER_RATES + remedy)
 
 
 class Skipped(NamedTuple):
@@ -137,20 +145,16 @@ def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
       good: the checkpoint to go back to; 0 for none.
       rollbacks: how often the run went back already.
     """
-    remedy = (
-        "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
-    )
+    remedy = "(train.rollback has no checkpoint to go back to)"
     if good:
-        remedy += (
+        remedy = (
             "with --config.train.init_from=THIS_FOLDER; or have the rates lowered by "
             f"itself, with train.rollback={rollbacks + 3}"
         )
-    else:
-        remedy += "(train.rollback has no checkpoint to go back to)"
     return Problem(
         f"{skipped.in_row} updates in a row were not finite, up to step "
         f"{skipped.step} (train.max_skipped)",
-        remedy,
+        LOWER_RATES + remedy,
     )
 
 

@@ -4,16 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from radiovae_jax import losses
-from radiovae_jax.training import microbatches, monitor
+from radiovae_jax.training import updates
+from radiovae_jax.training.updates import Logs
 from radiovae_jax.types import Array, Batch, Image, Logits, Params
-from radiovae_jax.vae import discriminator as discriminator_lib
 from radiovae_jax.vae.discriminator import PatchDiscriminator
-from radiovae_jax.vae.objectives import LossSettings, Number
-
-Logs = dict[str, Float[Array, ""]]
+from radiovae_jax.vae.state import Experiment, LossSettings, Number, TrainState
 
 
 class Adversary(NamedTuple):
@@ -49,26 +47,26 @@ def gradient(
     Real and fake go through separately, real first: each has its own statistics.
 
     Args:
-      batches: of `microbatches.split`.
-      recons: the same parts' reconstructions.
+      batches: of `updates.split`.
+      recons: the same micro-batches' reconstructions.
     """
 
     def loss_of(params, batch, recon):
-        def judge(image, stats):
+        def logits_of(image, stats):
             return discriminate(discriminator, params, stats, image, batch.cond)[:2]
 
-        real, moved = judge(batch.target, disc.stats)
-        fake, moved = judge(recon, moved)
+        real, moved = logits_of(batch.target, disc.stats)
+        fake, moved = logits_of(recon, moved)
         loss, lecam = losses.DISCRIMINATOR[settings.disc_loss](real, fake), disc.lecam
         logs = {
             "disc_loss": disc_factor * loss,
             "logits_real": real.mean(),
             "logits_fake": fake.mean(),
-            "disc_accuracy": monitor.accuracy(real, fake),
+            "disc_accuracy": accuracy(real, fake),
         }
         if settings.r1_weight:
             logs["r1_loss"] = losses.r1(
-                lambda image: judge(image, disc.stats)[0], batch.target
+                lambda image: logits_of(image, disc.stats)[0], batch.target
             )
             loss += settings.r1_weight * logs["r1_loss"]
         if settings.lecam_weight:
@@ -86,9 +84,46 @@ def gradient(
         )
         return (grads, *moved), ()
 
-    means, _ = microbatches.accumulate(of_part, (batches, recons))
+    means, _ = updates.accumulate(of_part, (batches, recons))
     grads, stats, lecam, logs = means
     return grads, disc._replace(stats=stats, lecam=lecam), logs
+
+
+def accuracy(logits_real: Logits, logits_fake: Logits) -> Float[Array, ""]:
+    """Returns the share of logits on their side of 0; 0 itself is on neither."""
+    return 0.5 * ((logits_real > 0).mean() + (logits_fake < 0).mean())
+
+
+def descended(
+    built: Experiment,
+    state: TrainState,
+    disc: Adversary,
+    batches: Batch,
+    recons: Float[Array, "n b h w c"],
+    step: Int[Array, ""],
+    disc_factor: Number,
+) -> tuple[TrainState, Params, Logs]:
+    """Returns the state with the discriminator one step on, the gradient, the logs.
+
+    Args:
+      disc: its arrays, with the statistics as the generator's pass has moved them.
+      batches: of `updates.split`, and the same micro-batches' reconstructions.
+      step: that is being taken.
+    """
+    grads, disc, logs = gradient(
+        built.networks.discriminator, disc, batches, recons, disc_factor, built.settings
+    )
+    direction, opt_state = built.opt.discriminator.update(
+        grads, state.disc_opt_state, disc.params
+    )
+    rate, limit = built.schedules.disc_rate(step), built.opt.clip_weights
+    new = state._replace(
+        disc_params=updates.descend(disc.params, direction, rate, limit=limit),
+        disc_stats=disc.stats,
+        disc_opt_state=opt_state,
+        lecam=disc.lecam,
+    )
+    return new, grads, logs
 
 
 def idle_logs(settings: LossSettings) -> Logs:
@@ -98,13 +133,3 @@ def idle_logs(settings: LossSettings) -> Logs:
     names += ["r1_loss"] * bool(settings.r1_weight)
     names += ["lecam_loss"] * bool(settings.lecam_weight)
     return dict.fromkeys(names, jnp.zeros(()))
-
-
-def set_actnorm(
-    discriminator: PatchDiscriminator, disc: Adversary, image: Image, cond
-) -> Adversary:
-    """Returns it with ActNorm set by these images, if no batch has set it before."""
-    params, stats = discriminator_lib.initialize(
-        discriminator, disc.params, disc.stats, jnp.concatenate([image, cond], axis=-1)
-    )
-    return disc._replace(params=params, stats=stats)

@@ -1,12 +1,12 @@
 """From a config to the functions and arrays of a run.
 
-With training/train.py, data/datasets.py and evaluate.py the only reader of the
-ConfigDict: below, everything is arguments.
+With vae/task.py the only reader of the ConfigDict in vae/: below, everything is
+arguments.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +18,24 @@ from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resized, to_batch
 from radiovae_jax.nn import lpips
 from radiovae_jax.training import optimizers, schedules
+from radiovae_jax.training.task import drawn
 from radiovae_jax.types import PRNGKey
-from radiovae_jax.vae import objectives, train_step
 from radiovae_jax.vae.autoencoder import AutoencoderKL
 from radiovae_jax.vae.discriminator import PatchDiscriminator
-from radiovae_jax.vae.train_step import TrainState
+from radiovae_jax.vae.state import (
+    Experiment,
+    LossSettings,
+    Networks,
+    Objective,
+    Optimizers,
+    Pixelwise,
+    Schedules,
+    TrainState,
+    averaged,
+)
 
 ConfigDict = ml_collections.ConfigDict
 CONDITIONS = 2  # channels that a conditional discriminator sees besides the image
-# Of a fresh state: its hundred draws run once, and XLA took as long to compile them for
-# a CPU as the step. The numbers are the same.
-COMPILED_SOON = {"xla_backend_optimization_level": 1}
-
-
-class Experiment(NamedTuple):
-    """What a config describes, ready to run."""
-
-    networks: train_step.Networks
-    settings: train_step.LossSettings
-    opt: train_step.Optimizers
-    schedules: train_step.Schedules
-    perceptual_weights: PyTree
-    to_batch: Callable
-    latent_shape: tuple[int, int, int]
 
 
 def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
@@ -57,42 +52,17 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
     autoencoder = build_autoencoder(config)
     height, width = resized(*stored_shape[:2], config.data.image_size)
     distance, weights = build_perceptual(config)
-    networks = train_step.Networks(autoencoder, build_discriminator(config), distance)
+    networks = Networks(autoencoder, build_discriminator(config), distance)
     crop = config.data.crop
-    for seen in ((crop, crop), (height, width)) if crop else ((height, width),):
-        check_networks(
-            networks,
-            weights,
-            (*seen, stored_shape[2]),
-            CONDITIONS * loss.disc_conditional,
-        )
+    for size in ((crop, crop), (height, width)) if crop else ((height, width),):
+        shape = (*size, stored_shape[2])
+        check_networks(networks, weights, shape, CONDITIONS * loss.disc_conditional)
         if loss.ssim_weight or loss.ssim_balance:
-            image = jnp.zeros((1, *seen, stored_shape[2]))
+            image = jnp.zeros((1, *shape))
             jax.eval_shape(losses.ssim, image, image)
     return Experiment(
         networks=networks,
-        settings=train_step.LossSettings(
-            objective=build_objective(config),
-            disc_loss=loss.disc_loss,
-            disc_factor=loss.disc_factor,
-            disc_weight=loss.disc_weight,
-            kl_weight=loss.kl_weight,
-            perceptual_weight=loss.perceptual_weight,
-            pixelloss_weight=loss.pixelloss_weight,
-            loss_scale=loss.loss_scale,
-            fresh_reconstruction=loss.fresh_reconstruction,
-            reduction=loss.reduction,
-            kl_reduction=loss.kl_reduction,
-            free_bits_per=loss.free_bits_per,
-            free_bits=loss.free_bits,
-            ssim_weight=loss.ssim_weight,
-            ssim_balance=loss.ssim_balance,
-            feature_matching_weight=loss.feature_matching_weight,
-            r1_weight=loss.r1_weight,
-            lecam_weight=loss.lecam_weight,
-            lecam_decay=loss.lecam_decay,
-            accumulate_steps=config.train.accumulate_steps,
-        ),
+        settings=build_settings(config),
         opt=build_optimizers(config),
         schedules=build_schedules(config),
         perceptual_weights=weights,
@@ -126,7 +96,7 @@ def check_parts(config: ConfigDict) -> None:
 
 
 def check_networks(
-    networks: train_step.Networks,
+    networks: Networks,
     perceptual_weights: PyTree,
     image_shape: tuple[int, int, int],
     cond: int,
@@ -159,14 +129,24 @@ def check_networks(
     jax.eval_shape(perceptual, perceptual_weights, x, x)
 
 
-def build_objective(config: ConfigDict) -> objectives.Objective:
+def build_settings(config: ConfigDict) -> LossSettings:
+    loss = config.loss
+    fields = {name: loss[name] for name in LossSettings._fields if name in loss}
+    own = dict(
+        objective=build_objective(config),
+        accumulate_steps=config.train.accumulate_steps,
+    )
+    return LossSettings(**fields | own)
+
+
+def build_objective(config: ConfigDict) -> Objective:
     loss = config.loss
     numbers = loss.objectives[loss.objective]
-    return objectives.Objective(
+    return Objective(
         name=loss.objective,
-        total=objectives.Pixelwise(*numbers.total),
-        balance=objectives.Pixelwise(*numbers.balance),
-        pixel_weights=objectives.Pixelwise(*numbers.pixel_weights),
+        total=Pixelwise(*numbers.total),
+        balance=Pixelwise(*numbers.balance),
+        pixel_weights=Pixelwise(*numbers.pixel_weights),
         pinn_form=loss.pinn_form,
         input_range=loss.input_range,
         reconstruction=loss.reconstruction,
@@ -174,11 +154,11 @@ def build_objective(config: ConfigDict) -> objectives.Objective:
     )
 
 
-def physical_range(config: ConfigDict) -> tuple[float, float]:
+def physical_range(config: ConfigDict) -> radiomap.DbRange:
     """Returns what radio terms take f for: where no dB are known, RadioMapSeer's."""
     data = config.data
     known = sources.db_range(data.source, data.db_floor, data.db_span)
-    return tuple(known if known.span else radiomap.RADIOMAPSEER_DB)
+    return known if known.span else radiomap.RADIOMAPSEER_DB
 
 
 def build_autoencoder(config: ConfigDict) -> AutoencoderKL:
@@ -221,16 +201,16 @@ def build_perceptual(config: ConfigDict) -> tuple[Callable, PyTree]:
     return functools.partial(lpips.distance, dtype=dtype), weights
 
 
-def build_optimizers(config: ConfigDict) -> train_step.Optimizers:
+def build_optimizers(config: ConfigDict) -> Optimizers:
     o = config.optimizer
     adam = dict(beta1=o.beta1, beta2=o.beta2, eps=o.eps)
     adamw = optimizers.adamw(**adam, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
-    return train_step.Optimizers(
+    return Optimizers(
         optimizers.with_logvar(adamw, **adam), adamw, clip_weights=o.clip_weights
     )
 
 
-def build_schedules(config: ConfigDict) -> train_step.Schedules:
+def build_schedules(config: ConfigDict) -> Schedules:
     o, steps = config.optimizer, config.train.steps
 
     def rate(peak: float) -> Callable:
@@ -249,7 +229,7 @@ def build_schedules(config: ConfigDict) -> train_step.Schedules:
         "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
         "released": schedules.ema_decay_released,
     }
-    return train_step.Schedules(
+    return Schedules(
         learning_rate=rate(o.learning_rate),
         logvar_rate=lambda step: o.logvar_learning_rate,
         disc_rate=rate(o.disc_learning_rate),
@@ -280,14 +260,6 @@ def build_kl_schedule(config: ConfigDict) -> Callable:
     )
 
 
-def adversarial(config: ConfigDict, step: int) -> bool:
-    """Whether the step of this number has anything to do for the discriminator."""
-    loss = config.loss
-    if loss.discriminator_before_start == "released":
-        return True
-    return step >= loss.disc_start and loss.disc_factor > 0
-
-
 def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
     """Returns the state at step 0, a pure function of the key."""
     ae_key, sample_key, disc_key = jax.random.split(key, 3)
@@ -309,23 +281,9 @@ def state_shapes(config: ConfigDict, experiment: Experiment) -> TrainState:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def drawn_state(
-    config: ConfigDict,
-    experiment: Experiment,
-    key: PRNGKey,
-    places: TrainState | None = None,
-) -> TrainState:
-    """Returns `init_state`, as one program that is compiled in little time.
-
-    Args:
-      places: sharding of every array of the state.
-    """
-    init = jax.jit(
-        functools.partial(init_state, config, experiment),
-        out_shardings=places,
-        compiler_options=COMPILED_SOON if jax.default_backend() == "cpu" else None,
-    )
-    return init(key)
+def drawn_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
+    """Returns `init_state`, as one program that is compiled in little time."""
+    return drawn(functools.partial(init_state, config, experiment), key)
 
 
 def new_state(
@@ -350,7 +308,7 @@ def new_state(
         skipped_in_row=jnp.zeros((), jnp.int32),
     )
     # A copy: the step donates its input, and one buffer cannot be donated twice.
-    average = jax.tree.map(jnp.copy, train_step.averaged(state, tuple(config.ema.of)))
+    average = jax.tree.map(jnp.copy, averaged(state, tuple(config.ema.of)))
     return state._replace(ema=average)
 
 

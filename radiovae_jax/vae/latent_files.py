@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import radiomap
-from radiovae_jax.vae import latents
+from radiovae_jax.evaluation import latent_statistics
 
 LARGEST = 1e6  # of a latent; far beyond it float32 overflows inside GroupNorm
 
@@ -32,7 +32,7 @@ class LatentFile(NamedTuple):
     names: list[str]
     z: Float[np.ndarray, "n p q z"]
     stored: tuple[int, ...]  # (height, width); empty if the file does not say
-    seen: tuple[int, ...]
+    network: tuple[int, ...]  # (height, width) that the network saw; or empty
 
 
 def write(
@@ -42,11 +42,11 @@ def write(
     logvar: Float[np.ndarray, "n p q z"],
     *,
     stored: tuple[int, int],
-    seen: tuple[int, int],
+    network: tuple[int, int],
     run: str,
 ) -> None:
     """Writes the file, all of it or nothing."""
-    numbers = latents.statistics(latents.of_posterior(mean, logvar))
+    numbers = latent_statistics.statistics(latent_statistics.moments(mean, logvar))
     with files.written(path) as partial, partial.open("wb") as file:
         np.savez(
             file,
@@ -55,7 +55,7 @@ def write(
             names=np.array(names),
             scale=np.float32(numbers["scale_factor"]),
             stored=np.int32(stored),
-            seen=np.int32(seen),
+            seen=np.int32(network),
             run=np.array(run),
         )
 
@@ -69,7 +69,8 @@ def read(path: pathlib.Path) -> LatentFile:
     """
     arrays = inputs.read_npz(path, remedy="encode its maps again")
     z = arrays.get("z", arrays.get("mean"))
-    if z is None or z.ndim != 4 or not z.size or not _floats(z):
+    floats = z is not None and np.issubdtype(z.dtype, np.floating)
+    if not floats or z.ndim != 4 or not z.size:
         raise ValueError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; expected mean or z, "
             "floats [n, h/f, w/f, channels], as `encode` writes them"
@@ -91,22 +92,14 @@ def read(path: pathlib.Path) -> LatentFile:
         raise ValueError(
             f"{path} names a map {bad[0]!r}; a name has no folder and no NUL in it"
         )
-    _differ(names, path)
-    stored, seen = (_sides(arrays, key, path) for key in ("stored", "seen"))
-    return LatentFile(names, z, stored, seen)
-
-
-def _differ(names: list[str], path: pathlib.Path) -> None:
     name, count = collections.Counter(names).most_common(1)[0]
     if count > 1:
         raise ValueError(
             f"{path} has {count} maps named {name!r}, which would be one file; encode "
             "them in several commands, each with its own --out"
         )
-
-
-def _floats(array: np.ndarray) -> bool:
-    return np.issubdtype(array.dtype, np.floating)
+    stored, network = (_sides(arrays, key, path) for key in ("stored", "seen"))
+    return LatentFile(names, z, stored, network)
 
 
 def _sides(

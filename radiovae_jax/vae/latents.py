@@ -21,120 +21,86 @@ map. So a PyTorch user reads any map with `pip install array-record` and NumPy:
     z = torch.tensor(z, dtype=torch.float32).permute(2, 0, 1)
 """
 
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
-from radiovae_jax import files, moments, sharding
-from radiovae_jax.data import pipeline, shards, sources
-from radiovae_jax.data.batch import to_batch
+from radiovae_jax import sharding
+from radiovae_jax.data import datasets, pipeline, radiomap, shards, sources
 from radiovae_jax.data.shards import FORMATS, MANIFEST, PROGRESS, Record
-from radiovae_jax.moments import Moments
+from radiovae_jax.data.sources import Numbered
+from radiovae_jax.evaluation import latent_statistics
+from radiovae_jax.moments import RunningMoments
 from radiovae_jax.progress import Bar
-from radiovae_jax.types import Array, PRNGKey
-from radiovae_jax.vae.autoencoder import AutoencoderKL
+from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec
+from radiovae_jax.vae.codec import Codec
 
 Encode = Callable[[Mapping[str, np.ndarray]], Record]
 STATISTICS = "statistics.json"
 CONDITION = ("buildings", "antenna")
+BATCH, EXAMPLES_SEED = 8, 0  # of `examples`: maps that are encoded at a time
 
 
-def of_posterior(
-    mean: Float[np.ndarray, "b p q z"], logvar: Float[np.ndarray, "b p q z"]
-) -> Moments:
-    """Returns the moments of mean, variance and log-variance, a column for each z."""
-    rows = np.concatenate([mean, np.exp(np.float64(logvar)), logvar], axis=-1)
-    return moments.of(rows.reshape(-1, rows.shape[-1]), pairs=False)
+class Examples(NamedTuple):
+    """Latents of a few maps, to be drawn: `reporting/latent_plots.py`."""
+
+    f: Float[np.ndarray, "n h w c"]  # the maps as the network gets them
+    mode: Float[np.ndarray, "n p q z"]
+    sample: Float[np.ndarray, "n p q z"]
+    db: radiomap.DbRange
 
 
-def statistics(seen: Moments) -> dict[str, list[float]]:
-    """Returns numbers of each latent channel, over maps and places.
-
-    Returns:
-      mean, std: of z drawn from the posteriors, exactly (no sample is drawn): the
-        variance of the means plus the mean of the variances.
-      scale_factor: 1 / std.
-      mode_std: of the means alone.
-      kl_nats: KL to N(0, 1) of one latent entry.
-    """
-    z = len(seen.mean) // 3
-    mean, noise, logvar = np.split(seen.mean, 3)
-    mode_variance = seen.variance[:z]
-    std = np.sqrt(mode_variance + noise)
-    kl = 0.5 * (mode_variance + np.square(mean) + noise - 1 - logvar)
-    numbers = dict(
-        mean=mean,
-        std=std,
-        scale_factor=1 / std,
-        mode_std=np.sqrt(mode_variance),
-        kl_nats=kl,
-    )
-    return {name: values.tolist() for name, values in numbers.items()}
-
-
-def sample_each(
-    key: PRNGKey, index: Array, mean: Float[Array, "b p q z"], std
-) -> Float[Array, "b p q z"]:
-    """Draws a latent for every map; its noise depends on the map's number alone.
-
-    So neither the batch nor the devices change what a map gets.
+def examples(workdir: pathlib.Path | str, *, count: int) -> Examples:
+    """Returns latents of the best checkpoint.
 
     Args:
-      index: number of each map in its split.
+      count: of so many maps of the validation split (else the training one), of
+        different cities where it has them.
+
+    Raises:
+      FileNotFoundError, ValueError: no run, no checkpoint, or no data.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    noise = jax.vmap(lambda one: jax.random.normal(one, mean.shape[1:]))(keys)
-    return mean + std * noise
+    config = run_folder.read_config(workdir)
+    source = datasets.open_data(
+        config, config.data.val_split or config.data.train_split
+    )
+    of_run = codec.load(workdir)
+    raw = pipeline.stack([source[i] for i in sources.spread(source, count)])
+    raw.pop("name")
+    images = of_run.batch(raw).image
+    mode, sample = [], []
+    for first in range(0, len(images), BATCH):
+        posterior = of_run.posterior(of_run.params, images[first : first + BATCH])
+        key = jax.random.fold_in(jax.random.key(EXAMPLES_SEED), first)
+        mode.append(posterior.mode())
+        sample.append(posterior.sample(key))
+    f = np.asarray(radiomap.model_to_f(images))
+    return Examples(f, np.concatenate(mode), np.concatenate(sample), of_run.db)
 
 
-def encoder(
-    model: AutoencoderKL, params: PyTree, *, image_size: int, seed: int, mesh: Any
-) -> Encode:
+def encoder(run: Codec, *, seed: int, mesh: Any) -> Encode:
     """Returns a function from a raw batch with "index" to mean, logvar and z."""
     whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
 
     def encode(params, raw):
-        batch = to_batch(
-            raw, image_size=image_size, pixel_weights="none", conditional=False
-        )
-        posterior = model.apply(params, batch.image, method="encode")
+        posterior = run.posterior(params, run.batch(raw).image)
         key = jax.random.key(seed)
-        z = sample_each(key, raw["index"], posterior.mean, posterior.std)
+        z = codec.sample_each(key, raw["index"], posterior.mean, posterior.std)
         return {"mean": posterior.mean, "logvar": posterior.logvar, "z": z}
 
     compiled = jax.jit(encode, in_shardings=(whole, split), out_shardings=split)
-    params = jax.device_put(params, whole)
+    params = jax.device_put(run.params, whole)
 
-    def run(raw):
-        # The same numbers on every kind of device: no TF32, no bfloat16 passes.
-        with jax.default_matmul_precision("highest"):
-            made = compiled(params, sharding.to_devices(raw, mesh))
-        return {name: sharding.local(array) for name, array in made.items()}
+    def encode_batch(raw):
+        encoded = compiled(params, sharding.to_devices(raw, mesh))
+        return {name: sharding.local(array) for name, array in encoded.items()}
 
-    return run
-
-
-class Numbered:
-    """The records `first` to `last` (not included) of a source, each with its index."""
-
-    def __init__(self, source: sources.Source, first: int, last: int):
-        self.shape, self._source, self._first = source.shape, source, first
-        self._count = last - first
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index) -> dict[str, Any]:
-        index = int(index) + self._first
-        return {**self._source[index], "index": np.int32(index)}
-
-    def summary(self) -> str:
-        return self._source.summary()
+    return encode_batch
 
 
 def export(
@@ -171,56 +137,65 @@ def export(
     there = shards.claim(folder, identity)
     count = -(-len(source) // shard_size)
     listed: list[dict[str, Any]] = []
+    total = RunningMoments()
     with Bar(total=len(source), unit="map", desc="latents") as bar:
         for number in range(count):
             first = number * shard_size
             part = Numbered(source, first, min(first + shard_size, len(source)))
             shard = there.get(number)
             if shard is None or not shards.whole(folder, shard):
-                records, seen = encoded(part, encode, keep, batch_size, bar)
+                records, moments = encoded(part, encode, keep, batch_size, bar)
                 stem = f"{shards.STEM}-{number:05d}-of-{count:05d}"
                 paths = [folder / f"{stem}.{name}" for name in formats]
                 for path in paths:
                     shards.write(path, records)
-                shard = shards.describe(paths, records) | {"moments": listing(seen)}
+                shard = shards.describe(paths, records)
+                shard["moments"] = {  # JSON keeps every bit of a float
+                    name: np.asarray(value).tolist()
+                    for name, value in moments._asdict().items()
+                }
             else:
                 bar.update(len(part))
             listed.append(shard)
+            moments = map(np.asarray, shard["moments"].values())
+            total = total.merge(RunningMoments(*moments))
             if not (folder / MANIFEST).exists():
                 state = dict(identity=identity, shards=listed)
-                files.write_json(folder / PROGRESS, state)
+                shards.write_json(folder / PROGRESS, state)
     manifest = dict(
         identity=identity,
         count=len(source),
         data=source.summary(),
         db_range=db_range,
-        statistics=statistics(merged(listed)),
+        statistics=latent_statistics.statistics(total),
         shards=listed,
     )
     numbers = manifest["statistics"] | {"maps": len(source)}
-    files.write_json(folder / STATISTICS, numbers)
-    files.write_json(folder / MANIFEST, manifest)
+    shards.write_json(folder / STATISTICS, numbers)
+    shards.write_json(folder / MANIFEST, manifest)
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 
 
 def encoded(
     part: Numbered, encode: Encode, keep: tuple[str, ...], batch_size: int, bar: Bar
-) -> tuple[list[Record], Moments]:
+) -> tuple[list[Record], RunningMoments]:
     """Returns the records of one shard and the moments of its latents."""
     records: list[Record] = []
-    seen: list[Moments] = []
+    total = RunningMoments()
     for raw in pipeline.eval_batches(part, batch_size=batch_size):
         real = raw["mask"] > 0
-        made = {name: values[real] for name, values in encode(raw).items()}
-        seen.append(of_posterior(made["mean"], made["logvar"]))
-        fields = {name: made[name] for name in keep} | condition(raw, real)
+        latents = {name: values[real] for name, values in encode(raw).items()}
+        total = total.merge(
+            latent_statistics.moments(latents["mean"], latents["logvar"])
+        )
+        fields = {name: latents[name] for name in keep} | condition(raw, real)
         records += [
             {name: values[i] for name, values in fields.items()}
             for i in range(int(real.sum()))
         ]
         bar.update(int(real.sum()))
-    return records, functools.reduce(moments.merge, seen)
+    return records, total
 
 
 def condition(raw: Mapping[str, np.ndarray], real: np.ndarray) -> Record:
@@ -232,19 +207,3 @@ def condition(raw: Mapping[str, np.ndarray], real: np.ndarray) -> Record:
         place = np.stack(np.unravel_index(peak, masks.shape[1:3]), axis=1)
         fields["transmitter"] = place.astype(np.int32)
     return fields
-
-
-def listing(seen: Moments) -> dict[str, Any]:
-    """Returns the moments for a file; JSON keeps every bit of a float."""
-    return dict(
-        count=seen.count, mean=seen.mean.tolist(), scatter=seen.scatter.tolist()
-    )
-
-
-def merged(listed: list[dict[str, Any]]) -> Moments:
-    """Returns the moments of all shards, from what is listed of each."""
-    every = [
-        Moments(m["count"], np.asarray(m["mean"]), np.asarray(m["scatter"]))
-        for m in (shard["moments"] for shard in listed)
-    ]
-    return functools.reduce(moments.merge, every)

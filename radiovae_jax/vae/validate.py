@@ -1,20 +1,31 @@
-"""Validation: the losses and the metrics of a set, without gradients."""
+"""Validation of the first stage: losses, metrics, samples and pictures of the average.
 
-from typing import NamedTuple
+The reconstruction is that of the posterior's mode, so that validation draws nothing;
+the sources validate on a sample.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 from jaxtyping import Float, PyTree
 
 from radiovae_jax import losses, metrics
-from radiovae_jax.data import radiomap
+from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.data.batch import resize_back
-from radiovae_jax.types import Array, Batch, Image, PRNGKey
+from radiovae_jax.reporting import plots
+from radiovae_jax.training import validation
+from radiovae_jax.training.task import Raw
+from radiovae_jax.training.updates import Logs
+from radiovae_jax.types import Array, Batch, Image, PerImage, PRNGKey
 from radiovae_jax.vae import objectives
-from radiovae_jax.vae.objectives import LossSettings, Reconstruction
-from radiovae_jax.vae.train_step import Networks, TrainState
+from radiovae_jax.vae.objectives import Reconstruction
+from radiovae_jax.vae.state import PHASES, Experiment, TrainState
 
-Logs = dict[str, Float[Array, ""]]
+ConfigDict = ml_collections.ConfigDict
 
 
 class Totals(NamedTuple):
@@ -25,99 +36,151 @@ class Totals(NamedTuple):
     images: Float[Array, ""]
 
 
-def validate_batch(
-    networks: Networks,
-    settings: LossSettings,
+def ema_params(state: TrainState) -> PyTree:
+    """The autoencoder that validation, export and `best` use: the average."""
+    return {"params": state.ema["autoencoder"]}
+
+
+def sums(
+    config: ConfigDict,
+    built: Experiment,
     perceptual_weights: PyTree,
     state: TrainState,
-    params: PyTree,
-    batch: Batch,
-    target: Image,
-    mask: Float[Array, "b"],
-    disc_factor: Float[Array, ""],
-    *,
-    adversarial: bool,
-) -> tuple[Totals, Image]:
-    """Returns the sums of one batch and its reconstructions at the target's size.
+    raw: Raw,
+    phase: str,
+) -> tuple[Totals, dict[str, Image]]:
+    """Returns the sums of a batch, and its maps and their reconstructions as f.
 
-    The reconstruction is that of the posterior's mode, so that validation draws
-    nothing; the sources validate on a sample.
+    In the phase without discriminator its numbers are 0.
 
     Args:
-      params: of the autoencoder that is judged (the live ones, or their average).
-      target: the maps to compare with, f in [0, 1]; reconstructions are brought to
-        their size.
-      mask: 0 for images that only fill up the batch.
-      disc_factor: of the last step.
-      adversarial: False leaves the discriminator out; its numbers are 0.
+      raw: with "mask", 0 for images that only fill up the batch.
     """
-    variables = {"params": params}
+    networks, batch, mask = built.networks, built.to_batch(raw), raw["mask"]
+    target = radiomap.model_to_f(batch.target)
+    if config.train.metrics_size == "stored":
+        target = radiomap.gray_to_f(raw["gray"])
+    variables = ema_params(state)
     posterior = networks.autoencoder.apply(variables, batch.image, method="encode")
     output = networks.autoencoder.apply(
         variables, posterior.mode(), method="decode_output"
     )
-    recon = networks.autoencoder.to_image(output)
-    made = Reconstruction(recon, output, posterior)
-    distance = networks.perceptual(perceptual_weights, batch.target, recon)
-    logvar = state.params["logvar"]
+    image = networks.autoencoder.to_image(output)
+    recon = Reconstruction(image, output, posterior)
+    distance = networks.perceptual(perceptual_weights, batch.target, image)
+    adversarial = phase == PHASES[True]
 
     def of_one(*one) -> Logs:
         one = jax.tree.map(lambda leaf: leaf[None], one)
-        batch, made, distance = one
-        real = fake = jnp.zeros((1, 1, 1, 1))
-        if adversarial:
-            real, fake = (
-                networks.discriminator.apply(
-                    {"params": state.disc_params, "batch_stats": state.disc_stats},
-                    jnp.concatenate([shown, batch.cond], axis=-1),
-                    train=False,
-                )
-                for shown in (batch.target, made.image)
-            )
-        terms, means = objectives.loss_terms(batch, made, distance, logvar, settings)
-        if settings.perceptual_weight:
-            means["perceptual_loss"] = distance.mean()
-        disc_loss = losses.DISCRIMINATOR[settings.disc_loss](real, fake)
-        # With beta itself, whatever its schedule: totals then compare between steps.
-        weights = objectives.total_weights(
-            settings, kl_weight=settings.kl_weight, g_weight=0.0
-        )
-        return means | {
-            "total_loss": objectives.weighed(weights, terms),
-            "nll_loss": terms.balance.rec,
-            "g_loss": losses.generator(fake),
-            "disc_loss": disc_factor * disc_loss,
-            "logits_real": real.mean(),
-            "logits_fake": fake.mean(),
-            "logvar": logvar,
-            "disc_factor": disc_factor,
-            # There is no gradient to balance: 0, as the sources log it.
-            "d_weight": jnp.zeros(()),
-        }
+        return _losses(built, state, *one, adversarial=adversarial)
 
-    per_image = jax.vmap(of_one)(batch, made, distance)
-    sums = {
+    per_image = jax.vmap(of_one)(batch, recon, distance)
+    totals = {
         name: jnp.sum(jnp.where(mask > 0, values, 0.0))
         for name, values in per_image.items()
     }
-    recon_f = resize_back(radiomap.model_to_f(recon), *target.shape[1:3])
+    recon_f = resize_back(radiomap.model_to_f(image), *target.shape[1:3])
     recon_f = jnp.clip(recon_f, 0, 1)
     measured = metrics.update(metrics.init(), target, recon_f, mask > 0)
-    return Totals(measured, sums, mask.sum()), recon_f
+    examples = {"target": target, "recon": recon_f}
+    return Totals(measured, totals, mask.sum()), examples
 
 
-def result(
-    totals: Totals, *, db_per_unit: float | int = metrics.DB_PER_UNIT
+def _losses(
+    built: Experiment,
+    state: TrainState,
+    batch: Batch,
+    recon: Reconstruction,
+    distance: PerImage,
+    *,
+    adversarial: bool,
+) -> Logs:
+    """Returns what is logged of a batch of one image, by the last step's weights."""
+    settings, logvar = built.settings, state.params["logvar"]
+    real = fake = jnp.zeros((1, 1, 1, 1))
+    factor = jnp.zeros(())
+    if adversarial:
+        factor = built.schedules.disc_factor(state.step - 1)
+        real, fake = (
+            built.networks.discriminator.apply(
+                {"params": state.disc_params, "batch_stats": state.disc_stats},
+                jnp.concatenate([image, batch.cond], axis=-1),
+                train=False,
+            )
+            for image in (batch.target, recon.image)
+        )
+    terms, means = objectives.loss_terms(batch, recon, distance, logvar, settings)
+    if settings.perceptual_weight:
+        means["perceptual_loss"] = distance.mean()
+    # With beta itself, whatever its schedule: totals then compare between steps.
+    weights = objectives.total_weights(
+        settings, kl_weight=settings.kl_weight, g_weight=0.0
+    )
+    return means | {
+        "total_loss": objectives.weighed(weights, terms),
+        "nll_loss": terms.balance.rec,
+        "g_loss": losses.generator(fake),
+        "disc_loss": factor * losses.DISCRIMINATOR[settings.disc_loss](real, fake),
+        "logits_real": real.mean(),
+        "logits_fake": fake.mean(),
+        "logvar": logvar,
+        "disc_factor": factor,
+        # There is no gradient to balance: 0, as the sources log it.
+        "d_weight": jnp.zeros(()),
+    }
+
+
+def samples(
+    config: ConfigDict, built: Experiment, _, state: TrainState, key: PRNGKey
+) -> dict[str, Image]:
+    """Returns f in [0, 1] decoded from draws of the prior."""
+    z = jax.random.normal(key, (config.train.images, *built.latent_shape))
+    autoencoder = built.networks.autoencoder
+    decoded = autoencoder.apply(ema_params(state), z, method="decode")
+    return {"samples": jnp.clip(radiomap.model_to_f(decoded), 0, 1)}
+
+
+def latents(built: Experiment, _, state: TrainState, raw: Raw) -> dict[str, Array]:
+    """Returns the posterior of a batch."""
+    image = built.to_batch(raw).image
+    posterior = built.networks.autoencoder.apply(
+        ema_params(state), image, method="encode"
+    )
+    return {"latents/mean": posterior.mean, "latents/logvar": posterior.logvar}
+
+
+def numbers(
+    config: ConfigDict, totals: Totals, samples: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
+    span = datasets.db_range(config).span
     means = {
         name: float(value / totals.images) for name, value in totals.losses.items()
     }
-    return means | metrics.result(totals.metrics, db_per_unit=db_per_unit)
+    means |= metrics.result(totals.metrics, db_per_unit=span)
+    if config.train.images > 1:  # in f where it has no dB
+        diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
+        apart = diversity(samples["samples"], db_per_unit=span or 1.0)
+        means["sample_diversity"] = float(apart)
+    return means
 
 
-def prior_samples(networks: Networks, params: PyTree, key: PRNGKey, shape) -> Image:
-    """Returns f in [0, 1] decoded from standard normal latents of `shape`."""
-    z = jax.random.normal(key, shape)
-    decoded = networks.autoencoder.apply({"params": params}, z, method="decode")
-    return jnp.clip(radiomap.model_to_f(decoded), 0, 1)
+def figures(
+    config: ConfigDict,
+    examples: Mapping[str, np.ndarray],
+    raw: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Draws maps with their reconstructions, and the samples."""
+    target, db = examples["target"], datasets.db_range(config)
+    return {
+        "reconstructions": plots.reconstructions(
+            target,
+            examples["recon"],
+            names=[str(name) for name in raw["name"]],
+            buildings=validation.building_mask(raw, target.shape[1]),
+            max_rows=config.train.images,
+            db=db,
+        ),
+        "samples": plots.samples(samples["samples"], db=db),
+    }

@@ -9,6 +9,10 @@ def gray(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
+def unit(*shape):
+    return jnp.asarray(gray(*shape) / np.float32(255))
+
+
 def test_the_batch_is_in_the_model_s_range_and_empty_where_nothing_is_asked():
     raw = {"gray": np.asarray([[[[0], [255]]]], np.uint8)}
     batch = to_batch(raw, image_size=0, pixel_weights="none", conditional=False)
@@ -26,6 +30,10 @@ def test_street_weights_are_zero_on_buildings_and_conditions_are_shown():
     np.testing.assert_array_equal(batch.weights.ravel(), [0, 1, 1, 0])
     np.testing.assert_array_equal(batch.cond[0, ..., 0].ravel(), [1, 0, 0, 1])
     np.testing.assert_array_equal(batch.cond[0, ..., 1].ravel(), [0, 1, 0, 0])
+    # Only the transmitter may be unknown: without their mask all pixels would weigh 1.
+    del raw["buildings"]
+    with pytest.raises(KeyError, match="buildings"):
+        to_batch(raw, image_size=0, pixel_weights="street", conditional=False)
 
 
 def test_resizing_is_bilinear_at_half_pixel_centres():
@@ -35,21 +43,17 @@ def test_resizing_is_bilinear_at_half_pixel_centres():
 
 
 def test_enlarging_and_coming_back_is_exact():
-    f = jnp.asarray(gray(2, 64, 64, 1) / np.float32(255))
-    back = resize_back(resize(f, 80), 64, 64)
-    np.testing.assert_allclose(back, f, atol=1e-5)
+    f = unit(2, 64, 64, 1)
+    np.testing.assert_allclose(resize_back(resize(f, 80), 64, 64), f, atol=1e-5)
 
 
 def test_coming_back_is_the_least_squares_fit():
-    noise = jnp.asarray(gray(1, 40, 40, 1) / np.float32(255))
-    fit = resize_back(noise, 32, 32)
-    residual = noise - resize(fit, 40)
+    noise = unit(1, 40, 40, 1)
+    residual = np.asarray(noise - resize(resize_back(noise, 32, 32), 40)).ravel()
     # At the best fit the residual is orthogonal to everything that enlarging gives.
-    direction = resize(jnp.asarray(gray(1, 32, 32, 1) / np.float32(255)), 40)
-    cosine = jnp.sum(residual * direction) / (
-        jnp.linalg.norm(residual) * jnp.linalg.norm(direction)
-    )
-    assert abs(float(cosine)) < 1e-4
+    direction = np.asarray(resize(unit(1, 32, 32, 1), 40)).ravel()
+    lengths = np.linalg.norm(residual) * np.linalg.norm(direction)
+    assert abs(residual @ direction / lengths) < 1e-4
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (64, 32), (16, 32)])
@@ -64,7 +68,5 @@ def test_maps_that_are_not_square_are_not_squashed(shape):
 
 
 def test_sizes_that_agree_are_left_alone():
-    f = jnp.asarray(gray(1, 16, 16, 1) / np.float32(255))
-    assert resize(f, 0) is f
-    assert resize(f, 16) is f
-    assert resize_back(f, 16, 16) is f
+    f = unit(1, 16, 16, 1)
+    assert resize(f, 0) is resize(f, 16) is resize_back(f, 16, 16) is f

@@ -1,5 +1,6 @@
 """Maps of three and five channels, from files to pictures, by the config alone."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,9 +9,10 @@ import tiny
 
 from radiovae_jax import evaluate
 from radiovae_jax.evaluation import record
-from radiovae_jax.reporting import curves, report_charts, showing
-from radiovae_jax.training import logbook, train
-from radiovae_jax.vae import experiment
+from radiovae_jax.reporting import artifacts, charts, curves
+from radiovae_jax.training import logbook
+from radiovae_jax.vae import experiment, latents
+from radiovae_jax.vae.charts import CHARTS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -39,7 +41,7 @@ def ran(request, tmp_path_factory):
         for i in range(count):
             f = rng.random((16, 16, channels), np.float32)
             np.save(folder / "maps" / split / f"{i}.npy", f)
-    metrics = train.run(config(folder / "maps", channels), folder / "run")
+    metrics = tiny.train(config(folder / "maps", channels), folder / "run")
     return channels, folder / "run", metrics
 
 
@@ -56,8 +58,9 @@ def test_pictures_and_latents_are_drawn(ran):
     _, workdir, _ = ran
     for name in ("reconstructions", "samples"):
         assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
-    written = [path.name for path in showing.after_training(workdir, latents=2)]
-    assert written[-3:] == [
+    examples = functools.partial(latents.examples, workdir, count=2)
+    written = artifacts.after_training(workdir, CHARTS, latents=examples)
+    assert [path.name for path in written[-3:]] == [
         "latent_channels.png",
         "latent_histogram.png",
         "report.html",
@@ -86,10 +89,9 @@ def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
     said = record.table(found) + (workdir / "evaluation" / "val.csv").read_text()
     assert "_db" not in said + json.dumps([found["rows"], found["scales"]])
     assert "dB" not in said
-    charts = report_charts.data(curves.read(workdir))["charts"]
-    assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= {
-        c["title"] for c in charts
-    }
+    drawn, _ = charts.of(curves.read(workdir), CHARTS)
+    titles = {chart.title for chart in drawn}
+    assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= titles
 
 
 def test_five_channels_pass_lpips_and_a_wrong_width_names_its_field(tmp_path):

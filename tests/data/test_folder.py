@@ -5,11 +5,12 @@ import tiny
 from radiovae_jax.data import datasets, folder, radiomap
 
 
-def fill(root, count=10, size=(4, 6)):
+def fill(root, count=10, size=(4, 6), name="{}"):
     """Writes maps 0 to count - 1, each full of its own number."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        radiomap.write_png(root / f"{number}.png", np.full(size, number, np.uint8))
+        path = root / f"{name.format(number)}.png"
+        radiomap.write_png(path, np.full(size, number, np.uint8))
     return root
 
 
@@ -19,21 +20,20 @@ def names(source):
 
 def test_a_plain_folder_is_split_at_random_and_the_same_each_time(tmp_path):
     fill(tmp_path)
-    parts = {s: names(folder.MapFolder(tmp_path, split=s)) for s in ("train", "val")}
-    parts["test"] = names(folder.MapFolder(tmp_path, split="test"))
-    assert [len(part) for part in parts.values()] == [8, 1, 1]
-    assert set.union(*parts.values()) == {str(number) for number in range(10)}
+    train, val, test = (
+        names(folder.MapFolder(tmp_path, split=split))
+        for split in ("train", "val", "test")
+    )
+    assert len(train) == 8
+    assert train | val | test == {str(number) for number in range(10)}
     # RandomState(42).permutation(10) starts 8, 1, 5: NumPy's frozen stream.
-    assert (parts["val"], parts["test"]) == ({"8"}, {"1"})
-    assert names(folder.MapFolder(tmp_path, split="val", seed=1)) != parts["val"]
+    assert (val, test) == ({"8"}, {"1"})
+    assert names(folder.MapFolder(tmp_path, split="val", seed=1)) != val
 
 
 def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
     for city in range(5):
-        for tx in range(8):
-            radiomap.write_png(
-                tmp_path / f"{city}_{tx}.png", np.zeros((4, 4), np.uint8)
-            )
+        fill(tmp_path, 8, name=f"{city}_{{}}")
     config = tiny.config(tmp_path)
     config.data.source = "folder"
     source = datasets.open_data(config, "val")
@@ -45,17 +45,17 @@ def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
 
 
 def test_subfolders_are_the_splits_where_there_are_any(tmp_path):
-    fill(tmp_path / "train", 3)
+    fill(tmp_path / "train" / "a", 3)
     fill(tmp_path / "val", 2)
     fill(tmp_path, 1)  # loose files belong to no split
-    assert len(folder.MapFolder(tmp_path, split="train")) == 3
-    assert len(folder.MapFolder(tmp_path, split="val")) == 2
-    assert len(folder.MapFolder(tmp_path, split="all")) == 6
-    with pytest.raises(
-        ValueError,
-        match=r"split 'test' of .* is empty: found 3 in train, 2 in val, 6 in all",
-    ):
-        folder.MapFolder(tmp_path, split="test")
+    train, val, everything = (
+        folder.MapFolder(tmp_path, split=split) for split in ("train", "val", "all")
+    )
+    assert [len(train), len(val), len(everything)] == [3, 2, 6]
+    # A map in a folder of its split carries that folder's name.
+    assert names(train) == {"a/0", "a/1", "a/2"}
+    end = "from 1 of its folders, split by its folders train/, val/"
+    assert train.summary().endswith(end)
 
 
 def test_a_record_is_the_map_and_its_name(tmp_path):
@@ -66,16 +66,6 @@ def test_a_record_is_the_map_and_its_name(tmp_path):
     assert (source[7]["gray"] == 7).all()
     assert source.summary() == (
         f"folder, split all: 10 maps of 4x6x1 (uint8), in {tmp_path}"
-    )
-
-
-def test_a_map_in_a_folder_of_its_split_carries_its_name(tmp_path):
-    for name in ("a", "b"):
-        fill(tmp_path / "train" / name, 1)
-    source = folder.MapFolder(tmp_path, split="train")
-    assert names(source) == {"a/0", "b/0"}
-    assert source.summary().endswith(
-        "from 2 of its folders, split by its folders train/"
     )
 
 
@@ -91,25 +81,26 @@ def test_a_map_unlike_the_first_is_named(tmp_path):
     radiomap.write_png(tmp_path / "2.png", np.zeros((5, 6), np.uint8))
     np.save(tmp_path / "3.npy", np.zeros((4, 6)))
     source = folder.MapFolder(tmp_path, split="all")
-    with pytest.raises(
-        ValueError, match=r"2.png is 5x6x1, expected 4x6x1 .*\(data.image_size"
+    for index, message in (
+        (2, r"2.png is 5x6x1, expected 4x6x1 .*\(data.image_size"),
+        (3, r"3.npy holds float32, and .*0.png uint8"),
     ):
-        source[2]
-    with pytest.raises(ValueError, match=r"3.npy holds float32, and .*0.png uint8"):
-        source[3]
+        with pytest.raises(ValueError, match=message):
+            source[index]
 
 
-def test_what_cannot_be_is_refused_with_a_remedy(tmp_path):
+@pytest.mark.parametrize(
+    "count, options, message",
+    [
+        (0, {}, r"found 0 in train.*\(.png, .npy files\)"),
+        (3, {"fields": ("gray", "buildings")}, r"maps only, and fields=\['gray', 'bui"),
+        (3, {"split": "training"}, r"unknown split 'training': did you mean"),
+        (3, {"val_fraction": 0.5, "test_fraction": 0.5}, r"something to train on"),
+        (3, {"split": "val", "val_fraction": 0.0}, r"split 'val' of .* is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_remedy(tmp_path, count, options, message):
+    with pytest.raises(ValueError, match=message):
+        folder.MapFolder(fill(tmp_path / "maps", count), **options)
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: set data.root"):
-        folder.MapFolder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"found 0 in train.*\(.png, .npy files\)"):
-        folder.MapFolder(tmp_path)
-    fill(tmp_path)
-    with pytest.raises(ValueError, match=r"gray maps only, and fields=\['gray', 'bui"):
-        folder.MapFolder(tmp_path, fields=("gray", "buildings"))
-    with pytest.raises(ValueError, match=r"unknown split 'training': did you mean"):
-        folder.MapFolder(tmp_path, split="training")
-    with pytest.raises(ValueError, match=r"leave something to train on"):
-        folder.MapFolder(tmp_path, val_fraction=0.5, test_fraction=0.5)
-    with pytest.raises(ValueError, match=r"split 'val' of .* is empty"):
-        folder.MapFolder(tmp_path, split="val", val_fraction=0.0)
+        folder.MapFolder(tmp_path / "nowhere", split="all")

@@ -4,44 +4,42 @@ import pytest
 from radiovae_jax.data import gains, radiomap, sionna
 from radiovae_jax.data.radiomap import DbRange
 
-
-def scene(**changes):
-    """One transmitter in the lowest row, second column, of 2x3 cells."""
-    arrays = {
-        "path_gain": np.array([[[1e-10, 1e-5, 0.0], [1e-20, 1.0, 1e-14]]]),
-        "cell_size": np.array([2.0, 2.0]),
-        "tx_cell_indices": np.array([[1, 0]]),
-    }
-    arrays.update(changes)
-    return {key: value for key, value in arrays.items() if value is not None}
+# One transmitter in the lowest row, second column, of 2x3 cells. By hand,
+# (10 log10 g + 147) / 100: -100 dB is 0.47, -50 dB 0.97, -140 dB 0.07; 0 dB and
+# -200 dB are clipped, no gain is 0.
+GAIN = np.array([[[1e-10, 1e-5, 0.0], [1e-20, 1.0, 1e-14]]])
+F = [[0.0, 1.0, 0.07], [0.47, 0.97, 0.0]]
+SCENE = {
+    "path_gain": GAIN,
+    "cell_size": np.array([2.0, 2.0]),
+    "tx_cell_indices": np.array([[1, 0]]),
+}
 
 
 def save(path, **changes):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **scene(**changes))
+    arrays = SCENE | changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
     return path
 
 
-def test_linear_gain_becomes_f_with_the_lowest_y_at_the_bottom(tmp_path):
-    found = sionna.read_scene(save(tmp_path / "a.npz"))
-    # By hand, (10 log10 g + 147) / 100: -100 dB is 0.47, -50 dB 0.97, -140 dB 0.07;
-    # 0 dB and -200 dB are clipped, no gain is 0.
-    expected = [[[0.0, 1.0, 0.07], [0.47, 0.97, 0.0]]]
+@pytest.mark.parametrize(
+    "types",
+    [
+        {},
+        # What drjit exports: float32 tensors, unsigned indices, a 2x1 Point2f.
+        {
+            "path_gain": GAIN.astype(np.float32),
+            "cell_size": np.full((2, 1), 2.0, np.float32),
+            "tx_cell_indices": np.array([[1, 0]], np.uint32),
+        },
+    ],
+)
+def test_linear_gain_becomes_f_with_the_lowest_y_at_the_bottom(tmp_path, types):
+    found = sionna.read_scene(save(tmp_path / "a.npz", **types))
     assert found.f.dtype == np.float32
-    np.testing.assert_allclose(found.f[..., 0], expected, atol=1e-6)
+    np.testing.assert_allclose(found.f[..., 0], [F], atol=1e-6)
     assert np.argwhere(found.antenna[..., 0]).tolist() == [[0, 1, 1]]
     np.testing.assert_array_equal(found.cell_size, [2, 2])
-
-
-def test_the_types_that_sionna_exports_are_read(tmp_path):
-    # drjit: float32 tensors, unsigned indices, a 2x1 Point2f.
-    path = save(
-        tmp_path / "a.npz",
-        path_gain=scene()["path_gain"].astype(np.float32),
-        cell_size=np.full((2, 1), 1.0, np.float32),
-        tx_cell_indices=np.array([[1, 0]], np.uint32),
-    )
-    assert np.argwhere(sionna.read_scene(path).antenna).tolist() == [[0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -84,14 +82,12 @@ def test_cells_of_two_transmitters_that_nothing_decides_are_refused(
 def test_path_gain_alone_is_enough_where_only_the_map_is_asked_for(tmp_path):
     save(tmp_path / "a.npz", cell_size=None, tx_cell_indices=None)
     source = sionna.SionnaFolder(tmp_path, split="all")
-    # The first test's map, by hand.
-    expected = [[0.0, 1.0, 0.07], [0.47, 0.97, 0.0]]
-    np.testing.assert_allclose(source[0]["gray"][..., 0], expected, atol=1e-6)
+    np.testing.assert_allclose(source[0]["gray"][..., 0], F, atol=1e-6)
     with pytest.raises(ValueError, match=r"a.npz lacks cell_size, tx_cell_indices"):
         sionna.SionnaFolder(tmp_path, split="all", fields=("gray", "antenna"))
 
 
-def test_what_is_clipped_is_counted_and_said(tmp_path):
+def test_what_is_clipped_is_counted_and_shown(tmp_path):
     # In dB: -inf (no path), -150, -147, -100, -47 and three times -20.
     gain_db = np.array([-np.inf, -150, -147, -100, -47, -20, -20, -20, -90, -80])
     gain = 10 ** (gain_db.reshape(1, 2, 5) / 10)
@@ -109,6 +105,14 @@ def test_what_is_clipped_is_counted_and_said(tmp_path):
     np.testing.assert_allclose(whole[0]["gray"][1, 3, 0], 50 / 130, atol=1e-6)
 
 
+def test_one_value_that_repeats_below_all_others_is_no_path_and_refuses_no_map():
+    gain_db = np.full((1, 4, 4, 1), -200.0)
+    gain_db[0, 0] = -100.0
+    _, (clipped,) = gains.to_f(gain_db, radiomap.RADIOMAPSEER_DB)
+    assert clipped == gains.Clipped(0, 12, 0, 16, -100.0, -100.0)
+    gains.check({"a": clipped}, radiomap.RADIOMAPSEER_DB)
+
+
 def test_maps_that_saturate_for_the_most_part_are_refused_with_their_range(tmp_path):
     save(tmp_path / "a.npz")
     room = np.geomspace(10**-6.12, 10**-1.23, 60).reshape(1, 6, 10)  # -61.2 to -12.3 dB
@@ -116,32 +120,21 @@ def test_maps_that_saturate_for_the_most_part_are_refused_with_their_range(tmp_p
     with pytest.raises(ValueError, match=r"b.npz: map 0 is mostly outside -147 to -47"):
         sionna.read_scene(path)
     # The range of all the scenes, as the message says: a.npz has -200 to 0 dB.
-    with pytest.raises(
-        ValueError, match=r"set data.db_floor=-200 and data.db_span=200"
-    ):
-        sionna.SionnaFolder(tmp_path, split="all")
-    (tmp_path / "a.npz").unlink()
-    with pytest.raises(
-        ValueError, match=r"set data.db_floor=-70 and data.db_span=60 f"
-    ):
-        sionna.SionnaFolder(tmp_path, split="all")
-    source = sionna.SionnaFolder(tmp_path, split="all", db=DbRange(-70, 60))
-    f = source[0]["gray"]
+    for floor, span in ((-200, 200), (-70, 60)):
+        message = rf"set data.db_floor={floor} and data.db_span={span} f"
+        with pytest.raises(ValueError, match=message):
+            sionna.SionnaFolder(tmp_path, split="all")
+        (tmp_path / "a.npz").unlink(missing_ok=True)
+    f = sionna.SionnaFolder(tmp_path, split="all", db=DbRange(-70, 60))[0]["gray"]
     np.testing.assert_allclose([f.min(), f.max()], [8.8 / 60, 57.7 / 60], atol=1e-6)
 
 
 def test_the_size_of_a_scene_is_checked_before_it_is_read(tmp_path, monkeypatch):
-    save(tmp_path / "a.npz", path_gain=np.full((1, 9, 8), 1e-9))
+    path = save(tmp_path / "a.npz", path_gain=np.full((1, 9, 8), 1e-9))
     monkeypatch.setattr(radiomap, "MOST_PIXELS", 71)
     monkeypatch.setattr(np, "load", lambda *a, **options: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=r"a.npz is 9x8, and maps of at most 71 pixel"):
-        sionna.read_scene(tmp_path / "a.npz")
-
-
-def test_gains_need_a_unit(tmp_path):
-    path = save(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):
-        sionna.read_scene(path, db=radiomap.NO_DB)
+        sionna.read_scene(path)
 
 
 def test_a_folder_of_scenes_is_split_by_scene(tmp_path):
@@ -150,20 +143,20 @@ def test_a_folder_of_scenes_is_split_by_scene(tmp_path):
         gain[0, 0, 0] = gain[1, 1, 3] = 10**-4.9
         cells = np.array([[0, 0], [3, 1]])
         save(tmp_path / f"s{number}.npz", path_gain=gain, tx_cell_indices=cells)
-    sources = {
-        split: sionna.SionnaFolder(tmp_path, split=split, fields=("gray", "antenna"))
+    train, val, test, everything = (
+        sionna.SionnaFolder(tmp_path, split=split, fields=("gray", "antenna"))
         for split in ("train", "val", "test", "all")
-    }
-    assert [len(source) for source in sources.values()] == [16, 2, 2, 20]
-    files = [set(source.files) for source in list(sources.values())[:3]]
-    assert not set.intersection(*files)
-    record = sources["all"][3]
+    )
+    assert [len(train), len(val), len(test), len(everything)] == [16, 2, 2, 20]
+    files = [*train.files, *val.files, *test.files]
+    assert sorted(files) == everything.files
+    record = everything[3]
     assert record["name"] == "s1_1"
-    assert record["gray"].shape == sources["all"].shape == (4, 4, 1)
+    assert record["gray"].shape == everything.shape == (4, 4, 1)
     # 1e-6 is -60 dB, f = 0.87.
     np.testing.assert_allclose(record["gray"][0], 0.87, atol=1e-6)
     assert np.argwhere(record["antenna"]).tolist() == [[2, 3, 0]]
-    assert "20 maps of 10 scenes of 4x4x1" in sources["all"].summary()
+    assert "20 maps of 10 scenes of 4x4x1" in everything.summary()
 
 
 def test_scenes_of_another_size_are_named(tmp_path):
@@ -186,16 +179,13 @@ def test_scenes_of_another_size_are_named(tmp_path):
         ({"path_gain": np.ones((1, 2, 3), int)}, r"path_gain is int64 of shape"),
         ({"path_gain": np.full((1, 2, 3), -90.0)}, r"-90, expected a linear .*undo"),
         ({"path_gain": np.full((1, 2, 3), np.nan)}, r"path_gain holds nan or inf"),
+        ({"path_gain": np.array([[[-np.inf, -90.0]]])}, r"-90, .*which is 0 for -inf"),
+        ({"path_gain": np.array([{}])}, r"a.npz is damaged.*path_gain holds Python ob"),
         ({"cell_size": np.array([1.0, 0.0])}, r"cell_size is \[1.0, 0.0\], expected m"),
         ({"cell_size": np.ones(3)}, r"cell_size is \[1.0, 1.0, 1.0\]"),
         (
             {"tx_cell_indices": np.array([[1, 0, 0]])},
             r"\(1, 3\), expected \(1, 2\).* o",
-        ),
-        ({"path_gain": np.array([[[-np.inf, -90.0]]])}, r"-90, .*which is 0 for -inf"),
-        (
-            {"path_gain": np.array([{}])},
-            r"a.npz is damaged.*path_gain holds Python obj",
         ),
         ({"tx_cell_indices": np.array([[1.0, 0.0]])}, r"float64, expected integers"),
         ({"tx_cell_indices": np.array([[3, 0]])}, r"\[\[3, 0\]\] leave the 3 columns"),
@@ -221,8 +211,10 @@ def test_what_is_missing_is_named(tmp_path):
         sionna.read_scene(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         sionna.SionnaFolder(tmp_path / "nowhere")
-    save(tmp_path / "a.npz")
+    path = save(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"unknown field 'buildings'.*gray, antenna"):
         sionna.SionnaFolder(tmp_path, fields=("gray", "buildings"))
     with pytest.raises(ValueError, match=r"split 'train' of .* is empty: found 0 in t"):
         sionna.SionnaFolder(tmp_path)
+    with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):
+        sionna.read_scene(path, db=radiomap.NO_DB)

@@ -16,20 +16,29 @@ import tiny
 import radiovae_jax
 from radiovae_jax import evaluate, metrics
 from radiovae_jax.data import datasets, radiomap
-from radiovae_jax.evaluation import baselines, comparison, record
-from radiovae_jax.evaluation.measure import Lines, measure
+from radiovae_jax.evaluation import baselines, evaluator, record
+from radiovae_jax.evaluation.evaluator import EvalSpec, PerMap, Reconstructed
 from radiovae_jax.nn import lpips
 from radiovae_jax.reporting import report_page
-from radiovae_jax.training import run_folder, train
+from radiovae_jax.training import logbook, run_folder, schema
+from radiovae_jax.vae import eval_rows
+
+STEP = 6  # of `trained`: its last validation
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(trained, tmp_path_factory):
+    """A folder with run/, to be written to, the last validation, and an evaluation."""
     folder = tmp_path_factory.mktemp("evaluate")
-    config = tiny.config(folder / "city", steps=3)
-    validation = train.run(config, folder / "run")
+    shutil.copytree(trained / "run", folder / "run")
+    lines = logbook.read(folder / "run" / "metrics.jsonl")
+    validation = next(line for line in lines if line["step"] == STEP)
     found = evaluate.evaluate(
-        folder / "run", batch_size=3, baseline="pca", perceptual_weights="none"
+        folder / "run",
+        step=STEP,
+        batch_size=3,
+        baseline="pca",
+        perceptual_weights="none",
     )
     return folder, validation, found
 
@@ -38,7 +47,7 @@ def test_the_numbers_are_those_of_the_validation(run):
     _, validation, found = run
     numbers = found["rows"]["autoencoder"]["raw"]["all"]
     for name in ("nmse", "rmse_db", "psnr", "ssim", "nmse_pooled"):
-        np.testing.assert_allclose(numbers[name], validation[name], rtol=1e-4)
+        np.testing.assert_allclose(numbers[name], validation[f"val/{name}"], rtol=1e-4)
 
 
 def test_regions_add_up_to_the_whole(run):
@@ -60,7 +69,7 @@ def test_regions_add_up_to_the_whole(run):
 def test_the_record_says_what_was_measured_and_every_map_has_a_row(run):
     folder, _, found = run
     written = json.loads((folder / "run" / "evaluation" / "val.json").read_text())
-    assert written["step"] == 3
+    assert written["step"] == STEP
     assert written["size"] == [32, 32, 1]
     assert written["split"] == "val"
     assert set(written["rows"]["pca"]) == {"raw", "thresholded_0.2"}
@@ -92,10 +101,9 @@ def test_the_record_says_what_was_measured_and_every_map_has_a_row(run):
 
 def test_the_latent_is_described_as_its_encoder_makes_it(run):
     folder, _, found = run
-    config = tiny.config(folder / "city")
-    source = datasets.open_data(config, "val")
+    source = datasets.open_data(run_folder.read_config(folder / "run"), "val")
     gray = np.stack([source[i]["gray"] for i in range(len(source))])
-    model, params = radiovae_jax.load(folder / "run")
+    model, params = radiovae_jax.load(folder / "run", step=STEP)
     x = radiomap.f_to_model(radiomap.gray_to_f(gray))
     posterior = model.apply(params, x, method="encode")
     latent = found["latent"]
@@ -114,21 +122,21 @@ def test_the_frechet_distance_of_prior_samples_is_that_of_latents_of_normal_nois
     folder, _, found = run
     assert list(found["frechet"]["rows"]) == [*found["rows"], "prior_samples"]
     assert "prior_samples" not in found["rows"]
-    model, params = radiovae_jax.load(folder / "run")
+    model, params = radiovae_jax.load(folder / "run", step=STEP)
     noise = [
         jax.random.normal(
-            jax.random.fold_in(jax.random.key(evaluate.PRIOR_SEED), i), (16, 16, 3)
+            jax.random.fold_in(jax.random.key(eval_rows.PRIOR_SEED), i), (16, 16, 3)
         )
         for i in range(2)
     ]
     x = model.apply(params, jnp.stack(noise), method="decode")
     samples = np.clip(radiomap.model_to_f(x), 0, 1)
-    source = datasets.open_data(tiny.config(folder / "city"), "val")
+    source = datasets.open_data(run_folder.read_config(folder / "run"), "val")
     maps = np.stack([source[i]["gray"] for i in range(2)]) / 255
     # Of two maps each, so that a covariance is one direction c, or d, the difference
     # over 2^(1/2): tr(C + D - 2 (C D)^(1/2)) = |c|^2 + |d|^2 - 2 |c d|.
     one, other = (
-        np.float64(comparison.features_of("pixels_8x8", (), jnp.float32(f)))
+        np.float64(evaluator.features_of("pixels_8x8", (), jnp.float32(f)))
         for f in (maps, samples)
     )
     c, d = ((v[1] - v[0]) / 2**0.5 for v in (one, other))
@@ -173,7 +181,7 @@ def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one
     path = folder / "run" / "evaluation" / "train.json"
     four = json.loads(path.read_text())
     for part in ("rows", "frechet", "latent"):
-        ours, theirs = (run_folder.flat({part: r[part]}) for r in (one, four))
+        ours, theirs = (schema.flat({part: r[part]}) for r in (one, four))
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             if isinstance(value, float):  # NaN and infinity are null
@@ -181,59 +189,61 @@ def test_four_devices_and_a_last_batch_mostly_of_filling_give_the_numbers_of_one
                 np.testing.assert_allclose(value, ours[name], **close)
 
 
-@pytest.mark.slow
-def test_the_command_prints_a_table_and_names_a_missing_run(run, tmp_path):
-    folder, *_ = run
-    report = report_page.write(folder / "run")
-    done = command.module(
-        "evaluate",
-        f"--workdir={folder / 'run'}",
-        "--split=test",
-        "--weights=live",
-        f"--perceptual_weights={tmp_path}",
-    )
-    assert done.returncode == 0, done.stderr
-    words = [line.split()[:3] for line in done.stdout.splitlines()]
+def test_the_command_prints_a_table_and_names_what_is_missing(run, tmp_path, capsys):
+    workdir = run[0] / "run"
+    flags = [f"--workdir={workdir}", f"--step={STEP}"]
+    report = report_page.write(workdir)
+    more = ["--split=test", "--weights=live", f"--perceptual_weights={tmp_path}"]
+    assert evaluate.main([*flags, *more]) == 0
+    printed = capsys.readouterr().out
+    words = [line.split()[:3] for line in printed.splitlines()]
     assert ["autoencoder", "raw", "street"] in words
-    assert "no LPIPS" in done.stdout
-    assert "vgg16_weights.h5 is missing" in done.stdout
-    assert "split test" in done.stdout
-    assert f"renewed: {report}" in done.stdout
-    assert "<h3>test, step 3, live weights</h3>" in report.read_text()
-    failed = command.module("evaluate", f"--workdir={folder / 'run'}", "--step=2")
-    assert failed.returncode == 1
-    assert "no checkpoint of step 2; it has those of [3]" in failed.stderr
-    assert "Traceback" not in failed.stderr
-    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
-        evaluate.evaluate(tmp_path)
-    with pytest.raises(ValueError, match="'val'"):
-        evaluate.evaluate(folder / "run", split="vall")
+    assert "no LPIPS" in printed and "vgg16_weights.h5 is missing" in printed
+    assert "split test" in printed
+    assert f"renewed: {report}" in printed
+    assert f"<h3>test, step {STEP}, live weights</h3>" in report.read_text()
     wrong = tmp_path / "wrong"
-    with pytest.raises(FileNotFoundError, match=r"no folder .*wrong; give the one"):
-        evaluate.evaluate(folder / "run", data_root=str(wrong))
-    shutil.copy(folder / "run" / "config.json", tmp_path)
+    for arguments, error in (
+        ([flags[0], "--step=2"], "no checkpoint of step 2; it has those of ["),
+        ([f"--workdir={tmp_path}"], "is not the folder of a run"),
+        ([*flags, "--split=vall"], "'val'"),
+        ([*flags, f"--data_root={wrong}"], f"no folder {wrong}; give the one"),
+    ):
+        assert evaluate.main(arguments) == 1
+        assert error in capsys.readouterr().err
+    shutil.copy(workdir / "config.json", tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
         evaluate.evaluate(tmp_path)
     assert not wrong.exists() and not (tmp_path / "evaluation").exists()
 
 
+def test_maps_that_would_be_squashed_are_refused(trained_copy, tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((16, 32, 1), np.float32))
+    path = trained_copy / "config.json"
+    config = json.loads(path.read_text())
+    config["data"] |= dict(source="folder", root=str(tmp_path), image_size=16)
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"16x32 are not square, and data.image_size"):
+        evaluate.evaluate(trained_copy, split="all")
+
+
 def test_a_record_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     values = np.float32([[0.1], [np.inf]])
-    record.write(tmp_path, "val", {"nmse": np.inf}, Lines(["a", "b"], ("kl",), values))
+    record.write(tmp_path, "val", {"nmse": np.inf}, PerMap(["a", "b"], ("kl",), values))
     whole = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert whole == {
         "val.csv": "name,kl\na,0.1\nb,inf\n",
         "val.json": '{\n  "nmse": null\n}\n',
     }
     with pytest.raises(ValueError, match="zip"):
-        record.write(tmp_path, "val", {}, Lines(["c", "d"], ("kl",), values[:1]))
+        record.write(tmp_path, "val", {}, PerMap(["c", "d"], ("kl",), values[:1]))
 
     def half(path, text):
         path.write_bytes(text[:1].encode())
         raise OSError("disk full")
 
     monkeypatch.setattr(pathlib.Path, "write_text", half)
-    lines = Lines(["a", "b"], ("kl",), values)
+    lines = PerMap(["a", "b"], ("kl",), values)
     with pytest.raises(OSError, match="full"):
         record.write(tmp_path, "val", {}, lines)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == whole
@@ -264,8 +274,8 @@ class Maps:
 def as_it_came(
     source, *, features="pixels_8x8", db=radiomap.RADIOMAPSEER_DB, **options
 ):
-    """Measures the coder that gives back what is encoded."""
-    judge = comparison.Judge(
+    """Measures what gives back the image that is encoded."""
+    spec = EvalSpec(
         db=db,
         rows=("same",),
         regions=("all",),
@@ -274,8 +284,8 @@ def as_it_came(
         perceptual="lpips_weights" in options,
         features=features,
     )
-    code = lambda weights, image, index: comparison.Coded({"same": image}, None)  # noqa: E731
-    return measure(code, (), source, judge, batch_size=2, **options)
+    same = lambda weights, image, index: Reconstructed({"same": image}, None)  # noqa: E731
+    return evaluator.evaluate(same, (), source, spec, batch_size=2, **options)
 
 
 def test_what_is_encoded_is_what_training_encodes():
@@ -286,13 +296,22 @@ def test_what_is_encoded_is_what_training_encodes():
     assert found.latent is None
 
 
-def test_maps_that_are_not_square_are_not_squashed(tmp_path):
-    config = tiny.config(tmp_path)
-    assert evaluate.seen_shape(config, (16, 32, 1)) == (16, 32, 1)
-    config.data.image_size = 16
-    assert evaluate.seen_shape(config, (32, 32, 1)) == (16, 16, 1)
-    with pytest.raises(ValueError, match=r"16x32 are not square, and data.image_size"):
-        evaluate.seen_shape(config, (16, 32, 1))
+def test_validation_is_the_evaluator_with_one_row():
+    rng = np.random.default_rng(0)
+    target, recon = np.float32(rng.random((2, 3, 16, 16, 1)))
+    mask = np.array([True, True, False])
+    sums, each = evaluator.compare(evaluator.VALIDATION, target, recon[None], mask)
+    expected = metrics.update(metrics.init(), target, recon, mask)
+    for found, sum_of in zip(sums, expected, strict=True):
+        np.testing.assert_array_equal(found[0, 0, 0], sum_of)
+    psnr = each["psnr"][0, 0, 0]
+    np.testing.assert_allclose(psnr, metrics.psnr(target, recon), rtol=1e-6)
+    # Everywhere, as a region, is every pixel.
+    everywhere = np.ones((1, 3, 16, 16, 1), np.float32)
+    same, _ = evaluator.compare(
+        evaluator.VALIDATION, target, recon[None], mask, everywhere
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), same, sums)
 
 
 def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
@@ -397,7 +416,7 @@ def test_maps_without_power_have_no_nmse_and_are_named_for_each_scale():
     # f of 0, 0.5 and 0.1: the last is 0 too once thresholded at 0.2.
     gray = 0, 128, 26
     found = as_it_came(Maps(*((value + 10, value) for value in gray)))
-    numbers = {scale: found.table["same"][scale]["all"] for scale in comparison.SCALES}
+    numbers = {scale: found.table["same"][scale]["all"] for scale in evaluator.SCALES}
     expected = ((10 / 128) ** 2 + (10 / 26) ** 2) / 2
     np.testing.assert_allclose(numbers["raw"]["nmse"], expected, rtol=1e-5)
     pooled = 3 * 10**2 / (128**2 + 26**2)
@@ -445,7 +464,7 @@ def test_a_run_without_lpips_asks_the_hub_only_where_it_is_told(
         raise InterruptedError
 
     monkeypatch.setattr(lpips, "_from_hub", nothing)
-    monkeypatch.setattr(evaluate, "measure", measured)
+    monkeypatch.setattr(evaluator, "evaluate", measured)
     with pytest.raises(InterruptedError):
         evaluate.evaluate(run[0] / "run", perceptual_weights=given)
     assert asked == [asks]
@@ -453,7 +472,7 @@ def test_a_run_without_lpips_asks_the_hub_only_where_it_is_told(
 
 def test_names_that_are_no_utf8_are_in_the_csv(tmp_path):
     names = [os.fsdecode(b"gr\xf6\x1b[31m"), "图" * 100]
-    record.write(tmp_path, "val", {}, Lines(names, ("kl",), np.float32([[1], [2]])))
+    record.write(tmp_path, "val", {}, PerMap(names, ("kl",), np.float32([[1], [2]])))
     with (tmp_path / "val.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:]] == ["gr\\xf6\\x1b[31m", "图" * 100]

@@ -25,7 +25,7 @@ def pulled(function, weights):
 
 def test_a_number_for_each_image_is_pulled_back_with_its_own_weight():
     weights = jnp.float32([0.5, 0.0, -2.0])
-    ours = pulled(lambda image: cached_grad.with_slope(energy, image), weights)
+    ours = pulled(lambda image: cached_grad.with_cached_grad(energy, image), weights)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         ours,
@@ -35,7 +35,7 @@ def test_a_number_for_each_image_is_pulled_back_with_its_own_weight():
 
 def test_one_number_of_all_images_is_pulled_back():
     ours = pulled(
-        lambda image: cached_grad.with_slope(mean_energy, image), jnp.float32(3)
+        lambda image: cached_grad.with_cached_grad(mean_energy, image), jnp.float32(3)
     )
     plain = pulled(mean_energy, jnp.float32(3))
     np.testing.assert_allclose(ours[2], plain[2], rtol=1e-5, atol=1e-6)
@@ -53,14 +53,15 @@ def test_three_pull_backs_go_through_the_function_once():
         return (image @ jnp.ones((2, 5))).sum(), ()
 
     assert products(network) == 1 + 3
-    assert products(lambda image: cached_grad.with_slope(network, image)) == 1 + 1
+    assert products(lambda image: cached_grad.with_cached_grad(network, image)) == 1 + 1
 
 
 def test_what_the_function_closes_over_is_not_silently_left_out():
     def total(scale):
-        return cached_grad.with_slope(lambda image: ((image * scale).sum(), ()), IMAGE)[
-            0
-        ]
+        def scaled(image):
+            return (image * scale).sum(), ()
+
+        return cached_grad.with_cached_grad(scaled, IMAGE)[0]
 
     with pytest.raises(jax.errors.UnexpectedTracerError):
         jax.grad(total)(2.0)

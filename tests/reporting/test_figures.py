@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import showcase
 import tool
+from matplotlib.figure import Figure
 
 from radiovae_jax.reporting import (
+    artifacts,
+    charts,
     curves,
     dashboard,
     figures,
-    panels,
     plots,
-    report_charts,
-    showing,
+    quantities,
 )
+from radiovae_jax.vae.charts import CHARTS
 
 NAMES = (
     "figure_1_training_phases",
@@ -40,12 +42,18 @@ def run():
     return curves.of(showcase.lines(), showcase.CONFIG)
 
 
+@pytest.fixture(scope="module")
+def drawn(run):
+    """The five figures of the made-up run, by their numbers."""
+    return {number: draw(run) for number, draw in enumerate(ALL, start=1)}
+
+
 def labelled(axis):
     return {line.get_label(): line for line in axis.lines if line.get_label()[0] != "_"}
 
 
-def test_the_phases_are_split_at_the_switch_and_say_what_they_did(run):
-    figure = figures.training_phases(run)
+def test_the_phases_are_split_at_the_switch_and_say_what_they_did(drawn):
+    figure = drawn[1]
     rec, kl, adversarial = figure.axes
     for axis in figure.axes:
         (switch,) = [line for line in axis.lines if list(line.get_ydata()) == [0, 1]]
@@ -58,17 +66,17 @@ def test_the_phases_are_split_at_the_switch_and_say_what_they_did(run):
     assert notes[1].startswith("with discriminator\nrec_loss 0.01")
 
 
-def test_raw_numbers_stay_visible_behind_their_median(run):
-    axis = figures.training_phases(run).axes[0]
+def test_raw_numbers_stay_visible_behind_their_median(drawn):
+    axis = drawn[1].axes[0]
     raw, bold = axis.lines[0], labelled(axis)["training"]
     assert raw.get_alpha() < 0.5 and len(raw.get_xdata()) == 300
     assert np.std(np.diff(bold.get_ydata())) < np.std(np.diff(raw.get_ydata()))
 
 
-def test_each_loss_of_the_three_has_an_axis_in_its_colour(run):
-    axes = figures.three_axes(run).axes
-    assert len(axes) == 3
-    for axis, colour in zip(axes, (panels.BLUE, panels.RED, panels.GREEN), strict=True):
+def test_each_loss_of_the_three_has_an_axis_in_its_colour(drawn):
+    losses = ("rec_loss", "kl_loss", "g_loss")
+    for axis, name in zip(drawn[3].axes, losses, strict=True):
+        colour = quantities.look(name).colour
         assert axis.yaxis.label.get_color() == colour
         assert next(iter(labelled(axis).values())).get_color() == colour
 
@@ -82,11 +90,11 @@ def test_normalized_curves_span_one_scale():
     np.testing.assert_array_equal(figures.z_score(values * 0), [0] * 3)
 
 
-def test_what_spans_decades_is_normalized_as_a_logarithm(run):
-    above, below, relative = figures.normalized(run).axes
+def test_what_spans_decades_is_normalized_as_a_logarithm(run, drawn):
+    above, below, relative = drawn[4].axes
     curve = labelled(above)["rec_loss (log)"]
     points = curves.curve(run, "train/rec_loss")
-    median = curves.smooth(points, run.switch, windows=figures.WINDOWS).values
+    median = curves.smooth(points, run.switch, windows=15).values
     expected = np.log(median / median.min()) / np.log(median.max() / median.min())
     np.testing.assert_allclose(curve.get_ydata(), expected, atol=1e-12)
     assert "kl_loss" in labelled(above)
@@ -96,36 +104,47 @@ def test_what_spans_decades_is_normalized_as_a_logarithm(run):
     np.testing.assert_allclose(relative.lines[0].get_ydata(), median / first)
 
 
-def test_what_never_changes_is_named_at_the_foot_and_not_drawn(run):
-    figure = figures.normalized(run)
+def test_what_never_changes_is_named_at_the_foot_and_not_drawn(drawn):
+    figure = drawn[4]
     assert "d_weight" not in labelled(figure.axes[0])
     assert figure.get_supxlabel().endswith("constant, not drawn: d_weight 5000")
-    figure = figures.loss_components(run)
+    figure = drawn[2]
     assert "logits of maps" not in labelled(figure.axes[3])
     _, _, listed = figure.get_supxlabel().partition("\nconstant, not drawn: ")
     assert listed == "rec, validation 0.02 per pixel, logits of maps 0.6"
-    foot = dashboard.training_summary(run, samples=None).get_supxlabel()
+    foot = drawn[5].get_supxlabel()
     # Of norms 0.01 and 50.
     assert foot.endswith("update / weights 0.0002, a step 0.1 seconds")
 
 
-def test_the_foot_says_what_smooths_the_curves(run):
-    assert "bold: running median over 1/40 of the lines" in foot_of(ALL[0], run)
-    assert "10th to 90th percentile" in foot_of(figures.three_axes, run)
-    assert "running median over 1/15 of the lines" in foot_of(figures.normalized, run)
+def test_the_foot_says_what_smooths_the_curves(drawn):
+    for number, words in {
+        1: "bold: running median over 1/40 of the lines",
+        3: "10th to 90th percentile",
+        4: "running median over 1/15 of the lines",
+    }.items():
+        assert words in drawn[number].get_supxlabel()
     short = curves.of(showcase.lines(20, 5000), showcase.CONFIG)
     for draw in ALL:
-        assert "median" not in foot_of(draw, short)
-    late = curves.of(showcase.lines(2, 60_000), showcase.CONFIG)
-    assert foot_of(ALL[0], late).startswith("with the discriminator from the first")
+        assert "median" not in draw(short).get_supxlabel()
 
 
-def foot_of(draw, run):
-    return draw(run).get_supxlabel()
+@pytest.mark.parametrize(
+    "lines, changed, foot",
+    [
+        ((2, 60_000), {}, "with the discriminator from the first line on"),
+        ((2, 500), {}, "the discriminator starts after step 50,001"),
+        ((2, 500), {"disc_factor": 0.0}, "this run has no discriminator"),
+    ],
+)
+def test_the_foot_says_where_the_phases_lie(lines, changed, foot):
+    config = showcase.CONFIG | {"loss": showcase.CONFIG["loss"] | changed}
+    run = curves.of(showcase.lines(*lines), config)
+    assert figures.training_phases(run).get_supxlabel().startswith(foot)
 
 
-def test_the_three_axes_shade_the_percentiles_about_the_median(run):
-    left = figures.three_axes(run).axes[0]
+def test_the_three_axes_shade_the_percentiles_about_the_median(run, drawn):
+    left = drawn[3].axes[0]
     low, high = curves.band(curves.curve(run, "train/rec_loss"), run.switch)
     (shade,) = [c for c in left.collections if c.get_alpha() == 0.15]
     (corners,) = (path.vertices for path in shade.get_paths())
@@ -149,18 +168,18 @@ def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
 
 
 def test_a_quantity_has_one_colour_in_every_picture():
-    chosen = {name: q.colour for name, q in panels.QUANTITIES.items()}
-    for chart in report_charts.CHARTS:
-        names = {name.rpartition("/")[2] for name, _ in chart.columns}
-        assert len({chosen.get(name) for name in names}) == len(names), chart.title
+    chosen = {name: q.colour for name, q in quantities.QUANTITIES.items()}
+    for title, names in (CHARTS | charts.OF_ANY_TRAINING).items():
+        names = {name.rpartition("/")[2] for name in names}
+        assert len({chosen.get(name) for name in names}) == len(names), title
     lines = showcase.lines(90, 2000)
     for i, line in enumerate(lines):  # nothing constant
         for name in ("logits_real", "perceptual_loss", "feature_matching_loss"):
             line[f"train/{name}"] = 0.5 + i / 100
         line |= {"val/kl_loss": 1e5 + i, "val/rec_loss": 0.1 + i, "val/psnr": 20.0 + i}
     run = curves.of(lines, showcase.CONFIG)
-    charts = report_charts.data(run)["charts"]
-    page = {c["title"]: {one["colour"] for one in c["curves"]} for c in charts}
+    report, _ = charts.of(run, CHARTS)
+    page = {chart.title: {one.colour for one in chart.drawn} for chart in report}
     phases, components = figures.training_phases(run), figures.loss_components(run)
     for axis, name in zip(phases.axes, ("rec_loss", "kl_loss"), strict=False):
         train, val = (labelled(axis)[word] for word in ("training", "validation"))
@@ -197,17 +216,11 @@ def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
     )
 
 
-def test_the_diversity_stands_beside_the_samples():
-    line = showcase.line(500) | {"val/sample_diversity": 24.53}
-    run = curves.of([line], showcase.CONFIG)
-    figure = dashboard.training_summary(run, samples=np.zeros((1, 8, 8, 1)))
-    titles = [axis.get_title(loc="left") for axis in figure.axes]
-    (title,) = [title for title in titles if "samples" in title]
-    assert "diversity 24.5 dB" in title
-
-
-def test_the_dashboard_shows_the_samples_and_the_clamp(run):
+def test_the_dashboard_shows_the_samples_and_the_clamp():
     maps = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    lines = showcase.lines()
+    lines[-1]["val/sample_diversity"] = 24.53
+    run = curves.of(lines, showcase.CONFIG)
     figure = dashboard.training_summary(run, samples=maps)
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert "loss balance: d_weight at its clamp in 100% of lines" in titles
@@ -217,6 +230,7 @@ def test_the_dashboard_shows_the_samples_and_the_clamp(run):
     shown = next(
         axis for axis in figure.axes if "samples" in axis.get_title(loc="left")
     )
+    assert "diversity 24.5 dB" in shown.get_title(loc="left")
     drawn = [child.images[0].get_array() for child in shown.child_axes]
     np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
 
@@ -236,8 +250,8 @@ def test_two_validations_that_rise_alike_do_not_hide_each_other():
     assert np.all(heights[1] - heights[0] > 0.1)
 
 
-def test_the_legend_of_the_adversarial_losses_is_on_no_curve(run):
-    figure = figures.loss_components(run)
+def test_the_legend_of_the_adversarial_losses_is_on_no_curve(drawn):
+    figure = drawn[2]
     figure.draw_without_rendering()
     axis = figure.axes[-1]
     assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
@@ -261,26 +275,26 @@ NO_SAMPLES = {
 
 def test_samples_that_are_damaged_are_left_out(tmp_path, caplog):
     path = tmp_path / "samples.npy"
-    assert showing.read_samples(path) is None and not caplog.text
+    assert artifacts.read_samples(path) is None and not caplog.text
     path.write_bytes(SAMPLES)
-    assert showing.read_samples(path).shape == (2, 8, 8, 1)
+    assert artifacts.read_samples(path).shape == (2, 8, 8, 1)
     for content in NO_SAMPLES.values():
         caplog.clear()
         path.write_bytes(content)
-        assert showing.read_samples(path) is None
+        assert artifacts.read_samples(path) is None
         assert "figure 5 goes without it" in caplog.text
 
 
 def test_the_balance_weighs_every_term(run):
-    weighed = {label: points for label, points, *_ in dashboard.weighed(run)}
+    weighed = {quantity.label: points for quantity, points in dashboard.weighed(run)}
     kl = weighed["kl_weight · kl"]
     np.testing.assert_allclose(kl.values[0], 1e-6 * run.lines[0]["train/kl_loss"])
     g = weighed["|d_weight · disc_factor · g|"]
     np.testing.assert_allclose(g.values[-1], 5000 * -run.lines[-1]["train/g_loss"])
 
 
-KINDS = ("one line", "two lines", "no value", "nothing finite")
-KINDS += ("no validation", "constant", "spikes")
+KINDS = ("one line", "two lines", "no value", "nothing finite", "constant")
+KINDS += ("spikes, no validation",)
 
 
 def odd(kind):
@@ -293,12 +307,10 @@ def odd(kind):
         return [{"step": 1}]
     if kind == "nothing finite":
         return [dict.fromkeys(line, None) | {"step": line["step"]} for line in lines]
-    if kind == "no validation":
-        names = [name for name in lines[0] if not name.startswith("val/")]
-        return [{name: line[name] for name in names} for line in lines]
     if kind == "constant":
         return [dict.fromkeys(line, 0.0) | {"step": line["step"]} for line in lines]
-    spiked = [dict(line) for line in showcase.lines(600, 250)]
+    names = [name for name in lines[0] if not name.startswith("val/")]
+    spiked = [{n: line[n] for n in names} for line in showcase.lines(600, 250)]
     for line in spiked[::300]:
         line["train/rec_loss"] *= 1e5
         line["train/g_loss"] *= -1e5
@@ -319,7 +331,7 @@ def test_no_log_is_too_odd_to_draw(kind):
 
 
 def test_spikes_do_not_set_the_scale_of_a_linear_axis():
-    run = curves.of(odd("spikes"), showcase.CONFIG)
+    run = curves.of(odd("spikes, no validation"), showcase.CONFIG)
     adversarial = figures.training_phases(run).axes[2]
     # Both losses are within 1, but for one line in 400, whose g is 4.5e4.
     assert adversarial.get_ylim()[1] < 2
@@ -327,6 +339,7 @@ def test_spikes_do_not_set_the_scale_of_a_linear_axis():
 
 
 def test_the_tool_writes_the_five_files_of_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", showcase.touch)
     real, shown = dashboard.training_summary, []
 
     def summary(run, *, samples):
@@ -359,17 +372,29 @@ def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplo
         raise OSError("disk full")
 
     monkeypatch.setattr(plots, "save", full)
-    written = showing.after_training(tmp_path, latents=0)
+    written = artifacts.after_training(tmp_path)
     assert [path.name for path in written] == ["report.html"]
     assert "the figures could not be made: OSError('disk full')" in caplog.text
 
 
+def test_what_fails_among_the_latents_leaves_the_rest(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", showcase.touch)
+    showcase.write(tmp_path, showcase.lines(2))
+
+    def no_checkpoint():
+        raise FileNotFoundError("no checkpoint")
+
+    written = artifacts.after_training(tmp_path, latents=no_checkpoint)
+    assert [path.stem for path in written] == [*NAMES, "report"]
+    assert "the latents could not be made: FileNotFoundError" in caplog.text
+
+
 def test_an_evaluation_renews_the_report_that_is_there(tmp_path, caplog):
     showcase.write(tmp_path, showcase.lines(5))
-    assert showing.renew_report(tmp_path) == []
+    assert artifacts.renew_report(tmp_path) == []
     (tmp_path / "report.html").write_text("old")
-    assert showing.renew_report(tmp_path) == [tmp_path / "report.html"]
+    assert artifacts.renew_report(tmp_path) == [tmp_path / "report.html"]
     assert "<h1>" in (tmp_path / "report.html").read_text()
     (tmp_path / "metrics.jsonl").unlink()
-    assert showing.renew_report(tmp_path) == []
+    assert artifacts.renew_report(tmp_path) == []
     assert "the report could not be made" in caplog.text

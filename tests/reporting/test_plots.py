@@ -60,10 +60,10 @@ def test_no_more_rows_than_asked_for():
 
 
 def test_buildings_are_outlined_on_the_map_alone_and_have_an_error():
-    roofs = np.zeros((2, 16, 16, 1), bool)
-    roofs[0, 3:6, 6:9] = True
-    recon = maps() + np.where(roofs, 0.16, 0.02)
-    figure = plots.reconstructions(maps(), recon, buildings=roofs)
+    mask = np.zeros((2, 16, 16, 1), bool)
+    mask[0, 3:6, 6:9] = True
+    recon = maps() + np.where(mask, 0.16, 0.02)
+    figure = plots.reconstructions(maps(), recon, buildings=mask)
     left, *others = panels(figure)[:3]
     (outline,) = left.collections
     (path,) = [p for p in outline.get_paths() if len(p.vertices)]
@@ -80,7 +80,7 @@ def test_buildings_are_outlined_on_the_map_alone_and_have_an_error():
     ]
     # A map without any building, or nothing but one, has no line to draw.
     assert not any(axis.collections for axis in panels(figure)[3:])
-    figure = plots.reconstructions(maps(), maps(), buildings=np.ones_like(roofs))
+    figure = plots.reconstructions(maps(), maps(), buildings=np.ones_like(mask))
     assert not any(axis.collections for axis in panels(figure))
 
 
@@ -270,3 +270,40 @@ def test_errors_name_what_is_wrong(tmp_path):
         plots.samples(maps(0))
     with pytest.raises(ValueError, match=r"end it in \.png"):
         plots.save(plots.samples(maps()), tmp_path / "picture")
+
+
+def test_the_projection_is_the_same_in_every_run():
+    # NumPy's default_rng(0).standard_normal, first row; its stream is kept stable.
+    np.testing.assert_allclose(
+        plots.projection(5)[0], [0.12573022, -0.13210486, 0.64042265], rtol=1e-6
+    )
+    np.testing.assert_array_equal(plots.projection(5), plots.projection(5))
+
+
+def test_classes_of_a_segmentation_get_colours_of_their_own():
+    one_hot = np.eye(8)[None, :, None]  # a map of 8 pixels, each of another class
+    rgb = plots.to_rgb(one_hot, one_hot)[0, :, 0]
+    apart = np.linalg.norm(rgb[:, None] - rgb, axis=-1)[~np.eye(8, dtype=bool)]
+    assert apart.min() > 0.1
+    # The reference spans the plots.
+    np.testing.assert_allclose([rgb.min(axis=0), rgb.max(axis=0)], [[0] * 3, [1] * 3])
+
+
+def test_a_reconstruction_is_coloured_on_the_scale_of_its_map():
+    target = np.random.default_rng(0).random((1, 8, 8, 5))
+    half = 0.5 * target
+    weights = plots.projection(5)
+    mixed = target @ weights
+    low, high = mixed.min(axis=(0, 1, 2)), mixed.max(axis=(0, 1, 2))
+    expected = np.clip((half @ weights - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(plots.to_rgb(half, target), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_what_is_not_finite_is_magenta(channels):
+    f = np.full((1, 2, 2, channels), 0.5)
+    f[0, 1, 0, -1] = np.nan
+    rgb = plots.to_rgb(f, f)
+    np.testing.assert_array_equal(rgb[0, 1, 0], [1, 0, 1])
+    assert not (rgb[0, 0, 0] == [1, 0, 1]).all()
+    assert np.isfinite(plots.to_rgb(f * np.nan, f * np.nan)).all()

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tool
-from test_tfds_images import TinyImages
 
 from radiovae_jax import DiagonalGaussian
-from radiovae_jax.training import config_check, run_folder
+from radiovae_jax.data import radiomap
+from radiovae_jax.training import run_folder
 
 sweep = tool.load("sweep")
 
@@ -44,28 +44,31 @@ def test_the_correlation_is_one_where_latents_follow_the_transmitter():
     assert sweep.mantel(place, place, np.arange(6)) == 0  # no pairs
 
 
+RUN = ("bce", 1.0, "linear")
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """The grid without the training: every run has the same numbers."""
     trained = []
     numbers = dict.fromkeys(sweep.COLUMNS, 0.5)
 
-    def train(config, folder):
+    def train(make, config, folder):
         run_folder.claim(folder, config)
         trained.append(folder.name)
 
-    monkeypatch.setattr(sweep.train, "run", train)
+    monkeypatch.setattr(sweep.training, "run", train)
     monkeypatch.setattr(sweep, "measure", lambda config, folder: dict(numbers))
     return trained
 
 
 def test_a_finished_run_is_not_run_again(counted, tmp_path):
-    runs = [("bce", 1.0, "linear"), ("mse", 0.1, "cyclical")]
-    sweep.sweep(tmp_path, runs[:1], steps=9, size=32)
-    sweep.sweep(tmp_path, runs, steps=9, size=32)
+    nine = sweep.Sweep(tmp_path, 9, 32)
+    sweep.train_all(nine, [RUN])
+    sweep.train_all(nine, [RUN, ("mse", 0.1, "cyclical")])
     assert counted == ["bce_1_linear", "mse_0.1_cyclical"]
     with pytest.raises(ValueError, match=r"another config[^$]*or another --out"):
-        sweep.sweep(tmp_path, runs, steps=10, size=32)
+        sweep.train_all(nine._replace(steps=10), [RUN])
 
     records = sweep.collect(tmp_path)
     sweep.write(tmp_path, records)
@@ -77,63 +80,64 @@ def test_a_finished_run_is_not_run_again(counted, tmp_path):
 
 
 def test_the_configs_are_the_grids(tmp_path):
-    config = sweep.configure("mse", 4.0, "cyclical", steps=150, size=32, city=tmp_path)
+    config = sweep.configure(sweep.Sweep(tmp_path, 150, 32), "mse", 4.0, "cyclical")
     assert config.loss.reconstruction == "mse"
     assert (config.loss.kl_weight, config.loss.kl_schedule) == (4.0, "cyclical")
     assert config.loss.disc_factor == config.loss.perceptual_weight == 0
-    config_check.check(config)
+    assert (config.train.steps, config.train.log_every) == (150, 15)
+    assert config.autoencoder.resolution == (32, 32)
+    assert config.data.root == str(tmp_path / "city")
 
 
 def test_runs_that_do_not_go_into_one_table_are_refused(counted, tmp_path):
-    sweep.sweep(tmp_path, [("bce", 1.0, "linear")], steps=9, size=32)
-    sweep.check_finished(tmp_path, steps=9, size=32)
-    with pytest.raises(ValueError, match=r"holds runs of --steps 9 --size 32.*--out"):
-        sweep.check_finished(tmp_path, steps=10, size=32)
+    nine = sweep.Sweep(tmp_path, 9, 32)
+    sweep.train_all(nine, [RUN])
+    sweep.check_finished(nine)
+    for other in (dict(steps=10), dict(overrides={"data.source": "folder"})):
+        with pytest.raises(ValueError, match=r"holds runs of --steps 9 .*32.*--out"):
+            sweep.check_finished(nine._replace(**other))
     record = tmp_path / "bce_1_linear" / "sweep.json"
     for text in ('{"steps": 9', '{"steps": 9}', "[]"):
         record.write_text(text)
         with pytest.raises(ValueError, match=r"linear/sweep.json is no record.*delete"):
-            sweep.check_finished(tmp_path, steps=9, size=32)
+            sweep.check_finished(nine)
 
 
 def test_a_beta_of_0_is_in_the_figure(counted, tmp_path):
     runs = [("mse", beta, "linear") for beta in (0.0, 0.5, 4.0)]
-    sweep.sweep(tmp_path, runs, steps=9, size=32)
+    sweep.train_all(sweep.Sweep(tmp_path, 9, 32), runs)
     axis = sweep.draw(sweep.collect(tmp_path)).axes[0]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "0.5", "4"]
     ends = axis.transData.transform([(0, 0.5), (0.5, 0.5), (4, 0.5)])[:, 0]
     assert np.isfinite(ends).all() and (np.diff(ends) > 20).all()  # in pixels
 
 
-def test_a_folder_that_cannot_be_written_is_named(counted, tmp_path):
-    path = tmp_path / "file"
-    path.write_text("kept")
-    with pytest.raises(OSError, match=r"file is no folder that can be .*another --out"):
-        sweep.sweep(path, [("bce", 1.0, "linear")], steps=9, size=32)
-    assert path.read_text() == "kept" and not counted
+@pytest.mark.parametrize(
+    "steps, beta, words", [(-1, 1.0, r"train\.steps"), (9, -1.0, r"kl_weight=-1.0")]
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    counted, tmp_path, steps, beta, words
+):
+    with pytest.raises(ValueError, match=words):
+        runs = [RUN, ("bce", beta, "linear")]
+        sweep.train_all(sweep.Sweep(tmp_path / "out", steps, 32), runs)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OSError, match=r"file cannot be made or .*another --out"):
+        sweep.train_all(sweep.Sweep(tmp_path / "file", 9, 32), [RUN])
+    assert not counted and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_cannot_be_is_refused_before_anything_runs(counted, tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"train\.steps"):
-        sweep.sweep(tmp_path, [("bce", 1.0, "linear")], steps=-1, size=32)
-    runs = [("bce", 1.0, "linear"), ("bce", -1.0, "linear")]
-    with pytest.raises(ValueError, match=r"kl_weight=-1.0"):
-        sweep.sweep(tmp_path, runs, steps=9, size=32)
-    with pytest.raises(SystemExit):
-        sweep.parser().parse_args(["--schedule", "sine"])
-    assert "invalid choice: 'sine'" in capsys.readouterr().err
-    assert not counted and not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """The flags of a tiny TFDS data set: six images to train on, three to test on."""
-    folder = tmp_path_factory.mktemp("tfds_images")
-    TinyImages.folder = tmp_path_factory.mktemp("png")
-    TinyImages(data_dir=folder, file_format="array_record").download_and_prepare()
-    fields = dict(source="tfds_images", root=folder, dataset="tiny_images")
-    fields |= dict(val_split="test", augment="none")
-    return [f"--config.data.{name}={value}" for name, value in fields.items()]
+@pytest.fixture
+def images(tmp_path):
+    """The fields of a folder of images, six to train on and three to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 256, (28, 28), np.uint8)
+            radiomap.write_png(tmp_path / "images" / split / f"{i}.png", image)
+    fields = dict(source="folder", root=tmp_path / "images", val_split="test")
+    return {f"data.{name}": str(value) for name, value in fields.items()}
 
 
 class Halving:
@@ -146,18 +150,21 @@ class Halving:
 
 
 def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep.run_folder, "load", lambda folder: (Halving(), {}))
+    monkeypatch.setattr(sweep.codec, "load_network", lambda folder: (Halving(), {}))
     monkeypatch.setattr(
         sweep.train, "run", lambda config, folder: run_folder.claim(folder, config)
     )
     grid = "--steps 2 --reconstruction mse --beta 4 --schedule constant".split()
-    fields = [*images, "--config.autoencoder.ch_mult=(1,1)"]
-    sweep.compare(*sweep.parse(["--out", str(tmp_path), *grid, *fields]))
-    (record,) = sweep.collect(tmp_path)
-    config = run_folder.read_config(tmp_path / "mse_4_constant")
+    fields = images | {"autoencoder.ch_mult": "(1,1)"}
+    words = [f"--config.{name}={text}" for name, text in fields.items()]
+    out = tmp_path / "out"
+    sweep.compare(sweep.parse(["--out", str(out), *grid, *words]))
+    (record,) = sweep.collect(out)
+    config = run_folder.read_config(out / "mse_4_constant")
     assert (config.loss.kl_weight, list(config.autoencoder.ch_mult)) == (4.0, [1, 1])
-    # 28 x 28 as stored, seen at the sweep's size; no buildings, no transmitters.
-    assert sweep.read(config, "all")["image"].shape == (9, 32, 32, 1)
+    # 28 x 28 as stored, resized to the sweep's size; no buildings, no transmitters.
+    whole = sweep.read(config, "all")["image"]
+    assert whole.shape == (9, 32, 32, 1)
     assert record["silhouette"] is record["mantel"] is None
     # By hand: x / 2 for x, and the KL of unit variances at x, of the test split.
     x = np.asarray(sweep.read(config, "test")["image"], np.float64)
@@ -165,32 +172,27 @@ def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
     psnr = -10 * np.log10(((x / 4) ** 2).mean(axis=(1, 2, 3)))
     np.testing.assert_allclose(record["psnr"], psnr.mean(), rtol=1e-5)
     assert "SSIM" in capsys.readouterr().out
-    assert "silhouette" not in (tmp_path / "sweep.md").read_text()
+    assert "silhouette" not in (out / "sweep.md").read_text()
     with pytest.raises(ValueError, match=r"and these are of .* --config.data.source="):
-        sweep.check_finished(tmp_path, steps=2, size=32, overrides=images)
-
-
-def test_large_data_sets_are_measured_in_part(images, tmp_path, monkeypatch):
-    given = dict(steps=2, size=32, city=tmp_path)
-    config = sweep.configure("mse", 1.0, "linear", overrides=images, **given)
-    whole = sweep.read(config, "all")["image"]
+        sweep.check_finished(sweep.Sweep(out, 2, 32, images))
+    # A large set is measured in part.
     monkeypatch.setattr(sweep, "MOST", 4)
     monkeypatch.setattr(sweep, "TOGETHER", 2)
-    np.testing.assert_array_equal(
-        sweep.read(config, "all")["image"], whole[np.array([0, 1, 4, 5])]
-    )
+    part = sweep.read(config, "all")["image"]
+    np.testing.assert_array_equal(part, whole[np.array([0, 1, 4, 5])])
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--config.data.sourc=folder", 'Did you mean "source"'),
-        ("--config.train.batch_size=x", "invalid literal for int"),
+        ("--config.data.sourc=folder", "did you mean data.source?"),
+        ("--config.train.batch_size=x", "train.batch_size='x'"),
         ("--config.train.steps=4", "the sweep sets this field by --steps"),
-        ("--colour=red", "unknown argument --colour=red"),
+        ("--colour=red", "unexpected '--colour=red'"),
+        ("--schedule=sine", "invalid choice: 'sine'"),
     ],
 )
-def test_a_field_that_cannot_be_set_is_named(tmp_path, capsys, words, message):
+def test_a_word_that_cannot_be_is_named(tmp_path, capsys, words, message):
     with pytest.raises((SystemExit, ValueError)) as end:
-        sweep.compare(*sweep.parse(["--out", str(tmp_path), words]))
+        sweep.compare(sweep.parse(["--out", str(tmp_path), words]))
     assert message in f"{end.value}{capsys.readouterr().err}"

@@ -11,10 +11,11 @@ import time
 import command
 import jax
 import pytest
+import tiny
 from PIL import Image
 
 from radiovae_jax import cli
-from radiovae_jax.training import distributed, logbook, run_folder, train
+from radiovae_jax.training import distributed, logbook, run_folder
 
 STEPS, STOP = 5, 3
 RUN = [
@@ -98,7 +99,7 @@ def alone(pair, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone") / "run"
     config = run_folder.read_config(pair[0])
     config.train.stop_at = 0
-    train.run(config, workdir)
+    tiny.train(config, workdir)
     return logbook.read(workdir / "metrics.jsonl")
 
 
@@ -135,7 +136,7 @@ def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
     shutil.copytree(pair[0], tmp_path / "run")
     config = run_folder.read_config(pair[0])
     config.train.stop_at = 0
-    train.run(config, tmp_path / "run")
+    tiny.train(config, tmp_path / "run")
     check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from radiovae_jax.training import dry_run, overview, train
-from radiovae_jax.vae import experiment
+from radiovae_jax.training import dry_run, overview, trainer
+from radiovae_jax.vae import task
+from radiovae_jax.vae.state import PHASES
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def setup(city, tmp_path_factory):
     config.optimizer.update(learning_rate=1e-3, end_factor=0.1, warmup_steps=10)
     config.loss.disc_start = 50
     config.train.steps = 101
-    setup = train.set_up(config)
+    setup = trainer.set_up(task.make, config)
     setup.batches.close()
     return config, setup
 
@@ -88,7 +89,8 @@ def test_the_discriminator_costs(page):
 
 
 def test_the_rates_stand_at_every_corner(setup):
-    page = dry_run.rates(*setup)
+    _, setup = setup
+    page = dry_run.rates(setup.task, last=100)
     lines = [line.split() for line in page.splitlines()[1:]]
     # A tenth of 1e-3 more with each of ten steps, then a cosine over the 91 others:
     # 1e-4 + 4.5e-4 (1 + cos(pi 41 / 91)) in its 41st.
@@ -106,7 +108,7 @@ def test_what_stops_the_training_stops_the_dry_run(setup, tmp_path):
     config = config.copy_and_resolve_references()
     config.loss.update(perceptual_weight=1.0, perceptual_weights=str(tmp_path))
     with pytest.raises((ValueError, FileNotFoundError), match="perceptual_weight=0"):
-        dry_run.run(config)
+        dry_run.run(task.make, config)
 
 
 def test_a_device_holds_its_part_of_a_split_state(setup):
@@ -115,19 +117,17 @@ def test_a_device_holds_its_part_of_a_split_state(setup):
     assert f"{size / 1e6:,.1f} MB a device" in overview.networks(setup)
 
 
-def test_remat_keeps_the_inputs_of_blocks_alone_for_the_way_back(setup):
-    """16x16, one level, no attention; a batch of four in two parts on one device."""
-    config, setup = setup
-    kept = {}
+def test_remat_keeps_the_inputs_of_blocks_alone_for_the_backward_pass(setup):
+    """16x16, one level, no attention; a micro-batch of two images on one device."""
+    config, kept = setup[0].copy_and_resolve_references(), {}
     for remat in (False, True):
-        other = config.copy_and_resolve_references()
-        other.autoencoder.update(ch_mult=(1,), mid_attention=False, remat=remat)
-        other.train.accumulate_steps = 2
-        built = experiment.build(other, (16, 16, 1))
-        state = experiment.state_shapes(other, built)
-        small = setup._replace(built=built, fresh=state)
+        config.autoencoder.update(ch_mult=(1,), mid_attention=False, remat=remat)
+        stage = task.make(config, (16, 16, 1))
+        state = jax.eval_shape(stage.init, jax.random.key(0))
         raw = {"gray": jax.ShapeDtypeStruct((4, 16, 16, 1), jnp.uint8)}
-        kept[remat] = dry_run.kept(other, small, raw, adversarial=False)
+        kept[remat] = dry_run.residual_bytes(
+            stage, state, raw, phase=PHASES[False], images=2
+        )
     # In both: conv_in's outputs and blocks' (3 + 4 inputs) of two images; each further
     # array of 32 channels in a block is one that rematerialisation drops.
     inputs = 7 * 2 * 16 * 16 * 32 * 4
@@ -162,4 +162,4 @@ def test_a_run_says_at_its_start_what_it_is_made_of(setup):
 def test_phases_are_said_in_words(fields, words):
     config = tiny.config("city")
     config.loss.update(fields)
-    assert overview.phases(config).startswith(words)
+    assert task.phases(config).startswith(words)

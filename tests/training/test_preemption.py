@@ -10,24 +10,25 @@ import time
 import jax
 import numpy as np
 import pytest
-import stub
+import scripted
 import tiny
-from whole_runs import saved, without_time
+import toy
+from whole_runs import log, saved
 
 from radiovae_jax.cli import Interrupted
-from radiovae_jax.training import logbook, train
+from radiovae_jax.training import logbook
 from radiovae_jax.training.preemption import Interruption
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 HUNG_UP = """
 import time
-from radiovae_jax.interruption import Interruption
+from radiovae_jax.training.preemption import Interruption
 with Interruption() as interruption:
     print("ready", flush=True)
     while not interruption.reached(1):
         time.sleep(0.1)
     print("saving", flush=True)
-{said}("saved")
+{written}("saved")
 """
 
 
@@ -76,19 +77,20 @@ def test_a_signal_that_nohup_or_a_trap_had_ignored_stays_ignored(number):
 def test_a_terminal_that_closes_takes_no_message_and_ends_nothing(tmp_path):
     process, terminal = os.forkpty()
     if not process:
-        said = f"open({str(tmp_path / 'said')!r}, 'w').write"
-        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP.format(said=said)])
+        written = f"open({str(tmp_path / 'written')!r}, 'w').write"
+        program = HUNG_UP.format(written=written)
+        os.execv(sys.executable, [sys.executable, "-c", program])
     assert b"ready" in os.read(terminal, 1000)
     os.close(terminal)  # SIGHUP, and an error for all that is written there
     _, status = os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert (tmp_path / "said").read_text() == "saved"
+    assert (tmp_path / "written").read_text() == "saved"
 
 
 # A mutex locked twice never comes back to Python, signals or not: as a compilation.
 BUSY = """
 import ctypes
-from radiovae_jax.interruption import Interruption
+from radiovae_jax.training.preemption import Interruption
 with Interruption():
     print("ready", flush=True)
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
@@ -134,53 +136,34 @@ def stop_me() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_is_saved_and_goes_on_as_the_unbroken_one(
-    city, tmp_path, monkeypatch
-):
+def test_an_interrupted_run_is_saved_and_goes_on_as_the_unbroken_one(city, tmp_path):
     config = tiny.config(city, steps=8, checkpoint_every=4)
     config.data.val_split = ""
-    monkeypatch.setattr(train, "compile_all", stub.compiled())
-    train.run(config, tmp_path / "unbroken")
-    monkeypatch.setattr(train, "compile_all", stub.compiled(at=(6, stop_me)))
+    scripted.run(config, tmp_path / "unbroken")
     with pytest.raises(Interrupted, match=r"saved step 6 of 8 in .*the same command"):
-        train.run(config, tmp_path / "broken")
+        scripted.run(config, tmp_path / "broken", at=(6, stop_me))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert int(saved(tmp_path / "broken", config)[0].step) == 6
-    monkeypatch.setattr(train, "compile_all", stub.compiled())
-    train.run(config, tmp_path / "broken")
-    runs = [saved(tmp_path / name, config) for name in ("unbroken", "broken")]
+    assert int(saved(tmp_path / "broken", config, toy.make)[0].step) == 6
+    scripted.run(config, tmp_path / "broken")
+    folders = [tmp_path / name for name in ("unbroken", "broken")]
+    runs = [saved(folder, config, toy.make) for folder in folders]
     jax.tree.map(np.testing.assert_array_equal, *runs)
-    logs = [
-        without_time(logbook.read(tmp_path / name / "metrics.jsonl"))
-        for name in ("unbroken", "broken")
-    ]
+    logs = [log(folder) for folder in folders]
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == list(range(1, 9))
 
 
-@pytest.mark.slow
-def test_a_signal_during_the_validation_does_not_wait_for_its_end(
-    city, tmp_path, monkeypatch
-):
+def test_a_signal_during_the_validation_does_not_wait_for_its_end(city, tmp_path):
     config = tiny.config(
         city, steps=4, validate_every=2, validation_batch_size=1, images=1
     )
-
-    def nmse(step: int) -> float:
-        if step == 2:
-            stop_me()
-            time.sleep(0.2)  # until the listening thread has heard of it
-        return 1 / step
-
-    monkeypatch.setattr(train, "compile_all", stub.compiled(nmse=nmse))
     with pytest.raises(Interrupted, match="saved step 2"):
-        train.run(config, tmp_path)
-    assert "val/nmse" not in logbook.read(tmp_path / "metrics.jsonl")[-1]
-    monkeypatch.setattr(train, "compile_all", stub.compiled())
-    assert train.run(config, tmp_path)["nmse"] == 1 / 4
-    steps = [line["step"] for line in logbook.read(tmp_path / "metrics.jsonl")]
-    assert steps == [1, 2, 3, 4]
+        scripted.run(config, tmp_path, at=(2, stop_me), during_validation=True)
+    lines = logbook.read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert "val/best" not in lines[-1]
+    assert scripted.run(config, tmp_path)["best"] > 0
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4]
 
 
 # Two processes of one run; the first alone is told to end.
@@ -188,8 +171,8 @@ TOGETHER = """
 import sys, time
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from radiovae_jax import stopping
-from radiovae_jax.interruption import Interruption
+from radiovae_jax.training import stopping
+from radiovae_jax.training.preemption import Interruption
 print(stopping.of_all_processes(["a" + sys.argv[2], "é" + sys.argv[2]]), flush=True)
 with Interruption() as interruption:
     for step in range(1, 2000):

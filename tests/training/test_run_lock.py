@@ -11,7 +11,7 @@ import time
 import pytest
 import tiny
 
-from radiovae_jax.training import run_lock, train
+from radiovae_jax.training import run_lock, trainer
 
 HOLD = """
 import sys, time
@@ -154,13 +154,13 @@ def test_training_begins_in_no_folder_that_is_in_use(other, tmp_path, monkeypatc
         assert (workdir / "config.json").exists()
         return {"nmse": 1.0}
 
-    monkeypatch.setattr(train, "set_up", lambda config: None)
-    monkeypatch.setattr(train, "train_in", train_in)
+    monkeypatch.setattr(trainer, "set_up", lambda make, config: None)
+    monkeypatch.setattr(trainer, "train_in", train_in)
     config = tiny.config(tmp_path / "city")
     with pytest.raises(OSError, match=f"in use .*process {other.pid} "):
-        train.run(config, tmp_path)
+        trainer.run(None, config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
     other.kill()
     other.wait()
-    assert train.run(config, tmp_path) == {"nmse": 1.0}
+    assert trainer.run(None, config, tmp_path) == {"nmse": 1.0}
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -8,20 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import stub
+import scripted
 import tiny
-from whole_runs import saved, without_time
+import toy
+from whole_runs import log, saved
 
 from radiovae_jax.data import datasets, pipeline
 from radiovae_jax.reporting import curves
-from radiovae_jax.training import logbook, run_folder, stopping, train
+from radiovae_jax.training import logbook, run_folder, stopping
 from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.training.stopping import Judged
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from radiovae_jax.training.stopping import Validation
+from radiovae_jax.vae import task
 
 LIMITS = stopping.Limits(
-    max_skipped=10, plateau_steps=20, plateau_since=0, kl_below=1e-8, divergence=10.0
+    max_skipped=10,
+    plateau_steps=20,
+    plateau_since=0,
+    divergence=10.0,
+    of_stage=(task.kl_collapse(1e-8),),
 )
 
 
@@ -30,9 +34,11 @@ def city(tmp_path_factory):
     return tmp_path_factory.mktemp("data") / "city"
 
 
-def judged(*nmse: float) -> list[Judged]:
+def validations(*nmse: float) -> list[Validation]:
     """Returns validations every ten steps."""
-    return [stopping.judged(10 * i, value) for i, value in enumerate(nmse, 1)]
+    return [
+        stopping.validation(10 * i, {"nmse": value}) for i, value in enumerate(nmse, 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,12 +57,12 @@ def judged(*nmse: float) -> list[Judged]:
 )
 def test_a_plateau_is_so_many_steps_without_a_better_validation(nmse, since, ended):
     limits = LIMITS._replace(plateau_since=since)
-    assert bool(stopping.enough(judged(*nmse), limits)) == ended
-    assert not stopping.enough(judged(*nmse), limits._replace(plateau_steps=0))
+    assert bool(stopping.enough(validations(*nmse), limits)) == ended
+    assert not stopping.enough(validations(*nmse), limits._replace(plateau_steps=0))
 
 
 def test_the_plateau_names_the_best_step():
-    words = stopping.enough(judged(0.5, 0.3, 0.4, 0.31), LIMITS)
+    words = stopping.enough(validations(0.5, 0.3, 0.4, 0.31), LIMITS)
     assert "step 40" in words
     assert "since step 20" in words
 
@@ -78,16 +84,16 @@ def test_the_plateau_names_the_best_step():
     ],
 )
 def test_collapse_and_divergence_are_told_apart_from_a_bad_day(values, nmse, words):
-    problem = stopping.problem(values, judged(*nmse), LIMITS)
+    problem = stopping.problem(values, validations(*nmse), LIMITS)
     assert (problem is not None) == bool(words)
     if problem:
         assert words in f"{problem.what} {problem.remedy}"
 
 
 def test_zero_switches_collapse_and_divergence_off():
-    limits = LIMITS._replace(kl_below=0.0, divergence=0.0)
+    limits = LIMITS._replace(of_stage=(task.kl_collapse(0.0),), divergence=0.0)
     values = {"train/kl_loss": 0.0, "val/kl_loss": 0.0, "val/nmse": 9.0}
-    assert stopping.problem(values, judged(0.1, 9.0), limits) is None
+    assert stopping.problem(values, validations(0.1, 9.0), limits) is None
 
 
 def test_the_history_is_read_from_the_log_up_to_a_step():
@@ -99,9 +105,9 @@ def test_the_history_is_read_from_the_log_up_to_a_step():
         {"step": 6, "val/nmse": 0.1},
     ]
     assert stopping.history(lines, until=5) == [
-        Judged(2, 0.5),
-        Judged(4, math.inf),
-        Judged(5, 0.2),
+        Validation(2, 0.5),
+        Validation(4, math.inf),
+        Validation(5, 0.2),
     ]
 
 
@@ -115,12 +121,6 @@ def test_the_ledger_names_the_maps_of_the_skipped_batches_alone():
         (5, ["a5", "b5"], 1),
     ]
     assert ledger.settle() == []
-
-
-def run(config, workdir, **numbers):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train, "compile_all", stub.compiled(**numbers))
-        return train.run(config, workdir)
 
 
 def last(workdir) -> dict:
@@ -138,63 +138,76 @@ def test_processes_tell_each_other_any_name_a_file_can_have(monkeypatch):
     assert stopping.of_all_processes(np.array(names)) == names + names
 
 
-@pytest.mark.slow
+def config_of(city, every=2, *, validated=True, **fields):
+    """Returns a config that logs every step and saves after so many."""
+    fields = dict(steps=9, validate_every=every, checkpoint_every=every) | fields
+    config = tiny.config(city, **{"images": 1} | fields)
+    if not validated:
+        config.data.val_split = ""
+    return config
+
+
+def state_of(workdir, config):
+    return saved(workdir, config, toy.make)
+
+
 def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     city, tmp_path
 ):
-    config = tiny.config(
-        city, steps=20, validate_every=2, checkpoint_every=20, images=1
-    )
-    config.loss.disc_start = 0
+    config = config_of(city, steps=20, checkpoint_every=20)
     config.train.stop_on_plateau_steps = 4
     values = {2: 0.5, 4: 0.25, 6: 0.5, 8: 0.375}
-    assert run(config, tmp_path, nmse=values.get)["nmse"] == 0.375
-    assert last(tmp_path)["step"] == 8
-    assert int(saved(tmp_path, config)[0].step) == 8
-    assert run(config, tmp_path)["nmse"] == 0.375
-    assert last(tmp_path)["step"] == 8
+
+    def run(**errors):
+        error = lambda step: errors.get(f"at{step}", 0.4)  # noqa: E731
+        return scripted.run(config, tmp_path, error=error)["best"]
+
+    first = {f"at{step}": value for step, value in values.items()}
+    for _ in range(2):
+        assert run(**first) == pytest.approx(0.375)
+        assert last(tmp_path)["step"] == 8
+    assert int(state_of(tmp_path, config)[0].step) == 8
     config.train.update(extend=True)
-    run(config, tmp_path, nmse={10: 0.3, 12: 0.4, 14: 0.4}.get)
+    run(at10=0.3)
     assert last(tmp_path)["step"] == 14
     config.train.update(extend=False, stop_on_plateau_steps=0, stop_at=15)
-    run(config, tmp_path)
+    run()
     assert last(tmp_path)["step"] == 15
 
 
-def test_a_finished_run_goes_on_with_other_rates_and_the_state_it_had(city, tmp_path):
-    config = tiny.config(city, steps=3, checkpoint_every=3)
-    config.data.val_split = ""
-    config.optimizer.update(schedule="constant", learning_rate=1.0)
-    run(config, tmp_path)
-    config.train.update(steps=5, extend=True)
-    config.optimizer.learning_rate = 0.25
-    run(config, tmp_path)
-    lines = logbook.read(tmp_path / "metrics.jsonl")
-    assert [line["train/learning_rate"] for line in lines] == [1, 1, 1, 0.25, 0.25]
-    state, position = saved(tmp_path, config)
-    assert int(state.step) == position["position"] == 5
-    assert float(state.params["logvar"]) == 5  # the stub adds 1 a step
-
-
-@pytest.mark.slow
 def test_a_plateau_is_recognised_across_a_resume(city, tmp_path):
-    config = tiny.config(city, steps=20, validate_every=2, checkpoint_every=2, images=1)
-    config.loss.disc_start = 0
+    config = config_of(city, steps=20)
     config.train.update(stop_on_plateau_steps=4, stop_at=6)
-    values = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}
-    run(config, tmp_path, nmse=values.get)
+    error = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}
+    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     config.train.stop_at = 0
-    run(config, tmp_path, nmse=values.get)
+    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     assert last(tmp_path)["step"] == 8
 
 
-def test_a_collapse_ends_in_a_message_with_the_remedy(city, tmp_path):
-    config = tiny.config(city, steps=9, checkpoint_every=2)
-    config.data.val_split = ""
-    with pytest.raises(FloatingPointError, match=r"step 5: KL collapse.* step 4 in"):
-        run(config, tmp_path, kl=lambda step: 100.0 if step < 5 else 1e-9)
+def test_a_finished_run_goes_on_with_other_rates_and_the_state_it_had(city, tmp_path):
+    config = config_of(city, every=3, steps=3, validated=False)
+    config.optimizer.update(schedule="constant", learning_rate=0.5)
+    scripted.run(config, tmp_path)
+    before, _ = state_of(tmp_path, config)
+    config.train.update(steps=5, extend=True)
+    config.optimizer.learning_rate = 1e-30
+    scripted.run(config, tmp_path)
+    rates = [line["train/learning_rate"] for line in log(tmp_path)]
+    np.testing.assert_allclose(rates, [0.5] * 3 + [1e-30] * 2, rtol=1e-6)
+    state, position = state_of(tmp_path, config)
+    assert int(state.step) == position["position"] == 5
+    jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+
+
+def test_a_number_below_a_limit_ends_in_a_message_with_the_remedy(city, tmp_path):
+    config = config_of(city, validated=False)
+    with pytest.raises(
+        FloatingPointError, match=r"step 5: train/loss is 1e-10; .* step 4 in .* Rest"
+    ):
+        scripted.run(config, tmp_path, loss=lambda step: 1.0 if step < 5 else 1e-10)
     assert last(tmp_path)["step"] == 5
-    assert int(saved(tmp_path, config)[0].step) == 4
+    assert int(state_of(tmp_path, config)[0].step) == 4
 
 
 @pytest.mark.parametrize(
@@ -204,13 +217,11 @@ def test_what_ends_a_run_at_a_validation_is_saved_and_keeps_the_best(
     city, tmp_path, last, words
 ):
     """A new best is saved too, whatever checkpoint_every says."""
-    config = tiny.config(
-        city, steps=9, validate_every=2, checkpoint_every=9, keep_checkpoints=1
-    )
-    config.train.update(stop_on_divergence=10.0, images=1)
-    values = {2: 0.1, 4: 0.05, 6: 0.07, 8: last}
+    config = config_of(city, checkpoint_every=9, keep_checkpoints=1)
+    config.train.stop_on_divergence = 10.0
+    error = {2: 0.1, 4: 0.05, 6: 0.07, 8: last}
     with pytest.raises(FloatingPointError, match=rf"step 8: .*{words}.* step 4 in"):
-        run(config, tmp_path, nmse=values.get)
+        scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [4, 8]
     checkpoints.close()
@@ -220,34 +231,32 @@ def test_what_ends_a_run_at_a_validation_is_saved_and_keeps_the_best(
     assert deciding.steps[deciding.values.argmin()] == 4
 
 
+def skipped_of(workdir) -> list[dict]:
+    return [*map(json.loads, (workdir / "skipped.jsonl").read_text().splitlines())]
+
+
 def test_too_many_skipped_in_a_row_end_the_run_and_name_what_was_good(city, tmp_path):
-    config = tiny.config(city, steps=9, checkpoint_every=2, log_every=9)
-    config.data.val_split = ""
-    config.train.max_skipped = 3
+    config = config_of(city, log_every=9, max_skipped=3, validated=False)
     bad = (2, 3, 5, 6, 7, 8)  # two in a row are borne
     with pytest.raises(
         FloatingPointError, match=r"3 updates .* up to step 7 .* step 4 in .*rollback"
     ):
-        run(config, tmp_path, bad=lambda step, rate: step in bad)
-    lines = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
-    assert [line["step"] for line in lines] == [2, 3, 5, 6, 7]
+        scripted.run(config, tmp_path, bad=lambda step, rate: step in bad)
+    assert [line["step"] for line in skipped_of(tmp_path)] == [2, 3, 5, 6, 7]
 
 
 def test_without_a_checkpoint_a_roll_back_is_not_promised(city, tmp_path):
-    config = tiny.config(city, steps=9, checkpoint_every=9, log_every=3)
-    config.data.val_split = ""
+    config = config_of(city, every=9, log_every=3, validated=False)
     config.train.update(max_skipped=3, rollback=2)
     with pytest.raises(FloatingPointError) as error:
-        run(config, tmp_path, bad=lambda step, rate: True)
+        scripted.run(config, tmp_path, bad=lambda step, rate: True)
     assert "up to step 3 (train.max_skipped); nothing saved in" in str(error.value)
     assert "no checkpoint to go back to" in str(error.value)
     assert "init_from" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
-    config = tiny.config(city, steps=10, checkpoint_every=4)
-    config.data.val_split = ""
+    config = config_of(city, every=4, steps=10, validated=False)
     config.optimizer.update(schedule="constant", learning_rate=1.0)
     config.train.update(max_skipped=2, rollback=2, rollback_factor=0.25)
 
@@ -256,46 +265,30 @@ def test_a_roll_back_lowers_the_rates_and_is_remembered(city, tmp_path):
         # skipped step: it goes back to step 4, and step 8 is saved again.
         return step >= 8 and rate > 0.1
 
-    run(config, tmp_path / "one", bad=bad)
-    lines = logbook.read(tmp_path / "one" / "metrics.jsonl")
+    scripted.run(config, tmp_path / "one", bad=bad)
+    lines = log(tmp_path / "one")
     assert [line["step"] for line in lines] == list(range(1, 11))
     rates = [line["train/learning_rate"] for line in lines]
     np.testing.assert_allclose(rates, [1.0] * 4 + [1 / 16] * 6)
     assert lines[-1]["train/skipped"] == 0
-    assert (tmp_path / "one" / "skipped.jsonl").read_text() == ""
-    one, position = saved(tmp_path / "one", config)
+    assert skipped_of(tmp_path / "one") == []
+    one, position = state_of(tmp_path / "one", config)
     assert position["rollbacks"] == 2
-    config.train.stop_at = 9
-    run(config, tmp_path / "two", bad=bad)
-    config.train.stop_at = 0
-    run(config, tmp_path / "two", bad=bad)
-    two, _ = saved(tmp_path / "two", config)
+    for stop in (9, 0):
+        config.train.stop_at = stop
+        scripted.run(config, tmp_path / "two", bad=bad)
+    two, _ = state_of(tmp_path / "two", config)
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    again = logbook.read(tmp_path / "two" / "metrics.jsonl")
-    assert without_time(lines) == without_time(again)
+    assert lines == log(tmp_path / "two")
     config.train.rollback = 1
     with pytest.raises(FloatingPointError, match=r" up to step 9 .*rollback=4$"):
-        run(config, tmp_path / "less", bad=bad)
+        scripted.run(config, tmp_path / "less", bad=bad)
 
 
-@pytest.mark.slow
-def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_path):
-    """The real step: the images of the batches of steps 3 and 4 are NaN."""
-    config = tiny.config(city, steps=6, log_every=6)
-    config.loss.disc_start = 100
-    config.data.val_split = ""
-    real = train.train_step.train_step
-
-    def planted(*arguments, **options):
-        *before, state, batch, key = arguments
-        bad = (state.step == 2) | (state.step == 3)
-        image = jnp.where(bad, jnp.nan, batch.image)
-        return real(*before, state, batch._replace(image=image), key, **options)
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train.train_step, "train_step", planted)
-        train.run(config, tmp_path)
-    state, position = saved(tmp_path, config)
+def test_bad_batches_are_skipped_counted_and_named_and_training_goes_on(city, tmp_path):
+    config = config_of(city, every=3, steps=6, log_every=6, validated=False)
+    scripted.run(config, tmp_path, bad=lambda step, rate: step in (3, 4))
+    state, position = state_of(tmp_path, config)
     assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
     assert int(state.step) == position["position"] == 6
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
@@ -304,14 +297,9 @@ def test_bad_maps_are_skipped_counted_and_named_and_training_goes_on(city, tmp_p
         source, batch_size=4, seed=config.seed, augment=config.data.augment, start=2
     )
     names = [[str(name) for name in next(batches)["name"]] for _ in range(2)]
-    lines = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
-    assert list(lines) == [
-        {"step": 3, "maps": names[0]},
-        {"step": 4, "maps": names[1]},
+    assert skipped_of(tmp_path) == [
+        {"step": step, "maps": maps} for step, maps in zip((3, 4), names, strict=True)
     ]
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.steps() == [3, 6]
-    checkpoints.close()
 
 
 def test_validation_maps_without_signal_are_named_and_the_run_goes_on(tmp_path, caplog):
@@ -322,12 +310,11 @@ def test_validation_maps_without_signal_are_named_and_the_run_goes_on(tmp_path, 
         for i in range(4):
             gray = value * rng.integers(0, 255, (32, 32), np.uint8)
             np.save(tmp_path / split / f"m{i}.npy", np.float32(gray / 255))
-    config = tiny.config(tmp_path, steps=4, validate_every=2, checkpoint_every=4)
+    config = config_of(tmp_path, steps=4, checkpoint_every=4)
     config.data.update(source="folder", root=str(tmp_path))
     config.train.stop_on_plateau_steps = 1
-    found = run(config, tmp_path / "run", power=0.0)
-    assert math.isnan(found["nmse"])
-    (said,) = [r.getMessage() for r in caplog.records if "signal" in r.getMessage()]
-    assert "m0, m1, m2, m3" in said and "data.val_split" in said
+    assert math.isnan(scripted.run(config, tmp_path / "run")["best"])
+    (found,) = [r.getMessage() for r in caplog.records if "signal" in r.getMessage()]
+    assert "m0, m1, m2, m3" in found and "data.val_split" in found
     assert last(tmp_path / "run")["step"] == 4
-    assert int(saved(tmp_path / "run", config)[0].step) == 4
+    assert int(state_of(tmp_path / "run", config)[0].step) == 4

@@ -1,6 +1,6 @@
 """Whatever happens to a run: a clear end, and the same command goes on.
 
-Steps are counted by stub.py except in the slow test: what survives is files.
+The stage is toy.py's, but for the test of 20 moments: what survives is files.
 """
 
 import errno
@@ -16,13 +16,15 @@ import jax
 import lives
 import numpy as np
 import pytest
-import stub
+import scripted
 import tiny
-from whole_runs import saved, without_time
+import toy
+from whole_runs import log, saved
 
 from radiovae_jax import files
 from radiovae_jax.data import synthetic
-from radiovae_jax.training import logbook, run_folder, train
+from radiovae_jax.training import logbook, run_folder
+from radiovae_jax.vae import task
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +40,20 @@ def folder(city, tmp_path) -> pathlib.Path:
     return tmp_path
 
 
-def same(one: pathlib.Path, two: pathlib.Path) -> None:
+def state_of(folder: pathlib.Path, config, make=toy.make):
+    return saved(folder / "run", config, make)
+
+
+def same(one: pathlib.Path, two: pathlib.Path, make=toy.make) -> None:
     """Checks two folders for the same state, position and numbers, bit for bit."""
     config = run_folder.read_config(one / "run")
     (state, data), (other, other_data) = (
-        saved(path / "run", config) for path in (one, two)
+        state_of(path, config, make) for path in (one, two)
     )
     jax.tree.map(np.testing.assert_array_equal, state, other)
     assert data == other_data
     assert int(state.step) == data["position"] == config.train.steps
-    logs = [
-        without_time(logbook.read(path / "run" / "metrics.jsonl"))
-        for path in (one, two)
-    ]
-    assert logs[0] == logs[1]
+    assert log(one / "run") == log(two / "run")
 
 
 def kill(process, folder: pathlib.Path, chance: random.Random, *, writing: bool):
@@ -73,7 +75,7 @@ def kill(process, folder: pathlib.Path, chance: random.Random, *, writing: bool)
     time.sleep(chance.uniform(0, 0.05 if writing else 1.5))
     process.kill()
     process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), (folder / "said.txt").read_text()
+    assert process.exitcode in (0, -signal.SIGKILL), (folder / "output.txt").read_text()
     return None if process.exitcode == 0 else bool(list(checkpoints.glob("*tmp*")))
 
 
@@ -84,8 +86,8 @@ def killed_and_resumed(folder, arguments, *, times: int, real: bool) -> list:
     while len(torn) < times:
         process = lives.start(folder, *arguments, real=real)
         torn.append(kill(process, folder, chance, writing=len(torn) % 2 == 0))
-    status, said = lives.ended(lives.start(folder, *arguments, real=real), folder)
-    assert status == 0, said
+    status, output = lives.ended(lives.start(folder, *arguments, real=real), folder)
+    assert status == 0, output
     return torn
 
 
@@ -101,8 +103,8 @@ def unbroken(city, tmp_path_factory) -> pathlib.Path:
     """A folder with a run of 60 steps that nothing happened to."""
     folder = tmp_path_factory.mktemp("unbroken")
     shutil.copytree(city, folder / "city")
-    status, said = lives.ended(lives.start(folder, *SHORT), folder)
-    assert status == 0, said
+    status, output = lives.ended(lives.start(folder, *SHORT), folder)
+    assert status == 0, output
     return folder
 
 
@@ -123,13 +125,13 @@ def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp
     )
     whole = tmp_path / "whole"
     shutil.copytree(folder / "city", whole / "city")
-    status, said = lives.ended(lives.start(whole, *arguments, real=True), whole)
-    assert status == 0, said
+    status, output = lives.ended(lives.start(whole, *arguments, real=True), whole)
+    assert status == 0, output
     torn = killed_and_resumed(folder, arguments, times=20, real=True)
     # None: it had come to its end before the signal did.
     assert torn.count(True) >= 5, torn
     assert torn.count(None) <= 5, torn
-    same(whole, folder)
+    same(whole, folder, task.make)
 
 
 @pytest.mark.slow
@@ -138,20 +140,14 @@ def test_a_full_disk_ends_in_one_message_and_the_older_checkpoint_goes_on(
 ):
     shutil.copytree(unbroken / "run", folder / "run")
     shutil.rmtree(folder / "run" / "checkpoints" / "60")
-    status, said = lives.ended(lives.start(folder, *SHORT, limit=300_000), folder)
+    status, output = lives.ended(lives.start(folder, *SHORT, limit=300_000), folder)
     assert status == 1
-    assert "error: a checkpoint could not be written (File too large)" in said, said
-    assert "the ones of steps [57] in" in said
-    assert "Traceback" not in said, said
-    status, said = lives.ended(lives.start(folder, *SHORT), folder)
-    assert status == 0, said
+    assert "error: a checkpoint could not be written (File too large)" in output, output
+    assert "the ones of steps [57] in" in output
+    assert "Traceback" not in output, output
+    status, output = lives.ended(lives.start(folder, *SHORT), folder)
+    assert status == 0, output
     same(unbroken, folder)
-
-
-def stubbed(config, workdir, **options):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train, "compile_all", stub.compiled(**options))
-        return train.run(config, workdir)
 
 
 def few_steps(city: pathlib.Path, **fields):
@@ -169,63 +165,60 @@ def test_a_log_that_cannot_be_written_names_the_folder_and_saves_what_there_is(
     config = few_steps(folder / "city", log_every=3, checkpoint_every=8)
     monkeypatch.setattr(logbook.Logbook, "write", full)
     with pytest.raises(OSError, match=r"/run takes nothing more \(No space left"):
-        stubbed(config, folder / "run")
-    assert int(saved(folder / "run", config)[0].step) == 3
+        scripted.run(config, folder / "run")
+    assert int(state_of(folder, config)[0].step) == 3
 
 
 def test_a_workdir_that_cannot_be_made_is_named(folder):
     (folder / "run").write_text("a file where a folder shall be")
-    status, said = lives.ended(lives.start(folder, *SHORT), folder)
+    status, output = lives.ended(lives.start(folder, *SHORT), folder)
     assert status == 1
-    assert re.search(r"error: .*/run cannot be made or written.*\n?.*--workdir", said)
-    assert "Traceback" not in said
+    assert re.search(r"error: .*/run cannot be made or written.*\n?.*--workdir", output)
+    assert "Traceback" not in output
 
 
-@pytest.mark.slow
 def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
     """Root may write everywhere: a folder in the file's place holds root off too."""
     config = few_steps(folder / "city", stop_at=2)
-    stubbed(config, folder / "run")
+    scripted.run(config, folder / "run")
     blocking = files.partial(folder / "run" / "config.json")
     blocking.mkdir()
     config.train.stop_at = 0
     with pytest.raises(OSError, match=r"/run cannot be made or written as the folder"):
-        stubbed(config, folder / "run")
+        scripted.run(config, folder / "run")
     blocking.rmdir()
-    stubbed(config, folder / "run")
-    assert int(saved(folder / "run", config)[0].step) == 8
+    scripted.run(config, folder / "run")
+    assert int(state_of(folder, config)[0].step) == 8
 
 
-@pytest.mark.slow
 def test_maps_that_vanish_end_the_run_saved_and_it_goes_on_when_they_are_back(folder):
     root, away = folder / "city", folder / "away"
     config = few_steps(root, steps=40, checkpoint_every=40, log_every=40)
     config.data.prefetch = 2
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        stubbed(config, folder / "run", at=(5, lambda: root.rename(away)))
+        scripted.run(config, folder / "run", at=(5, lambda: root.rename(away)))
     assert re.search(r"/city/gain/DPM/\d+_\d\.png", str(error.value))
-    state, position = saved(folder / "run", config)
+    state, position = state_of(folder, config)
     assert 5 <= int(state.step) == position["position"] < 40
     away.rename(root)
-    stubbed(config, folder / "run")
-    assert int(saved(folder / "run", config)[0].step) == 40
+    scripted.run(config, folder / "run")
+    assert int(state_of(folder, config)[0].step) == 40
 
 
-@pytest.mark.slow
 def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(folder, caplog):
     config = few_steps(folder / "city", steps=6, stop_at=6)
-    stubbed(config, folder / "run")
+    scripted.run(config, folder / "run")
     checkpoints = folder / "run" / "checkpoints"
-    whole, _ = saved(folder / "run", config)
+    whole, _ = state_of(folder, config)
     shutil.copytree(checkpoints / "4", checkpoints / "5.orbax-checkpoint-tmp")
     for path in (checkpoints / "6" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    stubbed(config, folder / "run")
+    scripted.run(config, folder / "run")
     assert "checkpoint 6 cannot be read" in caplog.text
     assert (folder / "run" / "damaged_checkpoints" / "6").is_dir()
     assert sorted(os.listdir(checkpoints)) == ["4", "6"]
-    again, _ = saved(folder / "run", config)
+    again, _ = state_of(folder, config)
     jax.tree.map(np.testing.assert_array_equal, whole, again)
     steps = [line["step"] for line in logbook.read(folder / "run" / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4, 5, 6]

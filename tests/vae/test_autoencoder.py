@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax.interop import torch_tables, torch_weights
+from radiovae_jax.interop import torch_weights
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.vae.autoencoder import AutoencoderKL, attention_levels
 
@@ -64,39 +64,6 @@ def test_attention_stands_where_the_divided_resolution_says():
     assert attention_levels((64, 32), [(32, 16)], 3) == (False, True, False)
     assert attention_levels(64, [16, 64], 3) == (True, False, True)
     assert attention_levels((64, 64), (), 2) == (False, False)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        dict(ch_mult=(1, 2), attn_resolutions=((8, 8),), resolution=(16, 16)),
-        dict(ch_mult=(1, 1, 2), z_channels=4, embed_dim=2, num_res_blocks=1),
-        dict(ch_mult=(2,), in_channels=3, out_ch=3, mid_attention=False),
-    ],
-)
-def test_the_torch_table_names_exactly_the_parameters_of_the_network(fields):
-    model = AutoencoderKL(ch=32, **fields)
-    x = jnp.zeros((1, 16, 16, model.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
-    ours = {
-        tuple(part.key for part in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"])
-    }
-    table = torch_tables.autoencoder_table(
-        in_channels=model.in_channels,
-        out_ch=model.out_ch,
-        ch=32,
-        ch_mult=model.ch_mult,
-        num_res_blocks=model.num_res_blocks,
-        attn_levels=attention_levels(
-            model.resolution, model.attn_resolutions, len(model.ch_mult)
-        ),
-        z_channels=model.z_channels,
-        embed_dim=model.embed_dim,
-        mid_attention=model.mid_attention,
-    )
-    theirs = {entry.flax: torch_weights.flax_shape(entry) for entry in table}
-    assert ours == theirs
 
 
 def test_wrong_tensors_are_named_all_at_once(published):

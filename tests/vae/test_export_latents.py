@@ -4,35 +4,34 @@ import io
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
-import tiny
 import tool
-from jax import numpy as jnp
 
 import radiovae_jax
 from radiovae_jax.data import datasets, radiomap, sources
 from radiovae_jax.training import run_folder
-from radiovae_jax.training.checkpoint import Checkpoints
-from radiovae_jax.vae import experiment
 
 export_latents = tool.load("export_latents")
 export_torch = tool.load("export_torch")
+STEP = 6  # the last of `trained`
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run that has not trained, of one checkpoint at step 1."""
+def workdir(trained, tmp_path_factory):
+    """The trained run and its city, both to be written to; of one checkpoint."""
     folder = tmp_path_factory.mktemp("latents")
-    config = tiny.config(folder / "city")
-    built = experiment.build(config, datasets.open_data(config, "val").shape)
-    state = experiment.drawn_state(config, built, jax.random.key(0))
-    run_folder.claim(folder / "run", config)
-    checkpoints = Checkpoints(folder / "run")
-    checkpoints.save(state._replace(step=jnp.int32(1)), {}, None)
-    checkpoints.wait()
-    checkpoints.close()
+    shutil.copytree(trained / "run", folder / "run")
+    shutil.copytree(trained / "city", folder / "city")
+    path = folder / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["root"] = str(folder / "city")
+    path.write_text(json.dumps(config))
+    for other in (folder / "run" / "checkpoints").iterdir():
+        if other.name.isdigit() and int(other.name) != STEP:
+            shutil.rmtree(other)
+    # Without its metrics the latest checkpoint is the best.
+    shutil.rmtree(folder / "run" / "checkpoints" / str(STEP) / "metrics")
     return folder / "run"
 
 
@@ -82,7 +81,7 @@ def test_statistics_standardise_the_latents_of_the_training_split(workdir, expor
     std = np.sqrt(mean.var(axis=(0, 1, 2)) + noise.mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(found["mean"], mean.mean(axis=(0, 1, 2)), rtol=1e-8)
     np.testing.assert_allclose(found["std"], std, rtol=1e-8)
-    assert (found["split"], found["step"], found["maps"]) == ("train", 1, 16)
+    assert (found["split"], found["step"], found["maps"]) == ("train", STEP, 16)
 
 
 def test_the_factors_for_diffusers_are_those_of_the_statistics(
@@ -103,7 +102,7 @@ def test_the_manifest_says_of_what_these_are_the_latents(exported):
     manifest = json.loads((exported / "manifest.json").read_text())
     identity = manifest["identity"]
     assert identity["split"] == "train"
-    assert (identity["step"], identity["weights"]) == (1, "ema")
+    assert (identity["step"], identity["weights"]) == (STEP, "ema")
     assert identity["config"]["autoencoder.z_channels"] == 3
     assert identity["commit"]
     assert identity["condition"] == ["buildings", "antenna"]
@@ -191,16 +190,16 @@ def test_an_interrupted_export_goes_on_with_its_step_while_that_is_there(
     monkeypatch.setattr(export_latents.shards, "write", interrupted)
     assert run(tmp_path / "run", *arguments) == 130
     monkeypatch.undo()
-    shutil.copytree(checkpoints / "1", checkpoints / "2")  # the training goes on
+    shutil.copytree(checkpoints / str(STEP), checkpoints / "7")  # the training goes on
     shutil.copytree(out, tmp_path / "late")
-    assert run_folder.best_step(tmp_path / "run") == 2
+    assert run_folder.best_step(tmp_path / "run") == 7
     assert run(tmp_path / "run", *arguments) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert (manifest["identity"]["step"], manifest["count"]) == (1, 16)
-    shutil.rmtree(checkpoints / "1")
+    assert (manifest["identity"]["step"], manifest["count"]) == (STEP, 16)
+    shutil.rmtree(checkpoints / str(STEP))
     capsys.readouterr()
     late = f"--out={tmp_path / 'late'}"
     assert run(tmp_path / "run", *arguments, late) == 1
     said = capsys.readouterr().err
-    assert "a part of the latents of step 1" in said
-    assert "it has those of [2]" in said and "another --out" in said
+    assert f"a part of the latents of step {STEP}" in said
+    assert "it has those of [7]" in said and "another --out" in said

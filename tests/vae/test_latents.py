@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radiovae_jax import files, moments
+from radiovae_jax import files
+from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.nn.posterior import DiagonalGaussian
-from radiovae_jax.vae import latents
+from radiovae_jax.vae import codec, latents
 
 IDENTITY = {"config": {"seed": 42}, "step": 7}
 
@@ -63,9 +64,9 @@ def test_statistics_are_those_of_samples_of_the_posteriors():
     rng = np.random.default_rng(0)
     mean = rng.normal([1.0, -2.0], [0.5, 2.0], size=(50, 8, 8, 2)).astype(np.float32)
     logvar = rng.normal([-1.0, 1.0], 0.3, size=mean.shape).astype(np.float32)
-    parts = [latents.of_posterior(mean[:20], logvar[:20])]
-    parts += [latents.of_posterior(mean[20:], logvar[20:])]
-    found = latents.statistics(moments.merge(*parts))
+    parts = [latent_statistics.moments(mean[:20], logvar[:20])]
+    parts += [latent_statistics.moments(mean[20:], logvar[20:])]
+    found = latent_statistics.statistics(parts[0].merge(parts[1]))
     posterior = DiagonalGaussian(jnp.asarray(mean), jnp.asarray(logvar))
     z = np.float64(posterior.sample(jax.random.key(0)))
     # 3200 samples a channel: their std is known to 1.3%, their mean to 0.02 std.
@@ -211,7 +212,7 @@ def test_one_form_alone_can_be_written(tmp_path):
 
 def test_the_noise_of_a_map_does_not_depend_on_its_batch():
     key, zero = jax.random.key(3), jnp.zeros((4, 2, 2, 3))
-    whole = latents.sample_each(key, jnp.arange(4), zero, zero + 1)
-    part = latents.sample_each(key, jnp.arange(2, 4), zero[:2], zero[:2] + 1)
+    whole = codec.sample_each(key, jnp.arange(4), zero, zero + 1)
+    part = codec.sample_each(key, jnp.arange(2, 4), zero[:2], zero[:2] + 1)
     np.testing.assert_array_equal(part, whole[2:])
     assert not np.allclose(whole[0], whole[1])

@@ -11,7 +11,7 @@ import tiny
 from radiovae_jax import physics
 from radiovae_jax.data import datasets, pipeline, radiomap, synthetic
 from radiovae_jax.data.batch import to_batch
-from radiovae_jax.training import config_check, logbook, run_folder, train
+from radiovae_jax.training import logbook, run_folder, schema
 from radiovae_jax.vae import experiment, objectives, train_step
 
 
@@ -39,7 +39,7 @@ def test_an_objective_trains_from_the_config_and_lowers_its_terms(city, tmp_path
     config = config_of(city, "edge_pinn")
     config.train.update(steps=40, validate_every=40, checkpoint_every=40)
     config.loss.disc_start = 30
-    train.run(config, tmp_path)
+    tiny.train(config, tmp_path)
     lines = logbook.read(tmp_path / "metrics.jsonl")
     for name in ("rec", "edge", "pinn"):
         values = [line[f"train/{name}_loss"] for line in lines]
@@ -56,10 +56,7 @@ def trained(config, split: str) -> list[dict]:
     @jax.jit
     def step(state, raw):
         return train_step.train_step(
-            built.networks,
-            built.opt,
-            built.schedules,
-            built.settings,
+            built,
             (),
             state,
             built.to_batch(raw),
@@ -148,7 +145,7 @@ def test_pairs_that_do_not_exist_end_in_a_message(city, tmp_path):
         datasets.open_data(config, "train")
     config.data.simulation = "DPM"
     with pytest.raises(ValueError, match=r"set data.simulation=IRT4"):
-        train.run(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")
 
 
 def test_the_k2_mask_is_read_where_it_is_stored_and_else_computed(city, tmp_path):
@@ -252,10 +249,10 @@ def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
 )
 def test_what_would_do_nothing_is_refused(city, fields, message):
     config = tiny.config(city)
-    config_check.check(config)
+    schema.check(config)
     config.update_from_flattened_dict(fields)
     with pytest.raises(ValueError) as error:
-        config_check.check(config)
+        schema.check(config)
     assert message in str(error.value)
 
 

@@ -1,17 +1,17 @@
 """A step with every optional term, and what it leaves out when numbers are bad."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_step
+import tiny
 from small_step import KEY, build, length, random_batch
 
 from radiovae_jax import losses
 from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import adversary, train_step, validate
+from radiovae_jax.vae.state import PHASES
 
 LOSS = dict(
     reconstruction="bce",
@@ -53,7 +53,7 @@ def literal(all_on):
         output = networks.autoencoder.apply(variables, z, method="decode_output")
         return output, posterior
 
-    def judge(image, params=state.disc_params):
+    def discriminate(image, params=state.disc_params):
         return adversary.discriminate(
             networks.discriminator, params, state.disc_stats, image, batch.cond
         )
@@ -69,8 +69,8 @@ def literal(all_on):
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar)
         kl = jnp.maximum(kl.mean(axis=0), 0.05).mean()
         ssim = losses.ssim(batch.target, recon).mean()
-        logits, _, fake = judge(recon)
-        matching = losses.feature_matching(judge(batch.target)[2], fake)
+        logits, _, fake = discriminate(recon)
+        matching = losses.feature_matching(discriminate(batch.target)[2], fake)
         return nll, kl, ssim, -logits.mean(), matching, distance.mean()
 
     def total(params):
@@ -84,8 +84,11 @@ def literal(all_on):
 
     def disc_loss(params):
         recon = jnp.tanh(logits_of(state.params)[0] / 2)
-        real, fake = judge(batch.target, params)[0], judge(recon, params)[0]
-        r1 = losses.r1(lambda image: judge(image, params)[0], batch.target)
+        real, fake = (
+            discriminate(batch.target, params)[0],
+            discriminate(recon, params)[0],
+        )
+        r1 = losses.r1(lambda image: discriminate(image, params)[0], batch.target)
         lecam = losses.lecam_update(state.lecam, real, fake, decay=0.9)
         return (
             losses.discriminator_hinge(real, fake)
@@ -120,26 +123,16 @@ def test_all_terms_together_are_their_literal_sum_and_gradient(all_on, literal):
 
 def test_validation_logs_the_perceptual_distance_of_its_images(all_on):
     built, _, state, *_ = all_on
-    batch, mask = random_batch(), jnp.asarray([1.0, 0.0])
-    totals, recon_f = jax.jit(
-        functools.partial(
-            validate.validate_batch,
-            built.networks,
-            built.settings,
-            (),
-            adversarial=False,
-        )
-    )(
-        state,
-        state.params["autoencoder"],
-        batch,
-        (batch.target + 1) / 2,
-        mask,
-        jnp.zeros(()),
+    config = tiny.config("unused", images=1)
+    gray = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+    raw = {"gray": gray, "mask": np.float32([1, 0])}
+    sums = jax.jit(
+        lambda state: validate.sums(config, built, (), state, raw, PHASES[False])
     )
+    totals, examples = sums(state)
     # Only the first image is real; logits' images need no clipping.
-    expected = np.mean((batch.target[0] - (2 * recon_f[0] - 1)) ** 2)
-    found = validate.result(totals)["perceptual_loss"]
+    expected = 4 * np.mean((examples["target"][0] - examples["recon"][0]) ** 2)
+    found = validate.numbers(config, totals, {})["perceptual_loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -195,7 +188,7 @@ def test_bad_numbers_leave_everything_as_it_was_but_the_step(all_on, kind):
     assert int(new.step) == int(state.step) + 1
     assert int(new.skipped) == int(new.skipped_in_row) == 1
     assert not np.isfinite(logs["total_loss"])
-    assert float(logs["skipped"]) == 1 and float(logs["ae_update_norm"]) == 0
+    assert float(logs["ae_update_norm"]) == 0
     counted = dict(step=0, skipped=0, skipped_in_row=0)
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -208,8 +201,8 @@ def test_skips_are_counted_in_a_row_and_since_the_start_and_training_goes_on(all
     _, step, _, state, _ = all_on
     for batch in (poisoned("loss"), poisoned("one map"), random_batch()):
         state, logs = step(state, batch)
-    assert int(state.skipped) == 2 and float(logs["skipped"]) == 2
-    assert int(state.skipped_in_row) == 0 and float(logs["skipped_in_row"]) == 0
+    assert int(state.skipped) == 2
+    assert int(state.skipped_in_row) == 0
     assert np.isfinite(logs["total_loss"]) and float(logs["ae_update_norm"]) > 0
 
 

@@ -9,7 +9,7 @@ import tiny
 
 from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
-from radiovae_jax.interop import torch_structure, torch_tables, torch_weights
+from radiovae_jax.interop import torch_weights
 from radiovae_jax.vae import experiment, train_step
 
 
@@ -56,8 +56,10 @@ class Reference:
         disc_fields = dict(in_channels=1, ndf=8, num_layers=3, use_actnorm=False)
         state = golden.below(arrays, "state/")
         ours = {k: v for k, v in state.items() if not k.startswith("loss.")}
-        self.table = torch_tables.autoencoder_table(**torch_structure.of_torch(ours))
-        self.disc_table = torch_tables.discriminator_table(**disc_fields)
+        self.table = torch_weights.autoencoder_table(
+            **torch_weights.structure_of_torch(ours)
+        )
+        self.disc_table = torch_weights.discriminator_table(**disc_fields)
         autoencoder = torch_weights.from_torch(ours, self.table)
         disc = torch_weights.from_torch(
             golden.below(arrays, "state/loss.discriminator."), self.disc_table
@@ -67,17 +69,15 @@ class Reference:
         )
         disc = jax.tree.map(jnp.asarray, disc)
         self.arrays, self.config = arrays, config
-        built = build_reference(config, model_fields)
-        self.networks, self.settings = built.networks, built.settings
-        self.opt, self.schedules = built.opt, built.schedules
+        self.built = build_reference(config, model_fields)
         self.state = train_step.TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             disc_params=disc["params"],
             disc_stats=disc["batch_stats"],
             ema={"autoencoder": params["autoencoder"]},
-            opt_state=self.opt.autoencoder.init(params),
-            disc_opt_state=self.opt.discriminator.init(disc["params"]),
+            opt_state=self.built.opt.autoencoder.init(params),
+            disc_opt_state=self.built.opt.discriminator.init(disc["params"]),
             lecam=losses.LeCamState.start(),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
@@ -85,29 +85,27 @@ class Reference:
 
     def run(self, monkeypatch):
         """Returns the logs of all iterations and the last state."""
-        noise, drawn = list(self.arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
+        noise, keys = list(self.arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
 
-        def next_noise():
-            drawn.append(noise[len(drawn)])
-            return drawn[-1]
+        def next_noise(key):
+            keys.append(tuple(key.tolist()))
+            return noise[len(keys) - 1]
 
         def draw_noise(autoencoder, image, key):
             shape = jax.ShapeDtypeStruct(noise[0].shape, jnp.float32)
-            return jax.experimental.io_callback(next_noise, shape, ordered=True)
+            return jax.experimental.io_callback(
+                next_noise, shape, jax.random.key_data(key), ordered=True
+            )
 
         monkeypatch.setattr(train_step, "draw_noise", draw_noise)
 
         @jax.jit
         def step(state, x):
-            batch = bare(x)
             return train_step.train_step(
-                self.networks,
-                self.opt,
-                self.schedules,
-                self.settings,
+                self.built,
                 (),
                 state,
-                batch,
+                bare(x),
                 jax.random.key(0),
                 adversarial=True,
             )
@@ -116,7 +114,7 @@ class Reference:
         for x in self.arrays["x"]:
             state, log = step(state, jnp.asarray(x))
             logs.append(jax.device_get(log))
-        assert len(drawn) == len(noise)
+        assert len(set(keys)) == len(keys) == len(noise)  # each pass has its own
         return logs, state
 
 

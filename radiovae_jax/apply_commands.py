@@ -1,0 +1,346 @@
+"""The subcommands of apply: files of maps or latents in, files and a picture out."""
+
+import argparse
+import collections
+import itertools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from radiovae_jax import cli, files, inputs
+from radiovae_jax.data import mapfiles
+from radiovae_jax.data.mapfiles import MapFile
+from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
+from radiovae_jax.progress import Bar
+from radiovae_jax.reporting import plots
+from radiovae_jax.types import Array
+from radiovae_jax.vae import latent_files
+from radiovae_jax.vae.codec import Codec, Sizes
+
+Maps = Float[np.ndarray, "n h w c"]
+SHOWN = 10  # maps in the picture of an interpolation
+
+
+class Job(NamedTuple):
+    """A run, the flags of the command, and the folder of its results."""
+
+    codec: Codec
+    flags: argparse.Namespace
+    out: pathlib.Path
+    printed: set[str]
+
+    def say_once(self, text: str) -> None:
+        """Prints a line, unless it was printed before."""
+        if text not in self.printed:
+            self.printed.add(text)
+            say(text)
+
+    def free(self, names: Iterable[str]) -> list[pathlib.Path]:
+        """Returns the paths of new files in the folder, which is made.
+
+        Raises:
+          ValueError: two results have one name, or one is there already.
+          OSError: the folder cannot be made or written.
+        """
+        paths = [self.out / files.fitting(name) for name in names]
+        twice = [path for path, n in collections.Counter(paths).items() if n > 1]
+        if twice:
+            raise ValueError(
+                f"several results would be {twice[0]}; rename one of the files given, "
+                "or give them in several commands, each with its own --out"
+            )
+        folders = [path for path in paths if path.is_dir()]
+        if folders:
+            raise ValueError(
+                f"{folders[0]} is a folder, and a result is to have its name; move it "
+                "away, or give another --out"
+            )
+        there = [path for path in paths if path.exists()]
+        if there and not self.flags.overwrite:
+            raise ValueError(
+                f"{len(there)} of the results are there already, {there[0]} first; "
+                "--overwrite replaces them, --out DIR writes elsewhere"
+            )
+        cli.folder(self.out, flag="--out")
+        return paths
+
+    def not_an_input(self, paths: Iterable[pathlib.Path]) -> None:
+        """Raises a ValueError if a result would replace one of the maps given."""
+        given = {path.resolve() for path in map(pathlib.Path, self.flags.files)}
+        for path in paths:
+            if path.resolve() in given or path.resolve().parent in given:
+                raise ValueError(f"{path} is one of the maps given; give another --out")
+
+
+def reconstruct(job: Job) -> None:
+    """decode(encode(map)) with the posterior's mean, in the format of the input."""
+    given = mapfiles.find(job.flags.files)
+    outs = {path: targets(path, job.flags.format) for path in given}
+    names = [name for names in outs.values() for name in names]
+    pictures = [f"{path.stem}_error.png" for path in given]
+    paths = job.free([*names, *pictures])
+    job.not_an_input(paths)
+    for path in given:  # what is wrong with one is said before hours of work
+        sizes_of(job, read(job, path))
+    errors: list[float] = []
+    db = job.codec.db
+    for path, picture in zip(bar(given, "map files"), paths[len(names) :], strict=True):
+        held = read(job, path)
+        sizes = sizes_of(job, held)
+        recon = np.stack([decoded(job, posterior(job, f)[0], sizes) for f in held.f])
+        rmse = np.sqrt(np.mean((recon - held.f) ** 2, axis=(1, 2, 3)))
+        for name, error in zip(held.names, rmse.tolist(), strict=True):
+            say(f"{name}: RMSE {db.words(error)}")
+            errors.append(error)
+        written = [job.out / files.fitting(name) for name in outs[path]]
+        if written[0].suffix == ".npz":
+            check_finite(held.names, recon)
+            mapfiles.write_scene(written[0], recon, like=path, db=db)
+        else:
+            write_maps(job, written, recon)
+        figure = plots.reconstructions(held.f, recon, names=held.names, db=db)
+        plots.save(figure, picture)
+    say(f"mean RMSE {db.words(float(np.mean(errors)))} over {len(errors)} maps")
+
+
+def encode(job: Job) -> None:
+    """Posteriors to one npz for each size of map."""
+    by_size: dict[tuple[int, int], list[pathlib.Path]] = collections.defaultdict(list)
+    taken: dict[tuple[tuple[int, int], str], pathlib.Path] = {}
+    # What is wrong with one is said before hours of work; no map is kept.
+    for path in mapfiles.find(job.flags.files):
+        held = read(job, path)
+        size = held.f.shape[1:3]
+        sizes_of(job, held)
+        by_size[size].append(path)
+        for name in held.names:
+            other = taken.setdefault((size, name), path)
+            if other is not path:
+                raise ValueError(
+                    f"{other} and {path} both hold a map named {name}, and the latents "
+                    "of one file need names that differ; give a map once, rename one, "
+                    "or give them in several commands, each with its own --out"
+                )
+    several = len(by_size) > 1
+    outs = [f"latents_{by(size)}.npz" if several else "latents.npz" for size in by_size]
+    for out, (size, group) in zip(job.free(outs), by_size.items(), strict=True):
+        posteriors, names = [], []
+        for path in bar(group, "map files"):
+            held = read(job, path)
+            posteriors += [posterior(job, f) for f in held.f]
+            names += held.names
+        mean, logvar = (np.stack(part) for part in zip(*posteriors, strict=True))
+        latent_files.write(
+            out,
+            names,
+            mean,
+            logvar,
+            stored=size,
+            network=job.codec.sizes(size, job.flags.size).network,
+            run=job.codec.description,
+        )
+        say(f"{len(mean)} maps, mean and logvar of {by(mean.shape[1:])} each: {out}")
+
+
+def decode(job: Job) -> None:
+    """The maps of latents."""
+    given = [(path, latent_files.read(path)) for path in job.flags.files]
+    for _, held in given:  # what is wrong with one is said before hours of work
+        job.codec.check_latents(held.z.shape, latent_sizes(job, held))
+    names = [
+        [
+            *(f"{name}.{job.flags.format}" for name in held.names),
+            f"{path.stem}_decoded.png",
+        ]
+        for path, held in given
+    ]
+    free = iter(job.free(itertools.chain(*names)))
+    for path, held in given:
+        outs = list(itertools.islice(free, len(held.z)))
+        sizes = latent_sizes(job, held)
+        maps = np.stack([decoded(job, z, sizes) for z in bar(held.z, "latents")])
+        write_maps(job, outs, maps)
+        title = f"{path.name}, decoded"
+        figure = plots.samples(maps, title=title, db=job.codec.db)
+        plots.save(figure, next(free))
+
+
+def sample(job: Job) -> None:
+    """Maps from the prior; the i-th depends on the seed and i alone."""
+    count, seed, side = job.flags.count, job.flags.seed, job.flags.side
+    numbers = padded(count, 3)
+    outs = job.free(f"sample_{seed}_{i}.{job.flags.format}" for i in numbers)
+    (picture,) = job.free([f"samples_{seed}.png"])
+    size = (side, side) if side else job.codec.training_size
+    shape = (*job.codec.latent_size(size), job.codec.model.embed_dim)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(count)]
+    noise = (jax.random.normal(key, shape) for key in bar(keys, "samples"))
+    maps = np.stack([decoded(job, z, Sizes(size, size)) for z in noise])
+    write_maps(job, outs, maps)
+    plots.save(plots.samples(maps, db=job.codec.db), picture)
+    say(
+        "note: latents were drawn from N(0, 1). With a small loss.kl_weight (1e-6) "
+        "those of maps are not so, and it takes a model of them to draw real maps"
+    )
+
+
+def interpolate(job: Job) -> None:
+    """Maps on the straight line between the posterior means of two."""
+    given = mapfiles.find(job.flags.files)
+    held = [read(job, path) for path in given]
+    if [len(file.f) for file in held] != [1, 1]:
+        raise ValueError(
+            f"there are {sum(len(file.f) for file in held)} maps in "
+            f"{', '.join(map(str, given))}; interpolate goes from one map to one other"
+        )
+    a, b = held
+    if a.f.shape != b.f.shape:
+        raise ValueError(
+            f"{a.path} is {by(a.f.shape[1:])}, {b.path} {by(b.f.shape[1:])}; "
+            "interpolate between maps of one size"
+        )
+    stem = f"{a.names[0]}_to_{b.names[0]}"
+    steps = padded(job.flags.steps, 2)
+    outs = job.free(f"{stem}_{i}.{job.flags.format}" for i in steps)
+    (picture,) = job.free([f"{stem}.png"])
+    sizes = sizes_of(job, a)
+    first, last = (posterior(job, file.f[0])[0] for file in held)
+    shares = np.linspace(0, 1, len(steps), dtype=np.float32)
+    maps = np.stack(
+        [
+            decoded(job, (1 - share) * first + share * last, sizes)
+            for share in bar(shares, "steps")
+        ]
+    )
+    write_maps(job, outs, maps)
+    few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
+    titles = [f"{share:.0%}" for share in shares[few]]
+    plots.save(strip(maps[few], titles, stem, db=job.codec.db), picture)
+
+
+def padded(count: int, digits: int) -> list[str]:
+    """Returns the numbers below count, in as many digits as sorts them by name."""
+    digits = max(digits, len(str(count - 1)))
+    return [f"{i:0{digits}d}" for i in range(count)]
+
+
+def strip(
+    maps: Maps, titles: Sequence[str], title: str, *, db: DbRange = RADIOMAPSEER_DB
+) -> Figure:
+    """Returns a row of maps; of channels in dB, a row for each."""
+    channels = maps.shape[-1]
+    parts = plots.channel_parts(channels, db)
+    size = (1.6 * len(maps) + 1, 1.6 * len(parts) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    words = plots.channel_words(channels, db)
+    title = inputs.printable(title)
+    title = f"{title}, {words}" if words else title
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    axes = figure.subplots(len(parts), len(maps), squeeze=False)
+    for number, (row, part) in enumerate(zip(axes, parts, strict=True)):
+        for axis, f, name in zip(row, maps[..., part], titles, strict=True):
+            name = "" if number else name
+            shown = plots.show_map(axis, f, name, reference=maps, db=db)
+        if len(parts) > 1:
+            row[0].set_ylabel(f"channel {number}", fontsize=9)
+    if channels == 1 or len(parts) > 1:
+        plots.gain_bar(figure, shown, maps, db, ax=axes)
+    return figure
+
+
+def targets(path: pathlib.Path, form: str) -> list[str]:
+    """Returns the names of the files that a reconstructed file becomes."""
+    suffix = path.suffix.lower() if form == "same" else f".{form}"
+    if suffix == ".npz" or path.suffix.lower() != ".npz":
+        return [path.stem + suffix]
+    return [name + suffix for name in mapfiles.names(path)]
+
+
+def write_maps(job: Job, paths: Sequence[pathlib.Path], maps: Maps) -> None:
+    check_finite(paths, maps)
+    for path, f in zip(paths, maps, strict=True):
+        mapfiles.write_map(path, f, unit=job.flags.unit, db=job.codec.db)
+
+
+def check_finite(names: Sequence[object], maps: Maps) -> None:
+    """Raises a ValueError, before any is written, if a decoded map is not finite."""
+    for name, f in zip(names, maps, strict=True):
+        if not np.isfinite(f).all():
+            raise ValueError(
+                f"{name}: decoded to values that are not finite, and not written; its "
+                "latents are too large for the decoder, or the weights are damaged: "
+                "encode the map again, or take another --step"
+            )
+
+
+def read(job: Job, path: pathlib.Path) -> MapFile:
+    if path.suffix.lower() == ".npz":
+        job.codec.check_unit("db")  # it holds path gains
+    held = mapfiles.read(path, unit=job.flags.unit, db=job.codec.db)
+    job.codec.check_channels(held.f.shape[-1], path)
+    clipped = held.clipped.words(job.codec.db)
+    if clipped:
+        job.say_once(f"{path}: {clipped}")
+    return held
+
+
+def posterior(job: Job, f: Float[np.ndarray, "h w c"]) -> list[np.ndarray]:
+    """Returns mean and logvar of one map, [p, q, z] each."""
+    of_one = job.codec.encode(f[None], resize=job.flags.size)
+    return [np.asarray(part)[0] for part in of_one]
+
+
+def decoded(job: Job, z: Float[Array, "p q z"], sizes: Sizes) -> np.ndarray:
+    """Returns f of one map, [h, w, c]."""
+    return job.codec.decode(z[None], size=sizes)[0]
+
+
+def sizes_of(job: Job, held: MapFile) -> Sizes:
+    """Decides at which size a file's maps pass, and says what is special about it."""
+    stored, codec = held.f.shape[1:3], job.codec
+    maps = f"maps of {by(stored)}:"
+    try:
+        sizes = codec.sizes(stored, job.flags.size)
+    except ValueError as error:
+        raise ValueError(f"{held.path}: {error}") from error
+    if sizes.network != stored:
+        job.say_once(f"{maps} resized to {by(sizes.network)} and back")
+    elif sizes.network != codec.training_size:
+        job.say_once(
+            f"{maps} the training's size is {by(codec.training_size)} "
+            f"({codec.size_field}); GroupNorm's statistics are of the whole map, "
+            "so at another size the error may be larger than the evaluation's"
+            + ("; --size training resizes" if codec.image_size else "")
+        )
+    rows, columns = codec.padding(sizes)
+    if rows or columns:
+        job.say_once(
+            f"{maps} {rows} rows and {columns} columns mirrored at the end, for a "
+            f"multiple of {codec.factor}, and cut off again"
+        )
+    return sizes
+
+
+def latent_sizes(job: Job, held: latent_files.LatentFile) -> Sizes:
+    """Returns the sizes of a file's maps; where it lacks them, the latents' own."""
+    height, width = (side * job.codec.factor for side in held.z.shape[1:3])
+    network = held.network or (height, width)
+    return Sizes(held.stored or network, network)
+
+
+def bar(items: Iterable, unit: str) -> Iterable:
+    return Bar(list(items), unit=unit.removesuffix("s"), desc=unit)
+
+
+def say(text: str) -> None:
+    """Prints a line above the progress bar."""
+    Bar.write(cli.shown(text))
+
+
+def by(sides: Iterable[int]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,203 @@
+"""A procedural city, written as RadioMapSeer is, so that one reader serves both.
+
+It is for tests, demonstrations and the first hour with the code; numbers measured on
+it say nothing about real cities.
+"""
+
+import errno
+import glob
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from radiovae_jax import files, inputs
+from radiovae_jax.data import radiomap, radiomapseer, splits
+from radiovae_jax.data.synthetic import city, dominant_path
+from radiovae_jax.progress import Bar
+
+RECORD = "synthetic.json"
+# Changed with every change of what is drawn, so that old cities are not mixed in.
+VERSION = 1
+MIN_SIZE = 16
+
+# Turns of a path, and whether it may cross buildings: stand-ins for the simulations.
+_PATHS = {"DPM": (6, True), "IRT2": (2, False), "IRT4": (4, False)}
+
+
+class SyntheticCity(radiomapseer.RadioMapSeer):
+    """A synthetic city: written when it is not there, then read as RadioMapSeer."""
+
+    def __init__(
+        self,
+        root: radiomap.Path,
+        *,
+        simulation: str = "DPM",
+        split: str = "train",
+        split_scheme: str = "radiounet",
+        fields: Sequence[str] = ("gray",),
+        **numbers: int,
+    ):
+        """Writes what is not there yet and indexes it.
+
+        Args:
+          **numbers: maps, transmitters, size and seed of write_city.
+
+        Raises:
+          ValueError: see write_city and RadioMapSeer.
+        """
+        write_city(root, simulation=simulation, **numbers)
+        reader = dict(split=split, split_scheme=split_scheme, fields=fields)
+        super().__init__(root, simulation=simulation, **reader)
+
+    def summary(self) -> str:
+        """Returns how many images the split has, and where they are."""
+        cities = len({number for number, _ in self.names})
+        return (
+            f"synthetic city {self.simulation}, split {self.split}: {len(self)} images "
+            f"of {cities} maps of {radiomap.by(self.shape)}, in {self.root}"
+        )
+
+
+def write_city(
+    root: radiomap.Path,
+    *,
+    maps: int,
+    transmitters: int,
+    size: int = 256,
+    seed: int,
+    simulation: str = "DPM",
+) -> pathlib.Path:
+    """Writes a city in RadioMapSeer's layout, or finds it written already.
+
+    The maps are numbered so that the train, val and test splits hold about 80, 10 and
+    10 percent of them, and at least one each. The folder appears only once it is
+    whole; an interrupted or a concurrent call does no harm.
+
+    Args:
+      root: folder to write.
+      maps: number of maps, 3 to 700.
+      transmitters: of each map.
+      size: height and width in pixels of 1 m.
+      seed: decides everything.
+      simulation: "DPM"; or "IRT2", "IRT4", which turn at most 2 or 4 times and do not
+        cross buildings, so that some street pixels are 0.
+
+    Raises:
+      ValueError: impossible numbers, or root holds something else.
+    """
+    root = pathlib.Path(root)
+    record = dict(
+        version=VERSION,
+        maps=maps,
+        transmitters=transmitters,
+        size=size,
+        seed=seed,
+        simulation=simulation,
+    )
+    _check_numbers(record)
+    if _is_written(root, record):
+        return root
+    partial = files.partial(root)
+    shutil.rmtree(partial, ignore_errors=True)
+    files.sweep(root.parent, glob.escape(root.name))
+    for folder in ("buildings_complete", "antennas", "roads"):
+        (partial / "png" / folder).mkdir(parents=True)
+    (partial / "gain" / simulation).mkdir(parents=True)
+    (partial / "antenna").mkdir()
+    for number in Bar(map_numbers(maps), desc="drawing the city", unit="map"):
+        _write_map(partial, number, record)
+    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    try:
+        partial.rename(root)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(partial)  # another process was faster
+        _is_written(root, record)
+    return root
+
+
+def map_numbers(maps: int) -> list[int]:
+    """Returns the maps' numbers: of the train split, then val, then test."""
+    aside = max(1, round(maps / 10))
+    train = min(maps - 2 * aside, 501)
+    test = min((maps - train) // 2, 99)
+    order = splits.order()
+    val = maps - train - test
+    return [*order[:train], *order[501 : 501 + val], *order[601 : 601 + test]]
+
+
+def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
+    size, count = record["size"], record["transmitters"]
+    drawn = city.draw_city(size, np.random.default_rng([record["seed"], number]))
+
+    def write_mask(folder: str, name: object, mask: np.ndarray) -> None:
+        path = root / "png" / folder / f"{name}.png"
+        radiomap.write_png(path, np.where(mask, 255, 0).astype(np.uint8))
+
+    write_mask("buildings_complete", number, drawn.buildings)
+    write_mask("roads", number, drawn.roads)
+    if len(drawn.sites) < count:
+        raise ValueError(
+            f"map {number} of {size}x{size} has room for {len(drawn.sites)} "
+            f"transmitters, {count} were asked for; ask for fewer, or for larger maps"
+        )
+    sight = dominant_path.corner_sight(drawn.buildings, drawn.corners)
+    turns, through = _PATHS[record["simulation"]]
+    for tx, site in enumerate(drawn.sites[:count]):
+        gain = dominant_path.gain_gray(
+            drawn.buildings, sight, site, max_turns=turns, through_buildings=through
+        )
+        antenna = np.zeros((size, size), bool)
+        antenna[tuple(site)] = True
+        name = f"{number}_{tx}"
+        path = root / "gain" / record["simulation"] / f"{name}.png"
+        radiomap.write_png(path, gain)
+        write_mask("antennas", name, antenna)
+    # RadioMapSeer's [x, y]: x is the column, y counts rows from the bottom.
+    places = [[int(x), int(size - 1 - row)] for row, x in drawn.sites[:count]]
+    (root / "antenna" / f"{number}.json").write_text(json.dumps(places))
+
+
+def _check_numbers(record: dict) -> None:
+    splits.check_choice("simulation", record["simulation"], tuple(_PATHS))
+    if not 3 <= record["maps"] <= 700:
+        raise ValueError(
+            f"maps={record['maps']}; expected 3 (one for each split) to 700 (the maps "
+            "in RadioMapSeer's order)"
+        )
+    if record["transmitters"] < 1:
+        raise ValueError(f"transmitters={record['transmitters']}; expected at least 1")
+    if record["size"] < MIN_SIZE:
+        raise ValueError(f"size={record['size']}; expected at least {MIN_SIZE} pixels")
+
+
+def _is_written(root: pathlib.Path, record: dict) -> bool:
+    """Says whether root is this very city; False where nothing is there yet.
+
+    Raises:
+      ValueError: something else is.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    path = root / RECORD
+    if not path.is_file():
+        raise ValueError(
+            f"{root} exists and holds no {RECORD}: it is no synthetic city; give an "
+            "empty or a new folder, or read it with data.source=radiomapseer"
+        )
+    found = inputs.read_json(path, remedy="give another folder, or remove it")
+    if found != record:
+        differ = [
+            f"{key}={found.get(key)} there, {record.get(key)} asked for"
+            for key in sorted(found.keys() | record.keys())
+            if found.get(key) != record.get(key)
+        ]
+        raise ValueError(
+            f"{root} holds another synthetic city ({'; '.join(differ)}); give another "
+            "folder, or remove it"
+        )
+    return True

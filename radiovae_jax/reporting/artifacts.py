@@ -1,0 +1,126 @@
+"""What a run's folder gets after training: figures, pictures of latents, report."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from radiovae_jax import cli, inputs
+from radiovae_jax.data.radiomap import DbRange
+from radiovae_jax.reporting import (
+    curves,
+    dashboard,
+    figures,
+    latent_plots,
+    plots,
+    report_page,
+)
+from radiovae_jax.reporting.charts import NO_CHARTS, Charts
+from radiovae_jax.reporting.plots import Numbers
+
+SAMPLES = "images/samples.npy"  # f of the maps that a run drew last, [b, h, w, c]
+
+
+def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Draws the five figures of the numbers in metrics.jsonl into figures/.
+
+    One is left out where the run's stage logs nothing that it shows.
+
+    Raises:
+      FileNotFoundError: no run, or one that has not logged yet.
+      OSError: its folder cannot be written.
+    """
+    run = curves.read(workdir)
+    folder = cli.folder(pathlib.Path(workdir) / "figures", flag="workdir")
+    samples = read_samples(pathlib.Path(workdir) / SAMPLES)
+    drawn = {
+        "figure_1_training_phases": figures.training_phases(run),
+        "figure_2_loss_components_comprehensive": figures.loss_components(run),
+        "figure_3_multi_axis_analysis": figures.three_axes(run),
+        "figure_4_normalized_comparison": figures.normalized(run),
+        "figure_5_training_summary": dashboard.training_summary(run, samples=samples),
+    }
+    return [
+        plots.save(figure, folder / f"{name}.png")
+        for name, figure in drawn.items()
+        if any(axis.lines for axis in figure.axes)
+    ]
+
+
+def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
+    """Returns f of the last samples; None where there are none, or no whole file."""
+    if not path.exists():
+        return None
+    try:
+        samples = inputs.read_npy(path, remedy="")
+    except (OSError, ValueError) as error:
+        logging.warning("%s is damaged (%s); figure 5 goes without it", path, error)
+        return None
+    if samples.ndim == 4 and samples.size and samples.dtype.kind == "f":
+        return samples
+    logging.warning("%s holds no maps; figure 5 goes without it", path)
+    return None
+
+
+def latent_figures(
+    workdir: pathlib.Path,
+    f: Float[Numbers, "b h w c"],
+    mode: Float[Numbers, "b p q z"],
+    sample: Float[Numbers, "b p q z"],
+    db: DbRange,
+) -> list[pathlib.Path]:
+    """Draws latents into figures/: channels beside their maps, and a histogram.
+
+    Args:
+      f: the maps.
+      mode: of their posteriors; sample: drawn from those.
+      db: what f is in dB.
+    """
+    folder = pathlib.Path(workdir) / "figures"
+    channels = latent_plots.channels(f, mode, db=db)
+    title = f"latents of {len(sample)} maps, drawn from their posteriors"
+    histogram = latent_plots.histogram(sample, title=title)
+    return [
+        plots.save(channels, folder / "latent_channels.png"),
+        plots.save(histogram, folder / "latent_histogram.png"),
+    ]
+
+
+def after_training(
+    workdir: pathlib.Path,
+    charts: Charts = NO_CHARTS,
+    *,
+    latents: Callable[[], Sequence[Any]] | None = None,
+) -> list[pathlib.Path]:
+    """Draws all there is to draw; what cannot be drawn is said and ends nothing.
+
+    Args:
+      charts: those that the run's stage names, see charts.py.
+      latents: returns what `latent_figures` draws, where the stage has latents.
+    """
+    written = _attempt("the figures", lambda: training_figures(workdir))
+    if latents:
+        written += _attempt("the latents", lambda: latent_figures(workdir, *latents()))
+    return written + _attempt(
+        "the report", lambda: [report_page.write(workdir, charts)]
+    )
+
+
+def renew_report(
+    workdir: pathlib.Path, charts: Charts = NO_CHARTS
+) -> list[pathlib.Path]:
+    """Writes the report again, with what was added to the run, if it has one."""
+    if not (pathlib.Path(workdir) / "report.html").exists():
+        return []
+    return _attempt("the report", lambda: [report_page.write(workdir, charts)])
+
+
+def _attempt(what: str, draw: Callable[[], list[pathlib.Path]]) -> list[pathlib.Path]:
+    try:
+        return draw()
+    except Exception as error:  # a picture is not worth a run
+        logging.error("%s could not be made: %r", what, error)
+        return []

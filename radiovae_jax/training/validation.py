@@ -1,0 +1,179 @@
+"""Validation during training: metrics, pictures, histograms."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, PyTree
+
+from radiovae_jax import files, sharding
+from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
+from radiovae_jax.data.batch import resize
+from radiovae_jax.training import distributed, logbook, stopping
+from radiovae_jax.training.distributed import BarrierJit
+from radiovae_jax.training.task import State, Task
+
+NAMED = 20  # maps in a warning
+NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
+
+
+class Compiled(NamedTuple):
+    """The executables of a run, by phase where they differ; see `Task`."""
+
+    step: Mapping[str, BarrierJit]
+    validate: Mapping[str, BarrierJit]
+    sample: BarrierJit
+    activations: BarrierJit
+
+
+class Validator(NamedTuple):
+    """Measures and draws states on the validation set."""
+
+    task: Task
+    mesh: Any
+    source: sources.Source
+    batch_size: int
+    rows: int  # of the picture
+    workdir: pathlib.Path
+    log: logbook.Logbook | logbook.Silent
+    key: Any
+    named: set[str]  # maps without signal that were warned of already
+
+    def run(
+        self,
+        compiled: Compiled,
+        state: State,
+        step: int,
+        *,
+        phase: str,
+        stopped: Callable[[], bool],
+    ) -> dict[str, float]:
+        """Returns the numbers of the whole validation set; draws pictures.
+
+        Args:
+          stopped: asked between the batches; once it says so, nothing is returned.
+        """
+        validate = compiled.validate[phase]
+        sums, shown, powerless = None, [], []
+        size = sharding.nearest(self.batch_size, self.mesh.size)
+        batches = pipeline.eval_batches(
+            self.source,
+            batch_size=size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        # The first process draws what it holds: the first rows of every batch.
+        rows = size // jax.process_count()
+        several = sources.spread(self.source, self.rows * jax.process_count())
+        chosen = [at for at in several if at % size < rows][: self.rows] or [0]
+        for number, raw in enumerate(batches):
+            if stopped():
+                return {}
+            empty = ~raw["gray"].any(axis=(1, 2, 3)) & (raw["mask"] > 0)
+            powerless += map(str, raw["name"][empty])
+            batch, examples = validate(state, sharding.to_devices(raw, self.mesh))
+            sums = batch if sums is None else jax.tree.map(jnp.add, sums, batch)
+            here = [at % size for at in chosen if at // size == number]
+            if here and distributed.is_first():
+                local = jax.tree.map(sharding.local, examples)
+                shown.append(jax.tree.map(lambda x, at=here: x[at], (local, raw)))
+        key = jax.random.fold_in(self.key, step)
+        samples = jax.tree.map(sharding.local, compiled.sample(state, key))
+        if distributed.is_first():
+            self._draw(step, shown, samples)
+        given = self.task.metrics(jax.device_get(sums), samples)
+        numbers = {name: float(value) for name, value in given.items()}
+        self._warn(powerless, numbers)
+        return numbers
+
+    def _warn(self, powerless: list[str], numbers: Mapping[str, float]) -> None:
+        """Says once which maps NMSE leaves out: each process of those that it has."""
+        new = sorted(set(powerless) - self.named)
+        if not new:
+            return
+        self.named.update(new)
+        names = ", ".join(new[:NAMED]) + (" ..." if len(new) > NAMED else "")
+        logging.warning(
+            "validation maps without any signal (all 0), which the mean NMSE leaves "
+            "out: %d (%s)%s",
+            len(new),
+            names,
+            ". None has a signal: NMSE and `best` have nothing to go by; look at the "
+            "data of data.val_split"
+            if stopping.powerless(numbers)
+            else "",
+        )
+
+    def _draw(self, step: int, shown: list, samples: Mapping[str, Any]) -> None:
+        examples, raw = jax.tree.map(lambda *rows: np.concatenate(rows), *shown)
+        images = self.workdir / "images"
+        images.mkdir(exist_ok=True)
+        for name, figure in self.task.figures(examples, raw, samples).items():
+            path = images / f"{name}_{step:07d}.png"
+            with files.written(path) as partial:
+                figure.savefig(partial, format="png", dpi=110)
+            self.log.image(step, name, path)
+        for name, values in samples.items():
+            mapfiles.write_array(images / f"{name}.npy", values)
+
+
+def building_mask(
+    raw: Mapping[str, np.ndarray], height: int
+) -> Bool[np.ndarray, "b _ _ 1"]:
+    """Returns where buildings are, in pictures of this height; nowhere if unknown."""
+    nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
+    mask = radiomap.gray_to_f(raw.get("buildings", nowhere))
+    return np.asarray(mask if mask.shape[1] == height else resize(mask, height)) >= 0.5
+
+
+def histograms(
+    task: Task,
+    compiled: Compiled,
+    log: logbook.Logbook | logbook.Silent,
+    state: State,
+    raw: dict[str, jax.Array],
+    step: int,
+) -> None:
+    """Writes how weights are spread, and what a batch makes of them."""
+    activations = compiled.activations(state, raw)
+    if not distributed.is_first():
+        return
+    for name, part in task.weights(state).items():
+        log.histogram(step, f"weights/{name}", addressable(part))
+    for name, values in activations.items():
+        log.histogram(step, name, sharding.local(values))
+
+
+def addressable(part: PyTree) -> np.ndarray:
+    """Returns the numbers of some arrays in one row, as far as this process has them.
+
+    All of them, unless the state is split over processes.
+    """
+    return np.concatenate(
+        [
+            np.ravel(shard.data)
+            for leaf in jax.tree.leaves(part)
+            for shard in leaf.addressable_shards
+            if shard.replica_id == 0
+        ]
+    )
+
+
+def named(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{prefix}/{name}": float(value) for name, value in values.items()}
+
+
+def quality(numbers: Mapping[str, float], db: radiomap.DbRange) -> str:
+    """Returns the numbers of a validation as one line."""
+    words = {
+        "psnr": lambda value: f"PSNR {value:.2f} dB",
+        "ssim": lambda value: f"SSIM {value:.4f}",
+        "nmse": lambda value: f"NMSE {value:.5f}",
+        "rmse": lambda value: f"RMSE {db.words(value)}",
+    }
+    parts = [say(numbers[name]) for name, say in words.items() if name in numbers]
+    return ", ".join(parts or [f"{name} {n:.5g}" for name, n in numbers.items()])
