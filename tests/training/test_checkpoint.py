@@ -421,7 +421,7 @@ def two_processes(workdir: pathlib.Path) -> list[str]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, address, str(index), str(workdir)],
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pathlib.Path(__file__).parent,
             env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
