@@ -6,8 +6,8 @@
 
 Both are trained by their own `radiovae_jax.main` with the same arguments, so this asks
 nothing of the code but its command and metrics.jsonl. One of the two processes goes on
-at a time (SIGSTOP, SIGCONT), in turns of some seconds and in random order: what slows
-the machine down slows both. Printed are the medians of all whole steps.
+at a time (SIGSTOP, SIGCONT), for a few steps and in random order: what slows the
+machine down slows both. Printed are the medians of all whole steps.
 """
 
 import json
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
-TURN, TURNS = 8.0, 16  # seconds, and how often each has its turn
+WARM_UP, TURN, TURNS = 2, 6, 16  # steps, and how often each has its turn
 LONG = ("steps", "validate_every", "checkpoint_every")
 # The adversarial step of the quickstart's network, unless the command says otherwise.
 COMMAND = [sys.executable, "-m", "radiovae_jax.main", "--config=configs/quickstart.py"]
@@ -31,14 +31,14 @@ COMMAND += [f"--config.train.{field}=100000" for field in LONG]
 
 
 def start(tree: pathlib.Path, run: pathlib.Path, arguments: tuple[str, ...]):
-    """Starts the training of a tree and stops it when it has taken three steps."""
+    """Starts the training of a tree; stops it when a step is taken."""
     city = f"--config.data.root={run.parent / 'city'}"  # drawn by the first of the two
     process = subprocess.Popen(
         [*COMMAND, city, *arguments, f"--workdir={run}"],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree)},
     )
-    while len(steps(run)) < 3:
+    while not steps(run):
         if process.poll() is not None:
             raise SystemExit(f"the training in {tree} ended; see above")
         time.sleep(1)
@@ -66,10 +66,11 @@ def main(commit: str, *arguments: str) -> None:
             for which in random.Random(0).sample(TURNS * list(trees), TURNS * 2):
                 before = len(steps(folder / which))
                 processes[which].send_signal(signal.SIGCONT)
-                time.sleep(TURN)
+                while len(steps(folder / which)) < before + WARM_UP + TURN:
+                    time.sleep(0.2)
                 processes[which].send_signal(signal.SIGSTOP)
                 # The first was stopped in the middle; the second warms the caches.
-                times[which] += steps(folder / which)[before + 2 :]
+                times[which] += steps(folder / which)[before + WARM_UP :]
         finally:
             for process in processes.values():
                 process.kill()

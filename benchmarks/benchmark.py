@@ -45,8 +45,6 @@ from radiovae_jax import cli, files, sharding
 from radiovae_jax.training import schema
 from radiovae_jax.vae import experiment
 
-ARGS = argparse.Namespace()  # of the command line
-
 ROW = 10  # steps that are waited for together, at most
 TRACED = 5
 
@@ -68,7 +66,7 @@ def data_rate(config, batches: int = 200) -> float:
     return batches * config.train.batch_size / seconds
 
 
-def check(config) -> None:
+def check(config, args: argparse.Namespace) -> None:
     """Refuses what would be timed as something else, or not at all.
 
     Raises:
@@ -77,10 +75,10 @@ def check(config) -> None:
     # JAX before PyTorch, which brings a cuDNN: the first one is loaded for both.
     backend = jax.default_backend()
     wanted = {
-        "--data": ["grain"] * ARGS.data,
+        "--data": ["grain"] * args.data,
         "LPIPS (loss.perceptual_weight)": ["flaxmodels.vgg.vgg"]
         * (config.loss.perceptual_weight > 0),
-        "--peer torch": ["torch", "diffusers"] * (ARGS.peer != "none"),
+        "--peer torch": ["torch", "diffusers"] * (args.peer != "none"),
     }
     for name, modules in wanted.items():
         for module in modules:
@@ -91,10 +89,10 @@ def check(config) -> None:
                     f"{name} needs {module} ({error}); in a checkout pip install -e "
                     "'.[torch]' has everything, with a GPU '.[cuda,torch]'"
                 ) from error
-    if ARGS.peer == "none":
+    if args.peer == "none":
         timed_step.check_plain(config, {})
         return
-    if not modes():
+    if not modes(args):
         raise ValueError(
             "--peer torch with --noeager and --nocompiled leaves nothing to time "
             "beside ours; leave out one of them, or --peer"
@@ -122,31 +120,31 @@ def check(config) -> None:
     timed_step.check_plain(config, peers.HAS)
 
 
-def measure(config, phase: str) -> dict[str, Any]:
+def measure(config, phase: str, args: argparse.Namespace) -> dict[str, Any]:
     """Returns the record of one phase."""
     adversarial = timed_step.PHASES[phase]
     config = timed_step.in_phase(config, adversarial=adversarial)
     shape, batch = timed_step.image_shape(config), config.train.batch_size
     dtype = experiment.compute_dtype(config.train.dtype)
     peak, bandwidth = timing.matrix_peak(dtype)  # now, while there is memory for it
-    programs = our_programs(config, shape, adversarial=adversarial)
+    programs = our_programs(config, shape, args, adversarial=adversarial)
     released = "ours, fresh forward"  # the released order, as PyTorch has it
     if released not in programs:
         released = OURS
-    race = peers.raced(config, programs[released], modes(), adversarial=adversarial)
+    race = peers.raced(config, programs[released], modes(args), adversarial=adversarial)
     for name, reason in race.not_timed.items():
         logging.warning("%s is not timed: %s", name, reason)
-    found = step_times(programs, race, released)
+    found = step_times(programs, race, released, args.steps)
     program = programs[OURS].program
     planned = {name: ours.program.peak_bytes for name, ours in programs.items()}
     allocated = {name: t.peak_bytes(*race.given) for name, t in race.trainers.items()}
     parts = {}
-    if ARGS.parts:
+    if args.parts:
         parts = step_parts.seconds_of(
-            programs[OURS], ARGS.steps, adversarial=adversarial
+            programs[OURS], args.steps, adversarial=adversarial
         )
-    if ARGS.trace:
-        trace(programs[OURS], pathlib.Path(ARGS.trace) / phase)
+    if args.trace:
+        trace(programs[OURS], pathlib.Path(args.trace) / phase)
     return {
         "size": list(shape[:2]),
         "batch": batch,
@@ -164,7 +162,9 @@ def measure(config, phase: str) -> dict[str, Any]:
     }
 
 
-def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
+def step_times(
+    programs, race: peers.Raced, released: str, steps: int
+) -> dict[str, Any]:
     """Returns the record of the times of ours and of the peers, by turns.
 
     Args:
@@ -175,19 +175,19 @@ def step_times(programs, race: peers.Raced, released: str) -> dict[str, Any]:
     for name, trainer in race.trainers.items():
         steppers[name] = functools.partial(trainer.waited_step, *race.given)
         rows[name] = functools.partial(trainer.step, *race.given), trainer.wait
-    times = timing.in_turns(steppers, ARGS.steps)
+    times = timing.in_turns(steppers, steps)
     return {
         **records.speeds(times, race.trainers, released),
-        "in_a_row_seconds": timing.in_rows(rows, min(ROW, ARGS.steps)),
+        "in_a_row_seconds": timing.in_rows(rows, min(ROW, steps)),
     }
 
 
-def modes() -> dict[str, str]:
+def modes(args: argparse.Namespace) -> dict[str, str]:
     """Returns what --peer asks for: torch.compile's mode by the trainer's name."""
-    if ARGS.peer == "none":
+    if args.peer == "none":
         return {}
-    eager = {"torch, eager": ""} if ARGS.eager else {}
-    return eager | ({"torch, compiled": ARGS.torch_mode} if ARGS.compiled else {})
+    eager = {"torch, eager": ""} if args.eager else {}
+    return eager | ({"torch, compiled": args.torch_mode} if args.compiled else {})
 
 
 def trace(ours: timed_step.Ours, folder: pathlib.Path) -> None:
@@ -198,12 +198,14 @@ def trace(ours: timed_step.Ours, folder: pathlib.Path) -> None:
     print(f"profile: {folder}")
 
 
-def our_programs(config, shape, *, adversarial: bool) -> dict[str, timed_step.Ours]:
+def our_programs(
+    config, shape, args, *, adversarial: bool
+) -> dict[str, timed_step.Ours]:
     """Returns our step as configured, and what is timed beside it, by name."""
     kinds = {OURS: {}}
-    if adversarial and (ARGS.parts or ARGS.peer != "none"):
+    if adversarial and (args.parts or args.peer != "none"):
         kinds["ours, fresh forward"] = {"fresh": True}
-    if adversarial and ARGS.parts:
+    if adversarial and args.parts:
         kinds["ours, fixed weight"] = {"fixed_weight": True}
     built = experiment.build(config, shape)
     maps = (config.train.batch_size, *shape)
@@ -248,43 +250,44 @@ def parser() -> cli.ConfigParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
-    parser().parse_args(argv, ARGS)
+    args = parser().parse_args(argv)
     cli.log_plainly(logging.INFO)
-    return cli.status(benchmark, debug=ARGS.debug)
+    return cli.status(lambda: benchmark(args), debug=args.debug)
 
 
-def benchmark() -> None:
-    if ARGS.peer != "none":  # else XLA takes most of a GPU before PyTorch starts
+def benchmark(args: argparse.Namespace) -> None:
+    if args.peer != "none":  # else XLA takes most of a GPU before PyTorch starts
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # What was compiled before would be read, and its time called compiling.
     jax.config.update("jax_enable_compilation_cache", False)
     cli.start_jax()
-    config = schema.read(ARGS.config, ARGS.overrides)
-    check(config)
-    phases = timed_step.phases_of(config, ARGS.phase)
+    config = schema.read(args.config, args.overrides)
+    check(config, args)
+    phases = timed_step.phases_of(config, args.phase)
     if config.train.accumulate_steps > 1 or config.autoencoder.attention_chunk:
         logging.warning(
             "a loop's body is counted once, on a GPU not at all: with "
             "train.accumulate_steps or autoencoder.attention_chunk FLOPs, bytes "
             "and floors are too low"
         )
-    out = pathlib.Path(ARGS.out)
-    if ARGS.out:
+    out = pathlib.Path(args.out)
+    if args.out:
         if out.is_dir():
             raise ValueError(f"{out} is a folder; give another --out, a file")
         cli.folder(out.parent, flag="--out")
-    record = records.described(torch_mode=ARGS.torch_mode * (ARGS.peer != "none"))
+    record = records.described(torch_mode=args.torch_mode * (args.peer != "none"))
     record |= {"phases": {}}
     print(records.header(record), flush=True)
-    if ARGS.data:
+    if args.data:
         record["data_images_per_second"] = rate = data_rate(config)
         print(f"data: {rate:.0f} images/s")
     for phase in phases:
-        record["phases"][phase] = measure(config, phase)
+        record["phases"][phase] = measure(config, phase, args)
         print(records.table(phase, record["phases"][phase]), flush=True)
-        keep(record, out)
+        if args.out:  # now, for the next phase may be too large
+            files.write_json(out, record)
         peers.release()
-    if ARGS.out:
+    if args.out:
         print(f"record: {out}")
     missed = {
         f"{name} ({phase}): {reason}"
@@ -293,12 +296,6 @@ def benchmark() -> None:
     }
     if missed:
         raise ValueError("not timed: " + "; ".join(sorted(missed)))
-
-
-def keep(record: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes what is measured so far, for the next phase may be too large."""
-    if ARGS.out:
-        files.write_json(out, record)
 
 
 if __name__ == "__main__":

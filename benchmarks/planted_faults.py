@@ -83,8 +83,8 @@ FAULTS = [
     Fault(
         "hinge without the half",
         "losses.py",
-        "    fake = jax.nn.relu(1.0 + logits_fake).mean()\n    return 0.5 * (real",
-        "    fake = jax.nn.relu(1.0 + logits_fake).mean()\n    return 1.0 * (real",
+        "jax.nn.relu(1.0 + logits_fake)\n    return 0.5",
+        "jax.nn.relu(1.0 + logits_fake)\n    return 1.0",
         "test_losses.py",
     ),
     Fault(
@@ -104,20 +104,20 @@ FAULTS = [
     Fault(
         "noise key of the discriminator's pass used twice",
         "vae/train_step.py",
-        "split(draw(fresh_key))",
-        "split(draw(sample_key))",
+        "micro_batches(built, batch, fresh_key,",
+        "micro_batches(built, batch, sample_key,",
         "vae/test_trajectory.py",
     ),
     Fault(
         "decay of the EMA",
-        "vae/train_step.py",
+        "training/updates.py",
         "(decay * old + (1.0 - decay) * new)",
         "((1.0 - decay) * old + decay * new)",
         "vae/test_train_step.py",
     ),
     Fault(
         "data position not restored",
-        "training/train.py",
+        "training/trainer.py",
         "setup.batches.set_state(position)",
         "setup.batches.get_state()",
         "training/test_train.py",
@@ -125,14 +125,14 @@ FAULTS = [
     Fault(
         "checksums not compared",
         "training/checkpoint.py",
-        "differing = checksums.differing(saved, state)",
-        "differing = []",
+        "if saved.get(name, now[name]) != now[name]",
+        "if False",
         "training/test_checkpoint.py",
     ),
     Fault(
         "mask of the last partial batch",
-        "data/pipeline.py",
-        "np.float32(position < len(source))",
+        "data/batch.py",
+        "np.float32(position < count)",
         "np.float32(1)",
         "data/test_pipeline.py",
     ),
@@ -167,8 +167,8 @@ FAULTS = [
     Fault(
         "constants of the dB scale",
         "physics.py",
-        "DB_RANGE = DB_FLOOR, DB_SPAN = -147.0, 100.0",
-        "DB_RANGE = DB_FLOOR, DB_SPAN = -127.0, 80.0",
+        "DbRange(-147.0, 100.0)",
+        "DbRange(-127.0, 80.0)",
         "test_physics.py",
     ),
 ]

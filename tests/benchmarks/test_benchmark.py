@@ -9,10 +9,12 @@ import sys
 import types
 import weakref
 
+import benchmark
 import command
 import jax
 import numpy as np
 import peers
+import planted_faults
 import pytest
 import records
 import timed_step
@@ -23,86 +25,48 @@ from radiovae_jax.vae import experiment
 
 pytestmark = pytest.mark.benchmark
 
-CORES = str(len(os.sched_getaffinity(0)))
+CORES = len(os.sched_getaffinity(0))
 TINY = (
-    "--config=configs/quickstart.py",
+    "--config=quickstart",
     "--config.autoencoder.ch_mult=(1,)",
     "--config.loss.disc_num_layers=1",
     "--config.loss.disc_ndf=8",
     "--config.data.image_size=16",
     "--steps=1",
 )
-# Peers that are not timed, by what is said of them. The first two would not be found
-# out by their losses: half of the trunk's gradient is lost on the way back, or steps
-# have half the length.
-WRONG = {
-    "in the first step (ae_grad_norm)": """
-import torch_networks
-right = torch_networks.Trunk.forward
-def forward(self, x, noise):
-    h, mean, logvar = right(self, x, noise)
-    return h.detach() + 0.5 * (h - h.detach()), mean, logvar
-torch_networks.Trunk.forward = forward
-""",
-    "in the first step (ae_update_norm)": """
-import torch
-right = torch.optim.AdamW.__init__
-def init(self, weights, lr, **more):
-    right(self, weights, lr=0.5 * lr, **more)
-torch.optim.AdamW.__init__ = init
-""",
-    "CUDA out of memory": """
-import torch_peer
-def step(self, *given):
-    raise RuntimeError("CUDA out of memory")
-torch_peer.Peer.step = step
-""",
-}
-BESIDE = "import sys; sys.path[:0] = ['benchmarks']"
-RUN = """
-import runpy
-runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
-"""
-
-# What a GPU image with jax, flax, optax, orbax, torch and matplotlib lacks, but for
-# ml_collections, which holds the config.
-BARE = """
-import runpy, sys
-absent = "grain tensorflow_datasets lpips_j flaxmodels dm_pix tensorboardX h5py tqdm "
-absent += "huggingface_hub requests diffusers safetensors regex filelock"
-sys.modules.update(dict.fromkeys(absent.split()))
-# As PYTHONPATH=. and no installation leave it.
-sys.meta_path = [f for f in sys.meta_path if "editable" not in str(f)]
-sys.path[:0] = ["benchmarks"]
-runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
-"""
 
 
-def benchmark(*arguments, program=("benchmarks/benchmark.py",), **environment):
-    return subprocess.run(
-        [sys.executable, *program, *TINY, *map(str, arguments)],
-        cwd=command.PROJECT,
-        # PyTorch takes the physical cores, XLA all that the process may run on.
-        env=command.environment() | {"OMP_NUM_THREADS": CORES} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture(autouse=True)
+def cache():
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)  # the command has none
 
 
-def refused(*arguments, **environment):
-    done = benchmark(*arguments, **environment)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def test_the_first_step_has_pytorch_s_losses_and_gradients(tmp_path):
+@pytest.fixture
+def torch():
+    """PyTorch on as many threads as XLA's: it takes the physical cores itself."""
     pytest.importorskip("diffusers")
-    out = tmp_path / "new" / "record.json"
-    done = benchmark("--peer=torch", "--nocompiled", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    record = json.loads(out.read_text())
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: object) -> command.Done:
+    return command.call(benchmark, *TINY, *arguments)
+
+
+def recorded(out, *arguments: object) -> dict:
+    """Returns the record of a command that ends well."""
+    done = run(f"--out={out}", *arguments)
+    assert done.status == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+def test_the_first_step_has_pytorch_s_losses_and_gradients(torch, tmp_path):
+    record = recorded(tmp_path / "new" / "record.json", "--peer=torch", "--nocompiled")
     for phase in ("autoencoder", "adversarial"):
         found = record["phases"][phase]
         assert found["size"] == [16, 16]
@@ -119,12 +83,11 @@ def test_the_first_step_has_pytorch_s_losses_and_gradients(tmp_path):
 # in another order), bfloat16 0.015 (roundings at other places).
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
-    tmp_path, dtype, most
+    torch, tmp_path, dtype, most
 ):
-    pytest.importorskip("diffusers")
     compiler = shutil.which("g++") or shutil.which("clang++")  # torch.compile's
-    out = tmp_path / "new" / "record.json"
-    done = benchmark(
+    record = recorded(
+        tmp_path / "record.json",
         "--peer=torch",
         f"--{'' if compiler else 'no'}compiled",
         "--phase=adversarial",
@@ -132,13 +95,9 @@ def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
         "--config.loss.perceptual_weight=1",
         "--config.loss.perceptual_weights=random",
         f"--config.train.dtype={dtype}",
-        f"--out={out}",
     )
-    assert done.returncode == 0, done.stderr
-    record = json.loads(out.read_text())
     assert record["jaxlib"] and record["torch"] and record["command"]
     found = record["phases"]["adversarial"]
-    assert found["size"] == [16, 16]
     assert not found["not_timed"]
     apart = found["first_step_differs_by"]
     assert len(apart) == (2 if compiler else 1)
@@ -148,19 +107,37 @@ def test_bfloat16_lpips_and_compiled_pytorch_take_the_same_first_step(
     )
 
 
-@pytest.mark.parametrize("reason", WRONG)
-def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason):
-    pytest.importorskip("diffusers")
+# Neither of the first two is seen in the losses: half of the trunk's gradient is lost
+# on the way back, or steps have half the length.
+@pytest.mark.parametrize("reason", ["ae_grad_norm", "ae_update_norm", "out of memory"])
+def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(
+    torch, tmp_path, monkeypatch, reason
+):
+    import torch_networks
+    import torch_peer
+
+    trunk, adamw = torch_networks.Trunk.forward, torch.optim.AdamW.__init__
+
+    def half_lost(self, x, noise):
+        h, mean, logvar = trunk(self, x, noise)
+        return h.detach() + 0.5 * (h - h.detach()), mean, logvar
+
+    def half_as_far(self, weights, lr, **more):
+        adamw(self, weights, lr=0.5 * lr, **more)
+
+    def fails(self, *given):
+        raise RuntimeError("CUDA out of memory")
+
+    owner, name, harmed = {
+        "ae_grad_norm": (torch_networks.Trunk, "forward", half_lost),
+        "ae_update_norm": (torch.optim.AdamW, "__init__", half_as_far),
+        "out of memory": (torch_peer.Peer, "step", fails),
+    }[reason]
+    monkeypatch.setattr(owner, name, harmed)
     out = tmp_path / "record.json"
-    done = benchmark(
-        "--peer=torch",
-        "--nocompiled",
-        "--noparts",
-        "--phase=autoencoder",
-        f"--out={out}",
-        program=("-c", BESIDE + WRONG[reason] + RUN),
-    )
-    assert done.returncode == 1
+    asked = ("--peer=torch", "--nocompiled", "--noparts", "--phase=autoencoder")
+    done = run(*asked, f"--out={out}")
+    assert done.status == 1
     assert reason in done.stderr, done.stderr
     found = json.loads(out.read_text())["phases"]["autoencoder"]
     assert set(found["step_seconds"]) == {"radiovae_jax"}
@@ -168,8 +145,8 @@ def test_a_peer_of_other_work_or_none_is_not_timed_and_ours_is(tmp_path, reason)
 
 
 def test_data_and_profile(tmp_path):
-    out = tmp_path / "record.json"
-    done = benchmark(
+    record = recorded(
+        tmp_path / "record.json",
         "--data",
         f"--config.data.root={tmp_path / 'city'}",
         "--config.data.synthetic.maps=10",
@@ -177,10 +154,8 @@ def test_data_and_profile(tmp_path):
         f"--trace={tmp_path / 'profile'}",
         "--noparts",
         "--phase=autoencoder",
-        f"--out={out}",
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(out.read_text())["data_images_per_second"] > 0
+    assert record["data_images_per_second"] > 0
     assert list((tmp_path / "profile" / "autoencoder").rglob("*.xplane.pb"))
 
 
@@ -202,11 +177,37 @@ def test_the_fixed_weight_is_fixed():
     assert weights[1] != 0.5
 
 
-def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
-    out = tmp_path / "record.json"
-    done = benchmark("--noparts", f"--out={out}", program=("-c", BARE), PYTHONPATH=".")
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads(out.read_text())["phases"]) == {"autoencoder", "adversarial"}
+# What a GPU image with jax, flax, optax, orbax, torch and matplotlib lacks, but for
+# ml_collections, which holds the config.
+BARE = """
+import runpy, sys
+absent = "grain tensorflow_datasets lpips_j flaxmodels dm_pix tensorboardX h5py tqdm "
+absent += "huggingface_hub requests diffusers safetensors regex filelock"
+sys.modules.update(dict.fromkeys(absent.split()))
+# As PYTHONPATH=. and no installation leave it.
+sys.meta_path = [f for f in sys.meta_path if "editable" not in str(f)]
+sys.path[:0] = ["benchmarks"]
+runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path, data):
+    out, asked = tmp_path / "record.json", ["--data"] * data
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *TINY, "--noparts", f"--out={out}", *asked],
+        cwd=command.PROJECT,
+        env=command.environment() | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == data, done.stderr
+    if data:
+        assert "--data needs grain" in done.stderr
+    else:
+        phases = json.loads(out.read_text())["phases"]
+        assert set(phases) == {"autoencoder", "adversarial"}
 
 
 def test_how_many_times_as_long_each_takes():
@@ -232,15 +233,14 @@ def test_floors_are_what_the_device_could_do():
 
 
 def test_the_first_steps_are_compared_by_the_worst_number():
-    difference = peers.difference
     ours = {"nll_loss": 10.0, "g_loss": 1e-4, "recon_min": 0.0, "ours_alone": 7.0}
     theirs = {"nll_loss": 10.1, "g_loss": 3e-4, "recon_min": 1e-3}
-    apart, number = difference(ours, theirs)
+    apart, number = peers.difference(ours, theirs)
     assert (number, apart) == ("nll_loss", pytest.approx(0.1 / 10.1))
     # g_loss is a mean of logits of both signs, of size 0.1.
-    apart, number = difference(ours, {"g_loss": 3e-4})
+    apart, number = peers.difference(ours, {"g_loss": 3e-4})
     assert apart == pytest.approx(2e-3)
-    assert difference(ours, {"nll_loss": math.nan}) == (math.inf, "nll_loss")
+    assert peers.difference(ours, {"nll_loss": math.nan}) == (math.inf, "nll_loss")
 
 
 def test_a_peer_that_failed_is_gone_when_the_next_is_made(monkeypatch):
@@ -270,23 +270,43 @@ def test_all_are_timed_as_often_and_in_rows():
     assert calls.count("a") == calls.count("b") > 10  # with those that warm up
     started, waited = [], []
     timing.in_rows({"a": (lambda: started.append(1), lambda: waited.append(1))}, 4)
-    rows = timing.ROWS
-    assert (len(started), len(waited)) == (rows * (4 + 2), rows * 2)
+    assert (len(started), len(waited)) == (timing.ROWS * (4 + 2), timing.ROWS * 2)
 
 
-def test_what_it_would_time_as_something_else_is_refused_at_once(tmp_path):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--out={}/file/x.json"], "give another --out"),
+        (["--out={}"], "is a folder"),
+        (["--out=", "--config.loss.disc_conditional=True"], "disc_conditional is True"),
+        (
+            ["--out=", "--peer=torch", "--config.loss.reconstruction=l1"],
+            "--config.loss.reconstruction=l1_mse",
+        ),
+        (
+            ["--out=", "--peer=torch", "--noeager", "--nocompiled"],
+            "leave out one of them",
+        ),
+    ],
+)
+def test_what_it_would_time_as_something_else_is_refused_at_once(
+    torch, tmp_path, arguments, message
+):
     (tmp_path / "file").touch()
-    assert "give another --out" in refused(f"--out={tmp_path / 'file' / 'x.json'}")
-    assert "is a folder" in refused(f"--out={tmp_path}")
-    conditional = refused("--config.loss.disc_conditional=True", "--out=")
-    assert "loss.disc_conditional is True" in conditional
-    kind = refused("--config.loss.reconstruction=l1", "--peer=torch", "--out=")
-    assert "--config.loss.reconstruction=l1_mse" in kind
-    data = refused("--data", "--out=", program=("-c", BARE), PYTHONPATH=".")
-    assert "--data needs grain" in data
-    pytest.importorskip("diffusers")
-    nothing = refused("--peer=torch", "--noeager", "--nocompiled", "--out=")
-    assert "leave out one of them" in nothing
-    if CORES != "1":
-        threads = refused("--peer=torch", "--out=", OMP_NUM_THREADS="1")
-        assert f"XLA takes {CORES} cores and PyTorch 1 threads" in threads
+    done = run(*(word.format(tmp_path) for word in arguments))
+    assert done.status == 1
+    assert message in done.stderr
+
+
+def test_other_threads_than_xla_s_are_refused(torch):
+    torch.set_num_threads(CORES + 1)
+    done = run("--peer=torch", "--out=")
+    assert f"XLA takes {CORES} cores and PyTorch {CORES + 1} threads" in done.stderr
+
+
+def test_every_planted_fault_s_text_stands_once_in_its_file():
+    for fault in planted_faults.FAULTS:
+        harmed = planted_faults.planted(command.PROJECT, fault)
+        assert fault.replacement in harmed
+        for file in fault.tests.split():
+            assert (command.PROJECT / "tests" / file).exists(), fault.name
