@@ -128,8 +128,8 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
         alone = jax.process_count() == 1
-        draw = functools.partial(latents.draw_examples, workdir, count=LATENTS_SHOWN)
-        artifacts.after_training(workdir, CHARTS, latents=draw if alone else None)
+        examples = functools.partial(latents.examples, workdir, count=LATENTS_SHOWN)
+        artifacts.after_training(workdir, CHARTS, latents=examples if alone else None)
         db = datasets.db_range(settings)
         report(workdir, validation.quality(metrics, db) if metrics else "")
 

@@ -19,6 +19,8 @@ from radiovae_jax.types import Image, PerImage
 ALL = 1.0
 DB_PER_UNIT = 100.0  # RadioMapSeer: dB = -147 + 100 f; 80 on the scale cut at f = 0.2
 SSIM_TAPS, SSIM_SIGMA = 11, 1.5
+PER_IMAGE = ("nmse", "rmse", "mae", "psnr", "ssim")  # of `measure`
+IN_UNIT = ("rmse", "mae")  # those that are also given in dB
 
 Region = Float[Array, "b h w 1"] | float
 Sum = Float[Array, ""]
@@ -155,7 +157,7 @@ def update(
 def measure(
     target: Image, recon: Image, mask: Bool[Array, "b"], region: Region = ALL
 ) -> tuple[Sums, dict[str, PerImage]]:
-    """Returns the sums of a batch, and NMSE, RMSE, MAE, PSNR, SSIM of each image.
+    """Returns the sums of a batch, and the numbers of each image: PER_IMAGE.
 
     Args:
       target: the maps.
@@ -178,9 +180,10 @@ def measure(
     def over_images(values: PerImage) -> Sum:
         return jnp.sum(jnp.where(counted, values, 0))
 
+    functions = (nmse, rmse, mae, psnr, ssim)
     each = {
-        metric.__name__: metric(target, recon, region)
-        for metric in (nmse, rmse, mae, psnr, ssim)
+        name: function(target, recon, region)
+        for name, function in zip(PER_IMAGE, functions, strict=True)
     }
     sums = Sums(
         pixels=jnp.sum(pixels),
@@ -233,7 +236,7 @@ def result(sums: Sums, *, db_per_unit: float | int = DB_PER_UNIT) -> dict[str, f
     if db_per_unit:
         metrics |= {
             name.replace(error, f"{error}_db"): db_per_unit * metrics[name]
-            for error in ("rmse", "mae")
+            for error in IN_UNIT
             for name in (error, f"{error}_pooled")
         }
     return {name: float(value) for name, value in metrics.items()}

@@ -1,6 +1,6 @@
 """RunningMoments: mean and covariance of rows that come in parts, in one pass."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -20,7 +20,7 @@ class RunningMoments(NamedTuple):
     scatter: Float[np.ndarray, "*pairs"] = NONE
 
     @classmethod
-    def of(cls, rows: Num[np.ndarray, "n d"], *, pairs: bool) -> Self:
+    def of(cls, rows: Num[np.ndarray, "n d"], *, pairs: bool) -> "RunningMoments":
         """Returns the moments of n rows at once, n at least 1."""
         rows = np.asarray(rows, np.float64)
         mean = rows.mean(axis=0)
@@ -28,7 +28,7 @@ class RunningMoments(NamedTuple):
         scatter = centred.T @ centred if pairs else np.square(centred).sum(axis=0)
         return cls(len(rows), mean, scatter)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "RunningMoments") -> "RunningMoments":
         """Returns the moments of the rows of both; the other has at least one.
 
         Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise

@@ -116,8 +116,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             folder.mkdir()
             try:
                 training.run(task.make, tiny.config(folder / "city"), folder / "run")
-                draw = functools.partial(latents.draw_examples, folder / "run", count=2)
-                artifacts.after_training(folder / "run", CHARTS, latents=draw)
+                examples = functools.partial(latents.examples, folder / "run", count=2)
+                artifacts.after_training(folder / "run", CHARTS, latents=examples)
             except BaseException:
                 shutil.rmtree(folder)
                 raise

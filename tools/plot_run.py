@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.start_jax()
         paths = artifacts.training_figures(args.workdir)
         if args.latents:
-            paths += latents.draw_examples(args.workdir, count=args.latents)
+            examples = latents.examples(args.workdir, count=args.latents)
+            paths += artifacts.latent_figures(args.workdir, *examples)
         for path in paths:
             cli.say(str(path))
 

@@ -90,7 +90,8 @@ VALIDATION = EvalSpec(
 
 def columns(suffix: str) -> tuple[str, ...]:
     """Returns the names of the numbers of a map; `suffix` is that of RMSE and MAE."""
-    return ("nmse", f"rmse{suffix}", f"mae{suffix}", "psnr", "ssim")
+    in_unit = {name: name + suffix for name in metrics.IN_UNIT}
+    return tuple(in_unit.get(name, name) for name in metrics.PER_IMAGE)
 
 
 def pooled_columns(suffix: str) -> tuple[str, ...]:
@@ -199,7 +200,7 @@ def compare(
 
     def numbers(target, recon, span, region):
         sums, each = metrics.measure(target, recon, mask, region)
-        each = each | {name: span * each[name] for name in ("rmse", "mae")}
+        each |= {name: span * each[name] for name in metrics.IN_UNIT}
         return sums, dict(zip(spec.columns, each.values(), strict=True))
 
     # All rows, scales and regions are one program that is mapped, not one for each.

@@ -1,7 +1,8 @@
 """What a run's folder gets after training: figures, pictures of latents, report."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -68,21 +69,20 @@ def latent_figures(
     workdir: pathlib.Path,
     f: Float[Numbers, "b h w c"],
     mode: Float[Numbers, "b p q z"],
-    z: Float[Numbers, "b p q z"],
-    *,
+    sample: Float[Numbers, "b p q z"],
     db: DbRange,
 ) -> list[pathlib.Path]:
     """Draws latents into figures/: channels beside their maps, and a histogram.
 
     Args:
       f: the maps.
-      mode: their posteriors' modes; z: draws from them.
+      mode: of their posteriors; sample: drawn from those.
       db: what f is in dB.
     """
     folder = pathlib.Path(workdir) / "figures"
     channels = latent_plots.channels(f, mode, db=db)
-    title = f"latents of {len(z)} maps, drawn from their posteriors"
-    histogram = latent_plots.histogram(z, title=title)
+    title = f"latents of {len(sample)} maps, drawn from their posteriors"
+    histogram = latent_plots.histogram(sample, title=title)
     return [
         plots.save(channels, folder / "latent_channels.png"),
         plots.save(histogram, folder / "latent_histogram.png"),
@@ -93,17 +93,17 @@ def after_training(
     workdir: pathlib.Path,
     charts: Charts = NO_CHARTS,
     *,
-    latents: Callable[[], list[pathlib.Path]] | None = None,
+    latents: Callable[[], Sequence[Any]] | None = None,
 ) -> list[pathlib.Path]:
     """Draws all there is to draw; what cannot be drawn is said and ends nothing.
 
     Args:
       charts: those that the run's stage names, see charts.py.
-      latents: draws the latents, where the stage has any; see `latent_figures`.
+      latents: returns what `latent_figures` draws, where the stage has latents.
     """
     written = _attempt("the figures", lambda: training_figures(workdir))
     if latents:
-        written += _attempt("the latents", latents)
+        written += _attempt("the latents", lambda: latent_figures(workdir, *latents()))
     return written + _attempt(
         "the report", lambda: [report_page.write(workdir, charts)]
     )

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from radiovae_jax import files, inputs, metrics
 from radiovae_jax.data import radiomap
-from radiovae_jax.evaluation import record
+from radiovae_jax.evaluation import evaluator, record
 from radiovae_jax.reporting import charts, curves, diagnosis, panels, quantities
 from radiovae_jax.reporting.charts import NO_CHARTS, Chart, Charts
 from radiovae_jax.reporting.curves import DAMAGED, Run

@@ -23,19 +23,19 @@ map. So a PyTorch user reads any map with `pip install array-record` and NumPy:
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from radiovae_jax import files, sharding
+from radiovae_jax import sharding
 from radiovae_jax.data import datasets, pipeline, radiomap, shards, sources
 from radiovae_jax.data.shards import FORMATS, MANIFEST, PROGRESS, Record
 from radiovae_jax.data.sources import Numbered
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.progress import Bar
-from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec
 from radiovae_jax.vae.codec import Codec
@@ -43,11 +43,20 @@ from radiovae_jax.vae.codec import Codec
 Encode = Callable[[Mapping[str, np.ndarray]], Record]
 STATISTICS = "statistics.json"
 CONDITION = ("buildings", "antenna")
-BATCH, EXAMPLES_SEED = 8, 0  # of `draw_examples`: maps that are encoded at a time
+BATCH, EXAMPLES_SEED = 8, 0  # of `examples`: maps that are encoded at a time
 
 
-def draw_examples(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
-    """Draws latents of the best checkpoint into figures/: channels, histogram.
+class Examples(NamedTuple):
+    """Latents of a few maps, to be drawn: `reporting/latent_plots.py`."""
+
+    f: Float[np.ndarray, "n h w c"]  # the maps as the network gets them
+    mode: Float[np.ndarray, "n p q z"]
+    sample: Float[np.ndarray, "n p q z"]
+    db: radiomap.DbRange
+
+
+def examples(workdir: pathlib.Path | str, *, count: int) -> Examples:
+    """Returns latents of the best checkpoint.
 
     Args:
       count: of so many maps of the validation split (else the training one), of
@@ -70,13 +79,8 @@ def draw_examples(workdir: pathlib.Path, *, count: int) -> list[pathlib.Path]:
         key = jax.random.fold_in(jax.random.key(EXAMPLES_SEED), first)
         mode.append(posterior.mode())
         sample.append(posterior.sample(key))
-    return artifacts.latent_figures(
-        workdir,
-        np.asarray(radiomap.model_to_f(images)),
-        np.concatenate(mode),
-        np.concatenate(sample),
-        db=of_run.db,
-    )
+    f = np.asarray(radiomap.model_to_f(images))
+    return Examples(f, np.concatenate(mode), np.concatenate(sample), of_run.db)
 
 
 def encoder(run: Codec, *, seed: int, mesh: Any) -> Encode:
@@ -157,7 +161,7 @@ def export(
             total = total.merge(RunningMoments(*moments))
             if not (folder / MANIFEST).exists():
                 state = dict(identity=identity, shards=listed)
-                files.write_json(folder / PROGRESS, state)
+                shards.write_json(folder / PROGRESS, state)
     manifest = dict(
         identity=identity,
         count=len(source),
@@ -167,8 +171,8 @@ def export(
         shards=listed,
     )
     numbers = manifest["statistics"] | {"maps": len(source)}
-    files.write_json(folder / STATISTICS, numbers)
-    files.write_json(folder / MANIFEST, manifest)
+    shards.write_json(folder / STATISTICS, numbers)
+    shards.write_json(folder / MANIFEST, manifest)
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 

@@ -58,8 +58,8 @@ def test_pictures_and_latents_are_drawn(ran):
     _, workdir, _ = ran
     for name in ("reconstructions", "samples"):
         assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
-    draw = functools.partial(latents.draw_examples, workdir, count=2)
-    written = artifacts.after_training(workdir, CHARTS, latents=draw)
+    examples = functools.partial(latents.examples, workdir, count=2)
+    written = artifacts.after_training(workdir, CHARTS, latents=examples)
     assert [path.name for path in written[-3:]] == [
         "latent_channels.png",
         "latent_histogram.png",

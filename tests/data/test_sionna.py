@@ -105,6 +105,14 @@ def test_what_is_clipped_is_counted_and_shown(tmp_path):
     np.testing.assert_allclose(whole[0]["gray"][1, 3, 0], 50 / 130, atol=1e-6)
 
 
+def test_one_value_that_repeats_below_all_others_is_no_path_and_refuses_no_map():
+    gain_db = np.full((1, 4, 4, 1), -200.0)
+    gain_db[0, 0] = -100.0
+    _, (clipped,) = gains.to_f(gain_db, radiomap.RADIOMAPSEER_DB)
+    assert clipped == gains.Clipped(0, 12, 0, 16, -100.0, -100.0)
+    gains.check({"a": clipped}, radiomap.RADIOMAPSEER_DB)
+
+
 def test_maps_that_saturate_for_the_most_part_are_refused_with_their_range(tmp_path):
     save(tmp_path / "a.npz")
     room = np.geomspace(10**-6.12, 10**-1.23, 60).reshape(1, 6, 10)  # -61.2 to -12.3 dB

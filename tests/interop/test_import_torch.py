@@ -75,7 +75,8 @@ def written(monkeypatch):
 
 
 def assert_holds(params, state: dict) -> None:
-    """Compares ours, bit for bit, with tensors under RadioDiff's names."""
+    """Compares ours, bit for bit and in float32, with tensors of RadioDiff's names."""
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     expected = torch_weights.autoencoder_from_torch(
         {k: v.float().numpy() for k, v in state.items() if not k.startswith("loss")}
     )
@@ -200,8 +201,9 @@ def test_public_layouts_give_the_weights_they_hold(kind, tmp_path, written):
     assert_holds(written[0][1]["autoencoder"], expected)
 
 
-def test_numbers_of_half_precision_are_read(tmp_path, written):
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in STATE.items()}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_half_precision_are_read(dtype, tmp_path, written):
+    halves = {k: v.to(dtype) if v.is_floating_point() else v for k, v in STATE.items()}
     safetensors.save_file(halves, tmp_path / "half.safetensors")
     assert run(tmp_path, "half.safetensors") == 0
     assert_holds(written[0][1]["autoencoder"], halves)

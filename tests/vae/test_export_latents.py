@@ -30,6 +30,8 @@ def workdir(trained, tmp_path_factory):
     for other in (folder / "run" / "checkpoints").iterdir():
         if other.name.isdigit() and int(other.name) != STEP:
             shutil.rmtree(other)
+    # Without its metrics the latest checkpoint is the best.
+    shutil.rmtree(folder / "run" / "checkpoints" / str(STEP) / "metrics")
     return folder / "run"
 
 
