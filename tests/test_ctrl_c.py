@@ -12,7 +12,7 @@ PROGRAMS = [
     path
     for folder in ("radiovae_jax", "tools")
     for path in sorted((PROJECT / folder).glob("*.py"))
-    if "__main__" in path.read_text()
+    if '__name__ == "__main__"' in path.read_text()
 ]
 START = "import os, signal; from radiovae_jax import ctrl_c; ctrl_c.ends_program(); "
 CTRL_C = "os.kill(os.getpid(), signal.SIGINT); "

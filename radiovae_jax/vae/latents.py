@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from radiovae_jax import sharding
+from radiovae_jax import files, sharding
 from radiovae_jax.data import datasets, pipeline, radiomap, shards, sources
 from radiovae_jax.data.shards import FORMATS, MANIFEST, PROGRESS, Record
 from radiovae_jax.data.sources import Numbered
@@ -161,7 +161,7 @@ def export(
             total = total.merge(RunningMoments(*moments))
             if not (folder / MANIFEST).exists():
                 state = dict(identity=identity, shards=listed)
-                shards.write_json(folder / PROGRESS, state)
+                files.write_json(folder / PROGRESS, state)
     manifest = dict(
         identity=identity,
         count=len(source),
@@ -171,8 +171,8 @@ def export(
         shards=listed,
     )
     numbers = manifest["statistics"] | {"maps": len(source)}
-    shards.write_json(folder / STATISTICS, numbers)
-    shards.write_json(folder / MANIFEST, manifest)
+    files.write_json(folder / STATISTICS, numbers)
+    files.write_json(folder / MANIFEST, manifest)
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 

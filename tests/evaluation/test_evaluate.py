@@ -299,7 +299,7 @@ def test_what_is_encoded_is_what_training_encodes():
 def test_validation_is_the_evaluator_with_one_row():
     rng = np.random.default_rng(0)
     target, recon = np.float32(rng.random((2, 3, 16, 16, 1)))
-    mask = np.array([True, True, False])
+    mask = jnp.array([True, True, False])
     sums, each = evaluator.compare(evaluator.VALIDATION, target, recon[None], mask)
     expected = metrics.update(metrics.init(), target, recon, mask)
     for found, sum_of in zip(sums, expected, strict=True):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import tiny
+import toy
 
 from radiovae_jax.training import run_lock, trainer
 
@@ -158,9 +159,9 @@ def test_training_begins_in_no_folder_that_is_in_use(other, tmp_path, monkeypatc
     monkeypatch.setattr(trainer, "train_in", train_in)
     config = tiny.config(tmp_path / "city")
     with pytest.raises(OSError, match=f"in use .*process {other.pid} "):
-        trainer.run(None, config, tmp_path)
+        trainer.run(toy.make, config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
     other.kill()
     other.wait()
-    assert trainer.run(None, config, tmp_path) == {"nmse": 1.0}
+    assert trainer.run(toy.make, config, tmp_path) == {"nmse": 1.0}
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
