@@ -74,7 +74,8 @@ def test_lpips_reduces_in_float32_after_bfloat16_convolutions():
         return lpips.distance(weights, x, x + 0.1, dtype=jnp.bfloat16)
 
     assert types(distance, X, of={"conv_general_dilated"}) == {"bfloat16"}
-    assert types(distance, X, of=SENSITIVE) == {"float32"}
+    # Pooling picks the largest, which rounds nothing.
+    assert types(distance, X, of=SENSITIVE - {"reduce_max"}) == {"float32"}
 
 
 @pytest.mark.parametrize("chunk", [0, 16])
