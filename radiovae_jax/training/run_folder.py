@@ -177,8 +177,8 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
-        for section in ("data", "train"):  # which the config of any run has
-            values[section].keys()
+        for section in {name.partition(".")[0] for name in ADDED if "." in name}:
+            values[section].keys()  # any run's config has it
         config, there = ml_collections.ConfigDict(values), schema.flat(values)
         for name in ADDED.keys() - there.keys():
             schema.put(config, name, ADDED[name])
