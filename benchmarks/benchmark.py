@@ -76,8 +76,6 @@ def check(config, args: argparse.Namespace) -> None:
     backend = jax.default_backend()
     wanted = {
         "--data": ["grain"] * args.data,
-        "LPIPS (loss.perceptual_weight)": ["flaxmodels.vgg.vgg"]
-        * (config.loss.perceptual_weight > 0),
         "--peer torch": ["torch", "diffusers"] * (args.peer != "none"),
     }
     for name, modules in wanted.items():

@@ -255,6 +255,8 @@ def at_least(low: int, high: int = sys.maxsize) -> Callable[[str], int]:
 
 def path(text: str) -> pathlib.Path:
     """Reads a flag of argparse: a path of this machine, ~ is the home folder."""
+    if not text:  # which pathlib takes for the folder that one stands in
+        raise argparse.ArgumentTypeError("the path is empty; give one, or no such flag")
     try:
         return inputs.local(text, "path")
     except ValueError as error:

@@ -189,7 +189,7 @@ def parser() -> cli.Parser:
     add, path = parser.add_argument, dict(type=cli.path, metavar="DIR")
     add("--workdir", required=True, help="folder of the run", **path)
     add("--split", default="val", help="train, val (default), test, or all maps found")
-    add("--data_root", default="", help="data, if not where the config says", **path)
+    add("--data_root", help="data, if not where the config says", **path)
     words = "which weights, default ema"
     add("--weights", choices=("ema", "live"), default="ema", help=words)
     words = "which checkpoint; default the best"
@@ -199,7 +199,7 @@ def parser() -> cli.Parser:
     words = "a linear row beside: PCA of patches"
     add("--baseline", choices=("none", "pca"), default="none", help=words)
     words = "LPIPS's: hub, a folder, random, or none; the config's if not given"
-    add("--perceptual_weights", default="", help=words, **path)
+    add("--perceptual_weights", help=words, **path)
     parser.add_debug()
     return parser
 
@@ -214,7 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(args: argparse.Namespace) -> None:
     cli.start_jax()
     fields = {name: value for name, value in vars(args).items() if name != "debug"}
-    found = evaluate(**fields | {"perceptual_weights": str(args.perceptual_weights)})
+    for name in ("data_root", "perceptual_weights"):
+        fields[name] = str(fields[name] or "")
+    found = evaluate(**fields)
     cli.say(record.table(found))
     place = args.workdir / "evaluation" / args.split
     cli.say(f"written: {place}.json, .csv and _best_worst.png")

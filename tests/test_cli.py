@@ -121,7 +121,7 @@ def test_a_path_flag_knows_the_home_folder_and_no_other_machine(
     parser = cli.Parser()
     parser.add_argument("--out", type=cli.path)
     assert parser.parse_args(["--out=~/a"]).out == tmp_path / "home" / "a"
-    for wrong in ("gs://bucket/a", "s3://a", "~nobody_of_this_name/a"):
+    for wrong in ("", "gs://bucket/a", "s3://a", "~nobody_of_this_name/a"):
         with pytest.raises(SystemExit):
             parser.parse_args([f"--out={wrong}"])
         assert wrong in capsys.readouterr().err

@@ -46,15 +46,20 @@ def test_what_is_not_finite_is_null_in_json(tmp_path):
 
 def test_only_what_killed_processes_left_is_swept(tmp_path):
     # Linux numbers its processes below 2^22; the parent of the tests runs.
-    names = [f".a.npz.{number}.partial" for number in (2**22 + 1, os.getppid())]
-    for name in (*names, ".mine.partial", "a.npz"):
+    dead, alive = 2**22 + 1, os.getppid()
+    here, away = f".a.npz.{files.HOST}@", ".a.npz.another-host@"
+    stays = [f"{here}{alive}.partial", f".a.npz.{alive}.partial", "a.npz"]
+    # Of another host the last write tells.
+    stays += [".mine.partial", f"{away}{dead}.partial"]
+    goes = [f"{here}{dead}.partial", f".a.npz.{dead}.partial", f"{away}{alive}.partial"]
+    for name in (*stays, *goes):
         (tmp_path / name).touch()
+    os.utime(tmp_path / goes[-1], (0, 0))
     files.sweep(tmp_path, "b.npz")
-    assert (tmp_path / names[0]).exists()
-    (tmp_path / f".city.{2**22 + 1}.partial" / "png").mkdir(parents=True)
+    assert len(list(tmp_path.iterdir())) == len(stays + goes)
+    (tmp_path / f".city.{dead}.partial" / "png").mkdir(parents=True)
     files.sweep(tmp_path)
-    there = sorted(path.name for path in tmp_path.iterdir())
-    assert there == sorted([names[1], ".mine.partial", "a.npz"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stays)
 
 
 def by_text(path):

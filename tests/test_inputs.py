@@ -39,14 +39,16 @@ def patched(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 ARRAY = npy(np.arange(64, dtype=np.float32))
-# In both headers of a zip the flags stand 2 or 4 bytes before the method.
-ENCRYPTED = patched(
-    patched(
-        zipped("a.npy", ARRAY), b"PK\x03\x04\x14\x00\x00", b"PK\x03\x04\x14\x00\x01"
-    ),
-    b"PK\x01\x02\x14\x03\x14\x00\x00",
-    b"PK\x01\x02\x14\x03\x14\x00\x01",
-)
+
+
+def changed(flags: bytes, method: bytes) -> bytes:
+    """A zip whose two headers have other flags and another method of compression."""
+    whole = zipped("a.npy", ARRAY)
+    for start in (b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"):
+        whole = patched(whole, start + bytes(4), start + flags + method)
+    return whole
+
+
 FLIPPED = patched(zipped("a.npy", ARRAY), struct.pack("<f", 7), struct.pack("<f", 8))
 REFUSED = {
     "lfs.npy": (b"version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
@@ -58,17 +60,9 @@ REFUSED = {
     "long.npy": (npy(np.ones(4, np.longdouble)), "long double"),
     "text.npy": (b"1 2 3", "no NPY file"),
     "flipped.npz": (FLIPPED, "Bad CRC-32"),
-    "encrypted.npz": (ENCRYPTED, "encrypted"),
+    "encrypted.npz": (changed(b"\1\0", b"\0\0"), "encrypted"),
     "method.npz": (
-        patched(
-            patched(
-                zipped("a.npy", ARRAY),
-                b"PK\x03\x04\x14\x00\x00\x00\x00\x00",
-                b"PK\x03\x04\x14\x00\x00\x00\x63\x00",
-            ),
-            b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00",
-            b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00",
-        ),
+        changed(b"\0\0", b"\x63\0"),
         "compression method is not supported",
     ),
     "huge.npz": (zipped("a.npy", promising((2**20, 2**20))), "GiB"),

@@ -1,7 +1,11 @@
 """The command line: what it prints, and how it ends on bad input."""
 
+import pathlib
+
 import command
 import pytest
+
+from radiovae_jax import evaluate, main
 
 
 def ends_with(done, *words: str) -> None:
@@ -115,3 +119,12 @@ def test_the_fields_of_a_config_are_printed_and_nothing_is_trained(tmp_path):
     assert "default 64" in line and not list(tmp_path.iterdir())
     whole = command.call("main", "--print_config").stdout
     assert "\n  loss.lecam_weight " in whole and "\n*" not in whole
+
+
+def test_a_path_that_is_not_given_is_none_and_not_the_folder_one_stands_in():
+    for module in (main, evaluate):
+        args = module.parser().parse_args(["--workdir=x"])
+        paths = {
+            n for n, value in vars(args).items() if isinstance(value, pathlib.Path)
+        }
+        assert paths == {"workdir"}

@@ -9,7 +9,7 @@ import radiovae_jax
 from radiovae_jax.training import logbook
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_quickstart_ends_within_five_minutes_with_numbers_and_a_picture(tmp_path):
     started = time.monotonic()
     done = command.main(

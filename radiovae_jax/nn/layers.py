@@ -21,13 +21,9 @@ Features = Float[Array, "b h w c"]
 GROUPS, EPSILON = 32, 1e-6  # of GroupNorm
 
 
-def torch_kernel_init(key, shape, dtype=jnp.float32):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch gives Conv2d and Linear.
-
-    1/3 because variance_scaling's uniform reaches sqrt(3 * scale / fan_in).
-    """
-    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return init(key, shape, dtype)
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch gives Conv2d and Linear; 1/3 because
+# variance_scaling's uniform reaches sqrt(3 * scale / fan_in).
+torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias_init(fan_in: int):

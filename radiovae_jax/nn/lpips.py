@@ -68,18 +68,17 @@ def load_weights(
     else:
         folder = inputs.local(source, "LPIPS weights")
         vgg_file, lin_file = folder / VGG_FILE, folder / LIN_FILE
-    convolutions = {
-        name: {"weight": kernel, "bias": kernel[-1:]}
-        for name, kernel in _kernel_shapes().items()
-    }
-    stored = _read(vgg_file, convolutions)
+    kernels = _kernel_shapes()
+    weights = {f"{name}/weight": shape for name, shape in kernels.items()}
+    biases = {f"{name}/bias": shape[-1:] for name, shape in kernels.items()}
+    stored = _read(vgg_file, weights | biases)
     lin = _read(lin_file, {f"lin{i}": (1, 1, c, 1) for i, (c, _) in enumerate(BLOCKS)})
     return LpipsWeights(
         vgg={
-            name: {"kernel": arrays["weight"], "bias": arrays["bias"]}
-            for name, arrays in stored.items()
+            name: {"kernel": stored[f"{name}/weight"], "bias": stored[f"{name}/bias"]}
+            for name in kernels
         },
-        lin=tuple(lin[f"lin{i}"].reshape(-1) for i in range(len(BLOCKS))),
+        lin=tuple(array.reshape(-1) for array in lin.values()),
     )
 
 
@@ -221,8 +220,10 @@ def _from_hub(filename: str, ask: bool) -> pathlib.Path:
         raise FileNotFoundError(_remedy(reason + repr(error))) from error
 
 
-def _read(file: pathlib.Path, shapes: dict) -> dict:
-    """Returns the arrays of an HDF5 file, nested as `shapes` is.
+def _read(
+    file: pathlib.Path, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Float[Array, "..."]]:
+    """Returns the arrays of an HDF5 file by their paths in it.
 
     Raises:
       FileNotFoundError: no such file.
@@ -233,24 +234,17 @@ def _read(file: pathlib.Path, shapes: dict) -> dict:
     if not file.is_file():
         raise FileNotFoundError(_remedy(f"{file} is missing"))
 
-    def read(group, shapes: dict, prefix: str) -> dict:
-        arrays = {}
-        for key, shape in shapes.items():
-            name = prefix + key
-            if key not in group:
-                raise ValueError(_remedy(f"{file} has no {name}"))
-            if isinstance(shape, dict):
-                arrays[key] = read(group[key], shape, f"{name}/")
-                continue
-            if group[key].shape != shape:
-                found = group[key].shape
-                problem = f"{name} in {file} should have shape {shape}, not {found}"
-                raise ValueError(_remedy(problem))
-            arrays[key] = jnp.asarray(group[key][()], jnp.float32)
-        return arrays
-
+    arrays = {}
     try:
         with h5py.File(file, "r") as opened:
-            return read(opened, shapes, "")
+            for name, shape in shapes.items():
+                if name not in opened:
+                    raise ValueError(_remedy(f"{file} has no {name}"))
+                found = opened[name].shape
+                if found != shape:
+                    problem = f"{name} in {file} should have shape {shape}, not {found}"
+                    raise ValueError(_remedy(problem))
+                arrays[name] = jnp.asarray(opened[name][()], jnp.float32)
     except OSError as error:
         raise ValueError(_remedy(f"{file} is damaged ({error})")) from error
+    return arrays

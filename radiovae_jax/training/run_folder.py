@@ -177,6 +177,8 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
+        for section in ("data", "train"):  # which the config of any run has
+            values[section].keys()
         config, there = ml_collections.ConfigDict(values), schema.flat(values)
         for name in ADDED.keys() - there.keys():
             schema.put(config, name, ADDED[name])

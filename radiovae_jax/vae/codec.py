@@ -89,11 +89,11 @@ class Codec:
 
     def encode(
         self,
-        maps: Shaped[Any, "b h w c"],
+        maps: Any,  # [b, h, w, c], checked here: it comes from users
         *,
         unit: str = "f",
         resize: str = "auto",
-        condition: None = None,
+        condition: Any = None,
     ) -> DiagonalGaussian:
         """Returns the posteriors, mean and logvar [b, h/factor, w/factor, z].
 
@@ -129,7 +129,7 @@ class Codec:
         *,
         size: Sizes | tuple[int, int] | None = None,
         unit: str = "f",
-        condition: None = None,
+        condition: Any = None,
     ) -> Float[np.ndarray, "b h w c"]:
         """Returns maps, clipped to [0, 1], in f or dB.
 
@@ -224,9 +224,7 @@ class Codec:
                 "dB over the whole scale)"
             )
 
-    def _to_f(
-        self, maps: Shaped[Any, "b h w c"], unit: str
-    ) -> Float[np.ndarray, "b h w c"]:
+    def _to_f(self, maps: Any, unit: str) -> Float[np.ndarray, "b h w c"]:
         self.check_unit(unit)
         maps = np.asarray(maps)
         if maps.ndim != 4:
@@ -268,7 +266,7 @@ def _apply(model: AutoencoderKL, method: str, params: PyTree, x: Array) -> Any:
         return model.apply(params, x, method=method)
 
 
-def _no_condition(condition: None) -> None:
+def _no_condition(condition: Any) -> None:
     if condition is not None:
         raise ValueError(
             f"condition={type(condition).__name__}: this autoencoder has no condition; "

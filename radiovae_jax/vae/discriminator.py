@@ -8,12 +8,19 @@ taming/modules/util.py (`ActNorm`) at 3ba01b2.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from radiovae_jax.nn.layers import conv
 from radiovae_jax.types import Array, DType, Image, Logits, Params
 
 Features = Float[Array, "b h w c"]
+# N(0, 0.02) and N(1, 0.02): the initialisation of DCGAN that pix2pix kept.
+kernel_init = nn.initializers.normal(0.02)
+
+
+def scale_init(key, shape):
+    return 1 + kernel_init(key, shape)
 
 
 class BatchNorm(nn.Module):
@@ -30,27 +37,24 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Features, train: bool) -> Features:
         shape = (x.shape[-1],)
-        scale = self.param("scale", _normal(1.0), shape)
+        scale = self.param("scale", scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         stored_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = stored_mean.value, stored_var.value
         if train:
             x32 = x.astype(jnp.float32)
-            mean = x32.mean(axis=(0, 1, 2))
-            var = x32.var(axis=(0, 1, 2))
-            if not self.is_initializing():
-                count = x.size // x.shape[-1]
-                unbiased = var * (count / max(count - 1, 1))
-                stored_mean.value = self._moved(stored_mean.value, mean)
-                stored_var.value = self._moved(stored_var.value, unbiased)
-        else:
-            mean, var = stored_mean.value, stored_var.value
+            mean, var = x32.mean(axis=(0, 1, 2)), x32.var(axis=(0, 1, 2))
+        if train and not self.is_initializing():
+            count = x.size // x.shape[-1]
+            unbiased = var * (count / max(count - 1, 1))
+            for stored, new in ((stored_mean, mean), (stored_var, unbiased)):
+                old = stored.value
+                stored.value = self.momentum * old + (1 - self.momentum) * new
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
-        return (x * _wide(factor) + _wide(shift)).astype(self.dtype)
-
-    def _moved(self, stored, new):
-        return self.momentum * stored + (1 - self.momentum) * new
+        wide = np.s_[None, None, None]  # over channels
+        return (x * factor[wide] + shift[wide]).astype(self.dtype)
 
 
 class ActNorm(nn.Module):
@@ -77,7 +81,8 @@ class ActNorm(nn.Module):
             self.put_variable("params", "loc", loc)
             self.put_variable("params", "scale", scale)
             flag.value = jnp.ones_like(flag.value)
-        return (_wide(scale) * (x + _wide(loc))).astype(self.dtype)
+        wide = np.s_[None, None, None]  # over channels
+        return (scale[wide] * (x + loc[wide])).astype(self.dtype)
 
 
 class PatchDiscriminator(nn.Module):
@@ -128,7 +133,7 @@ class PatchDiscriminator(nn.Module):
             strides=strides,
             padding=1,
             use_bias=bias,
-            kernel_init=_normal(0.0),
+            kernel_init=kernel_init,
             dtype=self.dtype,
             name=name,
         )(h)
@@ -153,16 +158,3 @@ def initialize(
 
     done = jax.tree.leaves(stats)[0] == 1
     return jax.lax.cond(done, lambda: (params, stats), set_from_batch)
-
-
-def _normal(mean: float):
-    """N(mean, 0.02), the initialisation of DCGAN that pix2pix kept."""
-
-    def init(key, shape, dtype=jnp.float32):
-        return mean + 0.02 * jax.random.normal(key, shape, dtype)
-
-    return init
-
-
-def _wide(per_channel: Float[Array, "c"]) -> Float[Array, "1 1 1 c"]:
-    return per_channel.reshape(1, 1, 1, -1)

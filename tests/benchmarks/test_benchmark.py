@@ -181,7 +181,7 @@ def test_the_fixed_weight_is_fixed():
 # ml_collections, which holds the config.
 BARE = """
 import runpy, sys
-absent = "grain tensorflow_datasets lpips_j flaxmodels dm_pix tensorboardX h5py tqdm "
+absent = "grain tensorflow_datasets lpips_j dm_pix tensorboardX h5py tqdm "
 absent += "huggingface_hub requests diffusers safetensors regex filelock"
 sys.modules.update(dict.fromkeys(absent.split()))
 # As PYTHONPATH=. and no installation leave it.

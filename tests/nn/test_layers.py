@@ -53,13 +53,16 @@ def test_an_upsampling_convolution_is_one_of_the_enlarged_image(height, width):
     close(*both(ours, plain, params, x, y), 1e-5)
 
 
-def test_an_upsampling_convolution_starts_as_a_convolution_does():
+@pytest.mark.parametrize("module", [layers.UpsampleConv(), layers.conv(32, 32)])
+def test_kernels_and_biases_start_in_pytorch_s_range(module):
     x = jnp.zeros((1, 4, 4, 32))
-    params = layers.UpsampleConv().init(jax.random.key(0), x)["params"]
+    params = module.init(jax.random.key(0), x)["params"]
     bound = 1 / np.sqrt(9 * 32)  # PyTorch's Conv2d: 1 / sqrt(fan_in)
     for leaf in jax.tree.leaves(params):
         assert 0.9 * bound < np.abs(leaf).max() <= bound
         assert np.abs(leaf).min() < 0.1 * bound
+    # The variance of U(-a, a) is a^2 / 3.
+    np.testing.assert_allclose(params["kernel"].std(), bound / np.sqrt(3), rtol=0.03)
 
 
 @pytest.mark.parametrize("channels", [32, 96])

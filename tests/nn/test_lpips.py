@@ -86,7 +86,7 @@ def torch_distance(weights, target, recon):
 
 
 def write_files(folder, weights):
-    """Writes the two files in the layout that lpips-j 0.0.6 and flaxmodels read."""
+    """Writes the two files in the layout that lpips-j 0.0.6 reads."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(folder / "vgg16_weights.h5", "w") as file:
         for name, layer in weights.vgg.items():

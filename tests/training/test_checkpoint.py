@@ -456,7 +456,7 @@ def cut_a_half(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("harm", [cut_a_half, cut, tear_the_metrics])
 def test_processes_agree_on_what_is_damaged_and_one_moves_it(
     saved_by_two, tmp_path, harm

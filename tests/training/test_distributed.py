@@ -18,6 +18,7 @@ from radiovae_jax import cli
 from radiovae_jax.training import distributed, logbook, run_folder
 
 STEPS, STOP = 5, 3
+STARTED: list[subprocess.Popen] = []
 RUN = [
     "--config=configs/quickstart.py",
     # Five compilations: as small as can be. Given twice, a tuple's entries add up.
@@ -63,34 +64,45 @@ def free_port() -> int:
 
 def start_two(folder, *arguments, named=explicit) -> list[subprocess.Popen]:
     """Starts both processes of a run in `folder`."""
-    python = [sys.executable, "-m", "radiovae_jax.main"]
-    port, processes = free_port(), []
+    port = free_port()
     folders = [f"--config.data.root={folder}/city", f"--workdir={folder / 'run'}"]
-    for process in range(2):
-        flags, environment = named(process, port)
-        processes.append(
-            subprocess.Popen(
-                [*python, *RUN, *folders, *flags, *arguments],
-                cwd=command.PROJECT,
-                env=command.environment(devices=2) | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return processes
+    both = [named(process, port) for process in range(2)]
+    return [start([*folders, *flags, *arguments], env) for flags, env in both]
+
+
+def start(flags: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "radiovae_jax.main", *RUN, *flags],
+        cwd=command.PROJECT,
+        env=command.environment(devices=2) | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def printed_by(processes: list[subprocess.Popen], status: int) -> list[tuple[str, str]]:
+    """Waits for all to end with a status; returns what each printed."""
+    printed = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [status] * 2, printed
+    return printed
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A run of two processes, stopped after three steps of five; what each printed."""
     folder = tmp_path_factory.mktemp("pair")
-    processes = start_two(
-        folder, f"--config.train.steps={STEPS}", f"--config.train.stop_at={STOP}"
-    )
-    printed = [process.communicate(timeout=500) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
-    return folder / "run", printed
+    flags = f"--config.train.steps={STEPS}", f"--config.train.stop_at={STOP}"
+    return folder / "run", printed_by(start_two(folder, *flags), 0)
 
 
 @pytest.fixture(scope="module")
@@ -112,51 +124,42 @@ def check_equal(lines: list[dict], expected: list[dict]) -> None:
             assert line[name] == close, (line["step"], name)
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_losses_and_metrics_of_one(pair, alone):
-    lines = logbook.read(pair[0] / "metrics.jsonl")
+@pytest.mark.processes
+def test_two_processes_give_the_numbers_of_one_and_the_first_alone_writes(pair, alone):
+    workdir, ((first, _), (second, second_log)) = pair
+    lines = logbook.read(workdir / "metrics.jsonl")
     assert "val/nmse" in lines[-1]
     assert 0 < lines[-1]["train/d_weight"] < 5000  # not at its clamp
     check_equal(lines, alone[:STOP])
-
-
-@pytest.mark.slow
-def test_the_first_process_alone_writes_and_reports(pair):
-    workdir, ((first, _), (second, second_log)) = pair
-    assert "run folder" in first
-    assert "run folder" not in second
+    assert "run folder" in first and "run folder" not in second
     assert "step/s" not in second_log  # no progress bar
     assert "validation PSNR" not in second_log
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.slow
-def test_what_two_processes_saved_goes_on_on_one_device(pair, alone, tmp_path):
+@pytest.mark.processes
+def test_what_two_processes_saved_goes_on_on_one_device_and_on_four(
+    pair, alone, tmp_path
+):
     assert jax.device_count() == 1
-    shutil.copytree(pair[0], tmp_path / "run")
-    config = run_folder.read_config(pair[0])
-    config.train.stop_at = 0
-    tiny.train(config, tmp_path / "run")
-    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
-
-
-@pytest.mark.slow
-def test_what_two_processes_saved_goes_on_on_four_devices(pair, alone, tmp_path):
-    shutil.copytree(pair[0], tmp_path / "run")
-    root = run_folder.read_config(pair[0]).data.root
+    one, four = (shutil.copytree(pair[0], tmp_path / name) for name in ("one", "four"))
+    config = run_folder.read_config(one)
     done = command.main(
         *RUN,
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.data.root={root}",
+        f"--workdir={four}",
+        f"--config.data.root={config.data.root}",
         f"--config.train.steps={STEPS}",
         "--config.train.fsdp=2",
         devices=4,
     )
     assert done.returncode == 0, done.stderr
-    check_equal(logbook.read(tmp_path / "run" / "metrics.jsonl"), alone)
+    config.train.stop_at = 0
+    tiny.train(config, one)
+    for workdir in (one, four):
+        check_equal(logbook.read(workdir / "metrics.jsonl"), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "victim, number, named, words",
     [
@@ -170,32 +173,33 @@ def test_when_one_process_dies_or_hangs_the_other_ends_with_one_message(
 ):
     endless = ("--config.train.steps=100000", "--config.data.val_split=")
     processes = start_two(tmp_path, *endless, "--heartbeat_s=10", named=named)
-    try:
-        wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes)
-        processes[victim].send_signal(number)
-        # A heartbeat late, and the time it takes to say so.
-        _, log = processes[1 - victim].communicate(timeout=60)
-        assert processes[1 - victim].returncode == 1
-        assert re.search(f"error: .*{words}.*same command", log), log
-        assert log.count("error: ") == 1, log
-        assert "Traceback" not in log and " @ 0x" not in log.replace("    ", " ")
-    finally:
-        for process in processes:
-            process.kill()
+    wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes)
+    processes[victim].send_signal(number)
+    # A heartbeat late, and the time it takes to say so.
+    _, log = processes[1 - victim].communicate(timeout=60)
+    assert processes[1 - victim].returncode == 1
+    assert re.search(f"error: .*{words}.*same command", log), log
+    assert log.count("error: ") == 1, log
+    assert "Traceback" not in log and " @ 0x" not in log.replace("    ", " ")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
-    "change, words",
+    "change, flag, words",
     [
-        (lambda val: shutil.rmtree(val), "process 1 of 2: .*val"),
+        (shutil.rmtree, "", "process 1 of 2: .*val"),
         (
             lambda val: shutil.copy(val / "0.png", val / "1.png"),
+            "",
             "content of validation maps of process 1 is not that of process 0.*copy",
         ),
+        (str, "--config.seed={}", "config of process 1 is not that of process 0"),
     ],
+    ids=["folder", "content", "config"],
 )
-def test_processes_with_different_data_end_in_one_message(tmp_path, change, words):
+def test_processes_that_differ_end_in_one_message_before_anything_is_written(
+    tmp_path, change, flag, words
+):
     for copy in ("0", "1"):
         for split, count in {"train": 6, "val": 3}.items():
             (tmp_path / copy / split).mkdir(parents=True)
@@ -206,17 +210,17 @@ def test_processes_with_different_data_end_in_one_message(tmp_path, change, word
 
     def named(process, port):
         flags, environment = explicit(process, port)
-        return [*flags, f"--config.data.root={tmp_path / str(process)}"], environment
+        flags.append(f"--config.data.root={tmp_path / str(process)}")
+        return [*flags, *filter(None, [flag.format(process)])], environment
 
-    for process in start_two(tmp_path, "--config.data.source=folder", named=named):
-        _, said = process.communicate(timeout=200)
-        assert process.returncode == 1, said
-        assert re.search(f"error: {words}", said.replace("the ", "")), said
-        assert said.count("error: ") == 1 and "Traceback" not in said
+    processes = start_two(tmp_path, "--config.data.source=folder", named=named)
+    for _, log in printed_by(processes, 1):
+        assert re.search(f"error: {words}", log.replace("the ", "")), log
+        assert log.count("error: ") == 1 and "Traceback" not in log
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_notice_to_one_process_saves_one_step_and_ends_both(tmp_path):
     """A pod's preemption reaches a host or two, not all, and as SIGTERM."""
     flags = ("--config.train.steps=100000", "--config.data.val_split=")
@@ -224,15 +228,9 @@ def test_a_notice_to_one_process_saves_one_step_and_ends_both(tmp_path):
     saved = [0]
     for times in (1, 2):
         processes = start_two(tmp_path, *flags)
-        try:
-            wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes, saved[-1] + 2)
-            processes[1].send_signal(signal.SIGTERM)
-            printed = [process.communicate(timeout=100) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        ends = [process.returncode for process in processes]
-        assert ends == [cli.INTERRUPTED] * 2, printed
+        wait_for_steps(tmp_path / "run" / "metrics.jsonl", processes, saved[-1] + 2)
+        processes[1].send_signal(signal.SIGTERM)
+        printed = printed_by(processes, cli.INTERRUPTED)
         steps = sorted(int(path.name) for path in checkpoints.iterdir())
         assert len(steps) == times, "one step of both processes, and nothing half"
         assert steps[-1] >= saved[-1] + 2
@@ -289,33 +287,14 @@ def test_a_port_that_is_not_to_be_had_is_an_error_of_the_coordinator(monkeypatch
         distributed.start(coordinator="host:1", processes=2, process=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("process", [0, 1])
-def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path, process):
-    done = command.main(
-        "--config=configs/quickstart.py",
-        f"--workdir={tmp_path / 'run'}",
-        f"--coordinator=localhost:{free_port()}",
-        "--processes=2",
-        f"--process={process}",
-        "--connect_s=2",
-    )
-    assert done.returncode == 1
-    assert f"find each other within 2 s (process {process} of 2" in done.stderr
-    assert "Traceback" not in done.stderr and " @ 0x" not in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_processes_with_different_configs_end_before_anything_is_written(tmp_path):
-    def named(process, port):
-        flags, environment = explicit(process, port)
-        return [*flags, f"--config.seed={process}"], environment
-
-    for process in start_two(tmp_path, named=named):
-        _, said = process.communicate(timeout=200)
-        assert process.returncode == 1, said
-        assert "error: the config of process 1 is not that of process 0" in said
+@pytest.mark.processes
+def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path):
+    alone = [explicit(0, free_port()), explicit(1, free_port() + 1)]
+    further = [f"--workdir={tmp_path / 'run'}", "--connect_s=2"]
+    logs = printed_by([start([*flags, *further], env) for flags, env in alone], 1)
+    for process, (_, log) in enumerate(logs):
+        assert f"find each other within 2 s (process {process} of 2" in log
+        assert "Traceback" not in log and " @ 0x" not in log
     assert not (tmp_path / "run").exists()
 
 

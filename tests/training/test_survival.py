@@ -108,14 +108,14 @@ def unbroken(city, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_run_that_is_killed_twice_ends_as_the_unbroken_one(folder, unbroken):
     torn = killed_and_resumed(folder, SHORT, times=2, real=False)
     assert torn[0] is True
     same(unbroken, folder)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp_path):
     arguments = (
         "--config.data.val_split=",
@@ -134,7 +134,7 @@ def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp
     same(whole, folder, task.make)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_full_disk_ends_in_one_message_and_the_older_checkpoint_goes_on(
     folder, unbroken
 ):
