@@ -59,19 +59,16 @@ def test_two_by_two_pixels_match_the_numbers_by_hand():
     target = image([[0.5, 0.5], [0.0, 1.0]])
     recon = image([[0.4, 0.6], [0.1, 0.7]])
     # Squared errors 0.01, 0.01, 0.01, 0.09; squared targets 0.25, 0.25, 0, 1.
-    np.testing.assert_allclose(metrics.mse(target, recon), [0.03], rtol=1e-6)
-    np.testing.assert_allclose(metrics.nmse(target, recon), [0.12 / 1.5], rtol=1e-6)
-    np.testing.assert_allclose(metrics.rmse(target, recon), [0.03**0.5], rtol=1e-6)
-    np.testing.assert_allclose(
-        metrics.rmse_db(target, recon), [100 * 0.03**0.5], rtol=1e-6
-    )
-    np.testing.assert_allclose(metrics.mae_db(target, recon), [15.0], rtol=1e-6)
-    np.testing.assert_allclose(
-        metrics.mae_db(target, recon, db_per_unit=80.0), [12.0], rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        metrics.psnr(target, recon), [-10 * np.log10(0.03)], rtol=1e-6
-    )
+    for found, expected in (
+        (metrics.mse(target, recon), 0.03),
+        (metrics.nmse(target, recon), 0.12 / 1.5),
+        (metrics.rmse(target, recon), 0.03**0.5),
+        (metrics.rmse_db(target, recon), 100 * 0.03**0.5),
+        (metrics.mae_db(target, recon), 15.0),
+        (metrics.mae_db(target, recon, db_per_unit=80.0), 12.0),
+        (metrics.psnr(target, recon), -10 * np.log10(0.03)),
+    ):
+        np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
 def test_only_the_region_counts_even_beside_nan():
@@ -101,32 +98,28 @@ def test_psnr_ssim_and_nmse_match_scikit_image(maps, realmaps):
     skimage = pytest.importorskip("skimage.metrics")
     target, recon = MAPS[maps](realmaps)
     pairs = list(zip(np.float64(target), np.float64(recon), strict=True))
-    np.testing.assert_allclose(
-        metrics.psnr(target, recon),
-        [skimage.peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs],
-        rtol=1e-5,
+    gaussian = dict(channel_axis=-1, gaussian_weights=True, sigma=1.5)
+    ssim = functools.partial(
+        skimage.structural_similarity, **gaussian, use_sample_covariance=False
     )
-    np.testing.assert_allclose(
-        metrics.nmse(target, recon),
-        [skimage.normalized_root_mse(x, y) ** 2 for x, y in pairs],
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        metrics.ssim(target, recon),
-        [
-            skimage.structural_similarity(
-                x,
-                y,
-                data_range=1,
-                channel_axis=-1,
-                gaussian_weights=True,
-                sigma=1.5,
-                use_sample_covariance=False,
-            )
-            for x, y in pairs
-        ],
-        atol=1e-5,
-    )
+    for found, expected, close in (
+        (
+            metrics.psnr(target, recon),
+            [skimage.peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs],
+            dict(rtol=1e-5),
+        ),
+        (
+            metrics.nmse(target, recon),
+            [skimage.normalized_root_mse(*pair) ** 2 for pair in pairs],
+            dict(rtol=1e-5),
+        ),
+        (
+            metrics.ssim(target, recon),
+            [ssim(*pair, data_range=1) for pair in pairs],
+            dict(rtol=1e-7, atol=1e-5),
+        ),
+    ):
+        np.testing.assert_allclose(found, expected, **close)
 
 
 def test_street_and_building_of_real_maps_match_scikit_image_on_their_pixels(realmaps):

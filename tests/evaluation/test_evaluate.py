@@ -351,27 +351,32 @@ def test_errors_are_in_the_unit_of_the_maps_or_in_f():
     assert not [name for name in (*numbers, *bare.maps.columns) if "_db" in name]
 
 
-@pytest.mark.parametrize("unit", [{"db_per_unit": 318.75}, {}])
-def test_the_table_says_db_where_there_are_any(unit):
-    numbers = metrics.result(metrics.Sums(*range(1, 13)), db_per_unit=100 * len(unit))
-    latent = {"shape": (1, 1, 1), "kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
-    found = {
+def a_record(**fields):
+    """A record of one row, that says what a test does not ask about."""
+    frechet = dict.fromkeys(("features", "dimensions", "images"), 1)
+    channels = {"mean": [0.0], "std": [1.0], "kl_nats": [0.5]}
+    latent = {"shape": (1, 1, 1), "of_each_channel": channels}
+    return {
         "data": "maps",
         "step": 1,
         "weights": "ema",
         "size": [8, 8, 1],
         "metrics_size": "stored",
         "commit": "abc",
-        "scales": {"raw": {"threshold": 0.0} | unit},
         "power": {},
-        "rows": {"autoencoder": {"raw": {"all": numbers}}},
         "lpips": {"rows": {}},
-        "frechet": dict.fromkeys(("features", "dimensions", "images"), 1)
-        | {"covariance_is_singular": False, "rows": {}},
-        "latent": latent | {"of_each_channel": dict(mean=[], std=[], kl_nats=[])},
+        "frechet": frechet | {"covariance_is_singular": True, "rows": {"row": 1.0}},
+        "latent": latent | {"kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5},
         "notes": [],
-    }
-    words = record.table(found).split()
+    } | fields
+
+
+@pytest.mark.parametrize("unit", [{"db_per_unit": 318.75}, {}])
+def test_the_table_says_db_where_there_are_any(unit):
+    numbers = metrics.result(metrics.Sums(*range(1, 13)), db_per_unit=100 * len(unit))
+    scales = {"raw": {"threshold": 0.0} | unit}
+    rows = {"autoencoder": {"raw": {"all": numbers}}}
+    words = record.table(a_record(scales=scales, rows=rows)).split()
     assert ("rmse_db" in words, "rmse" in words) == (bool(unit), not unit)
 
 
@@ -393,21 +398,12 @@ def test_lpips_and_features_of_vgg_are_nothing_for_equal_maps():
     assert found.frechet["same"] == pytest.approx(0, abs=1e-6)
 
 
-def test_random_lpips_weights_are_called_so_wherever_they_show(tmp_path):
+def test_random_lpips_weights_are_called_so_wherever_they_show():
     notes = []
     assert evaluate.perceptual("random", (32, 32, 5), notes)
     assert "random weights" in notes[0]
-    frechet = dict.fromkeys(("features", "dimensions", "images"), 1)
-    frechet |= {"covariance_is_singular": True, "rows": {"autoencoder": 1.0}}
-    channels = {"mean": [0.0], "std": [1.0], "kl_nats": [0.5]}
-    latent = {"shape": (1, 1, 1), "of_each_channel": channels}
-    latent |= {"kl_nats_per_image": 0.5, "kl_nats_per_entry": 0.5}
-    found = {"frechet": frechet, "latent": latent, "notes": notes}
-    lines = record.summary(
-        found
-        | {"lpips": {"weights": "random", "rows": {"autoencoder": 0.1}}}
-        | {"power": {}}
-    )
+    perceptual = {"weights": "random", "rows": {"autoencoder": 0.1}}
+    lines = record.summary(a_record(lpips=perceptual, notes=notes))
     assert lines[0].startswith("LPIPS on RANDOM weights")
     assert lines[-1] == notes[0]
 
