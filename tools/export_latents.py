@@ -42,10 +42,9 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import cli, files, provenance, sharding
+from radiovae_jax import cli, files, inputs, provenance, sharding
 from radiovae_jax.data import datasets, shards, sources
 from radiovae_jax.data.batch import resized
-from radiovae_jax.interop import torch_files
 from radiovae_jax.reporting import artifacts
 from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, latents
@@ -206,7 +205,7 @@ def hand_on(
     said = ("split", "step", "weights", "weights_sha256", "maps")
     ours = manifest["statistics"] | {name: identity[name] for name in said}
     if path.exists() and ours["split"] != config.data.train_split:
-        there = torch_files.read_json(path)
+        there = inputs.read_json(path, remedy="remove it, or put it back")
         same = there.get("weights_sha256") == ours["weights_sha256"]
         if same and there.get("split") == config.data.train_split:
             return None

@@ -21,6 +21,7 @@ map. So a PyTorch user reads any map with `pip install array-record` and NumPy:
     z = torch.tensor(z, dtype=torch.float32).permute(2, 0, 1)
 """
 
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -161,7 +162,8 @@ def export(
             total = total.merge(RunningMoments(*moments))
             if not (folder / MANIFEST).exists():
                 state = dict(identity=identity, shards=listed)
-                files.write_json(folder / PROGRESS, state)
+                with files.written(folder / PROGRESS) as partial:
+                    partial.write_text(json.dumps(state))  # NaN moments stay NaN
     manifest = dict(
         identity=identity,
         count=len(source),
