@@ -3,7 +3,7 @@
 `evaluate_batch` and the functions under it are pure and run on the devices;
 `Accumulator` adds their sums up on the host, in float64; `evaluate` goes over a source
 once. A row of the table is one way to encode and decode a map; all rows get the same
-maps. Validation during training is `compare` with the one row of `VALIDATION`.
+maps. Validation during training is its one row VALIDATION: `one_row`.
 
 What is stored of a map is its name and at most 94 numbers in float32: to the memory of
 one batch comes less than half a kB a map.
@@ -142,9 +142,7 @@ def evaluate_batch(
         raw, image_size=spec.image_size, pixel_weights="none", conditional=False
     )
     result = reconstruct(weights, batch.image, raw["index"])
-    target = radiomap.model_to_f(batch.target)
-    if spec.stored:
-        target = radiomap.gray_to_f(raw["gray"])
+    target = target_f(raw, batch.target, stored=spec.stored)
     masks = region_masks(raw, spec, target)
     regions = jnp.stack([masks[name] for name in spec.regions])
     recons = jnp.stack([in_f(result.recons[row], target) for row in spec.rows])
@@ -169,6 +167,11 @@ def evaluate_batch(
         kl=None if posterior is None else posterior.kl(),
         shown=(target, recons[0], masks["building"]),
     )
+
+
+def target_f(raw: Mapping[str, Array], x: Image, *, stored: bool) -> Image:
+    """Returns a batch's maps as f, as stored or at the size x that networks get."""
+    return radiomap.gray_to_f(raw["gray"]) if stored else radiomap.model_to_f(x)
 
 
 def in_f(x: Image, target: Image) -> Image:
@@ -214,6 +217,12 @@ def compare(
         return jax.vmap(of_region)(at_scales(target), at_scales(recon), spans)
 
     return jax.vmap(of_row)(recons)
+
+
+def one_row(target: Image, recon: Image, mask: Bool[Array, "b"]) -> metrics.Sums:
+    """Returns the sums of VALIDATION's one row, scale and region; see `compare`."""
+    sums, _ = compare(VALIDATION, target, recon[None], mask)
+    return jax.tree.map(lambda leaf: leaf[0, 0, 0], sums)
 
 
 def power(spec: EvalSpec, regions: Masks, target: Image) -> Float[Array, "_ r b"]:

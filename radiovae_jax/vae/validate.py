@@ -14,7 +14,7 @@ from jaxtyping import Float, PyTree
 
 from radiovae_jax import losses, metrics
 from radiovae_jax.data import radiomap
-from radiovae_jax.data.batch import resize_back
+from radiovae_jax.evaluation import evaluator
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import validation
 from radiovae_jax.training.task import Raw
@@ -56,9 +56,7 @@ def sums(
       metrics_size: "stored" compares at the size of the files, "seen" at the model's.
     """
     networks, batch, mask = built.networks, built.to_batch(raw), raw["mask"]
-    target = radiomap.model_to_f(batch.target)
-    if metrics_size == "stored":
-        target = radiomap.gray_to_f(raw["gray"])
+    target = evaluator.target_f(raw, batch.target, stored=metrics_size == "stored")
     variables = ema_params(state)
     posterior = networks.autoencoder.apply(variables, batch.image, method="encode")
     output = networks.autoencoder.apply(
@@ -78,9 +76,8 @@ def sums(
         name: jnp.sum(jnp.where(mask > 0, values, 0.0))
         for name, values in per_image.items()
     }
-    recon_f = resize_back(radiomap.model_to_f(image), *target.shape[1:3])
-    recon_f = jnp.clip(recon_f, 0, 1)
-    measured = metrics.update(metrics.init(), target, recon_f, mask > 0)
+    recon_f = evaluator.in_f(image, target)
+    measured = evaluator.one_row(target, recon_f, mask > 0)
     examples = {"target": target, "recon": recon_f}
     return Totals(measured, totals, mask.sum()), examples
 
