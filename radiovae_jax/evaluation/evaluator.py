@@ -3,7 +3,8 @@
 `evaluate_batch` and the functions under it are pure and run on the devices;
 `Accumulator` adds their sums up on the host, in float64; `evaluate` goes over a source
 once. A row of the table is one way to encode and decode a map; all rows get the same
-maps. Validation during training is its one row VALIDATION: `one_row`.
+maps. Validation during training makes `metrics.measure`, `target_f` and `in_f`, which
+all rows here go through, of its one row.
 
 What is stored of a map is its name and at most 94 numbers in float32: to the memory of
 one batch comes less than half a kB a map.
@@ -54,7 +55,6 @@ class EvalSpec(NamedTuple):
       perceptual: whether LPIPS is measured.
       features: of FEATURES, for the Fréchet distance.
       db: what f is in dB; without a span RMSE and MAE are of f.
-      scales: of SCALES.
     """
 
     rows: tuple[str, ...]
@@ -64,7 +64,6 @@ class EvalSpec(NamedTuple):
     perceptual: bool
     features: str
     db: radiomap.DbRange = radiomap.RADIOMAPSEER_DB
-    scales: tuple[str, ...] = tuple(SCALES)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,19 +72,8 @@ class EvalSpec(NamedTuple):
 
     def places(self) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
         """Yields (indices, names) of every row, scale and region."""
-        names = self.rows, self.scales, self.regions
+        names = self.rows, tuple(SCALES), self.regions
         return zip(np.ndindex(*map(len, names)), itertools.product(*names), strict=True)
-
-
-VALIDATION = EvalSpec(
-    rows=("autoencoder",),
-    regions=("all",),
-    image_size=0,
-    stored=True,
-    perceptual=False,
-    features="pixels_8x8",
-    scales=("raw",),
-)
 
 
 def columns(suffix: str) -> tuple[str, ...]:
@@ -185,7 +173,7 @@ def compare(
     target: Image,
     recons: Float[Array, "rows b h w c"],
     mask: Bool[Array, "b"],
-    regions: Masks | None = None,
+    regions: Masks,
 ) -> tuple[metrics.Sums, dict[str, Float[Array, "rows scales r b"]]]:
     """Returns sums and the numbers of each map, [rows, scales, regions] of each.
 
@@ -193,9 +181,9 @@ def compare(
       target: f in [0, 1].
       recons: the same, for each row.
       mask: False for maps that only fill up the batch.
-      regions: for each of the spec's; None counts every pixel, as the only region.
+      regions: for each of the spec's.
     """
-    thresholds, shares = zip(*(SCALES[name] for name in spec.scales), strict=True)
+    thresholds, shares = zip(*SCALES.values(), strict=True)
     spans = jnp.float32([share * spec.db.span or 1.0 for share in shares])
 
     def at_scales(f: Image) -> Float[Array, "scales b h w c"]:
@@ -208,9 +196,6 @@ def compare(
 
     # All rows, scales and regions are one program that is mapped, not one for each.
     def of_region(target, recon, span):
-        if regions is None:
-            measured = numbers(target, recon, span, metrics.ALL)
-            return jax.tree.map(lambda leaf: leaf[None], measured)
         return jax.vmap(functools.partial(numbers, target, recon, span))(regions)
 
     def of_row(recon):
@@ -219,15 +204,9 @@ def compare(
     return jax.vmap(of_row)(recons)
 
 
-def one_row(target: Image, recon: Image, mask: Bool[Array, "b"]) -> metrics.Sums:
-    """Returns the sums of VALIDATION's one row, scale and region; see `compare`."""
-    sums, _ = compare(VALIDATION, target, recon[None], mask)
-    return jax.tree.map(lambda leaf: leaf[0, 0, 0], sums)
-
-
 def power(spec: EvalSpec, regions: Masks, target: Image) -> Float[Array, "_ r b"]:
     """Returns the mean of f^2 of each map, by scale and region."""
-    scaled = [radiomap.threshold(target, SCALES[name][0]) for name in spec.scales]
+    scaled = [radiomap.threshold(target, t) for t, _ in SCALES.values()]
     return jnp.stack(
         [
             jnp.stack([metrics.mse(f, jnp.zeros_like(f), region) for region in regions])
@@ -382,7 +361,7 @@ class Accumulator:
         values = np.stack([values[real] for values in columns.values()], axis=1)
         self._values.append(values.astype(np.float32))
         for i in np.flatnonzero(real):
-            nmse = float(columns[f"{rows[0]}/{self._spec.scales[0]}/all/nmse"][i])
+            nmse = float(columns[f"{rows[0]}/raw/all/nmse"][i])
             images = (array[i] for array in batch.shown)
             self._rank(Shown(nmse, str(names[i]), *images))
         features_of = dict(zip(rows, batch.features, strict=True))
@@ -413,14 +392,14 @@ class Accumulator:
                 region: Powered(int((of >= 0).sum()), names[of == 0].tolist())
                 for region, of in zip(self._spec.regions, by_region, strict=True)
             }
-            for scale, by_region in zip(self._spec.scales, power, strict=True)
+            for scale, by_region in zip(SCALES, power, strict=True)
         }
 
     def result(self) -> Evaluation:
         """Returns the numbers of all that was added."""
         spec, half = self._spec, len(self._names) // 2
         maps = PerMap(self._names, self._columns, np.concatenate(self._values))
-        table: Table = {row: {scale: {} for scale in spec.scales} for row in spec.rows}
+        table: Table = {row: {scale: {} for scale in SCALES} for row in spec.rows}
         for where, (row, scale, region) in spec.places():
             table[row][scale][region] = metrics.result(
                 metrics.Sums(*(value[where] for value in self._sums)),

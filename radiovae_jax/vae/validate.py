@@ -77,7 +77,7 @@ def sums(
         for name, values in per_image.items()
     }
     recon_f = evaluator.in_f(image, target)
-    measured = evaluator.one_row(target, recon_f, mask > 0)
+    measured, _ = metrics.measure(target, recon_f, mask > 0)
     examples = {"target": target, "recon": recon_f}
     return Totals(measured, totals, mask.sum()), examples
 

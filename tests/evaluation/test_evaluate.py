@@ -296,24 +296,6 @@ def test_what_is_encoded_is_what_training_encodes():
     assert found.latent is None
 
 
-def test_validation_is_the_evaluator_with_one_row():
-    rng = np.random.default_rng(0)
-    target, recon = np.float32(rng.random((2, 3, 16, 16, 1)))
-    mask = jnp.array([True, True, False])
-    sums, each = evaluator.compare(evaluator.VALIDATION, target, recon[None], mask)
-    expected = metrics.update(metrics.init(), target, recon, mask)
-    found = evaluator.one_row(target, recon, mask)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    psnr = each["psnr"][0, 0, 0]
-    np.testing.assert_allclose(psnr, metrics.psnr(target, recon), rtol=1e-6)
-    # Everywhere, as a region, is every pixel.
-    everywhere = np.ones((1, 3, 16, 16, 1), np.float32)
-    same, _ = evaluator.compare(
-        evaluator.VALIDATION, target, recon[None], mask, everywhere
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), same, sums)
-
-
 def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
     # Off by 5, 1, 3, 2 and 4 grays of 100.
     source = Maps(*((100 + off, 100) for off in (5, 1, 3, 2, 4)))
