@@ -15,7 +15,7 @@ data
 evaluation
 training
 reporting
-vae
+vae diffusion
 interop
 main evaluate apply report apply_commands scripts __init__
 """.split("\n")[1:-1]
@@ -28,7 +28,8 @@ training.trainer training.loop training.dry_run training.overview
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "
     "vae.state training.schedules training.optimizers training.updates "
-    "nn.cached_grad interop.torch_weights interop.diffusers_weights"
+    "nn.cached_grad diffusion.process diffusion.sampler interop.torch_weights "
+    "interop.diffusers_weights"
 ).split()
 ABSENT = (
     "ml_collections grain tensorflow_datasets lpips_j flaxmodels dm_pix matplotlib "
@@ -67,6 +68,8 @@ def test_imports_point_down():
     for name, path in modules().items():
         for other in imported(path):
             assert floor(other) <= floor(name), f"{name} imports {other}"
+            stages = {one.partition(".")[0] for one in (name, other)}
+            assert stages != {"vae", "diffusion"}, f"{name} imports {other}"
 
 
 def test_only_the_top_knows_the_config():

@@ -1,0 +1,1 @@
+"""The second stage: conditional diffusion of the first stage's latents."""
