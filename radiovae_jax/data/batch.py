@@ -52,16 +52,6 @@ def to_batch(
     def resized_f(name: str) -> Image:
         return resize(radiomap.gray_to_f(raw[name]), image_size)
 
-    def building_mask() -> Float[Array, "b h w 1"]:
-        # A building or not, whatever the resize made of its edge.
-        return (resized_f("buildings") >= 0.5).astype(jnp.float32)
-
-    def transmitter_mask() -> Float[Array, "b h w 1"]:
-        # One pixel that a resize spreads and dims; its peak stays 1.
-        spread = resized_f("antenna")
-        peak = spread.max(axis=(1, 2, 3), keepdims=True)
-        return spread / jnp.maximum(peak, 1e-6)
-
     def edge_mask() -> Image:
         if "k2_neg_norm" in raw:
             return resized_f("k2_neg_norm")
@@ -72,14 +62,28 @@ def to_batch(
     target = radiomap.f_to_model(resize(stored, image_size))
     masks = {}
     if pixel_weights == "street":
-        masks["weights"] = 1.0 - building_mask()
+        masks["weights"] = 1.0 - mask(raw["buildings"], image_size)
     if conditional:
-        masks["cond"] = jnp.concatenate([building_mask(), transmitter_mask()], axis=-1)
+        shown = mask(raw["buildings"], image_size), point(raw["antenna"], image_size)
+        masks["cond"] = jnp.concatenate(shown, axis=-1)
     if objective != "base":
         span = 255.0 if mask_range == "released" else 1.0
-        masks |= {"k2_neg_norm": edge_mask(), "transmitter": span * transmitter_mask()}
+        masks["transmitter"] = span * point(raw["antenna"], image_size)
+        masks["k2_neg_norm"] = edge_mask()
     image = radiomap.f_to_model(resized_f("DPM")) if "DPM" in raw else target
     return bare(image, target=target, **masks)
+
+
+def mask(gray: Shaped[Array, "b h w 1"], size: int) -> Float[Array, "b _ _ 1"]:
+    """Returns where buildings or cars are: 0 or 1, whatever a resize does to edges."""
+    return (resize(radiomap.gray_to_f(gray), size) >= 0.5).astype(jnp.float32)
+
+
+def point(gray: Shaped[Array, "b h w 1"], size: int) -> Float[Array, "b _ _ 1"]:
+    """Returns where the transmitter is: a pixel that a resize spreads, its peak 1."""
+    spread = resize(radiomap.gray_to_f(gray), size)
+    peak = spread.max(axis=(1, 2, 3), keepdims=True)
+    return spread / jnp.maximum(peak, 1e-6)
 
 
 def bare(image: Image, **fields: Float[Array, "..."]) -> Batch:
