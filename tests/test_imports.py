@@ -28,7 +28,7 @@ training.trainer training.loop training.dry_run training.overview
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "
     "vae.state training.schedules training.optimizers training.updates "
-    "nn.cached_grad diffusion.process diffusion.sampler interop.torch_weights "
+    "nn.cached_grad diffusion.process diffusion.denoiser interop.torch_weights "
     "interop.diffusers_weights"
 ).split()
 ABSENT = (
