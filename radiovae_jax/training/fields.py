@@ -268,8 +268,8 @@ PATHS = ("data.root", "train.init_from", "loss.perceptual_weights")
 
 
 def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Yields what is allowed by itself and not together."""
-    data, train, objective = config.data, config.train, config.loss.objective
+    """Yields what is allowed by itself and not together, or would be 0 all the same."""
+    data, train, loss = config.data, config.train, config.loss
     if "autoencoder" not in config.ema.of:
         yield "ema.of must hold 'autoencoder': validation judges its average"
     if (data.db_floor is None) != (data.db_span is None):
@@ -289,43 +289,35 @@ def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"train.batch_size={train.batch_size} does not split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts"
         )
-    if objective != "base" and data.source == "tfds_images":
+    if loss.objective != "base" and data.source == "tfds_images":
         yield (
-            f"loss.objective={objective} is made of path gains, and the images of "
+            f"loss.objective={loss.objective} is made of path gains, and the images of "
             "data.source=tfds_images are none: set loss.objective=base"
         )
-    if objective == "dpm2irt4":
-        if data.simulation != "IRT4":
-            yield "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
-        if data.source != "radiomapseer":
-            yield (
-                f"loss.objective=dpm2irt4 reads pairs of maps and "
-                f"data.source={data.source} has none: set data.source=radiomapseer"
-            )
-
-
-def lost_terms(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Yields what is asked of the loss and would be 0 all the same."""
-    loss, steps = config.loss, config.train.steps
-    if loss.kl_schedule == "cyclical" and steps < 2 * loss.kl_cycles:
+    pairs = data.simulation == "IRT4" and data.source == "radiomapseer"
+    if loss.objective == "dpm2irt4" and not pairs:
         yield (
-            f"loss.kl_cycles={loss.kl_cycles} does not fit train.steps={steps}: a "
-            "cycle begins with weight 0, so take two steps or more for each"
+            "loss.objective=dpm2irt4 reads pairs of maps, DPM and IRT4: set "
+            "data.source=radiomapseer and data.simulation=IRT4"
         )
-    if not loss.disc_factor:
-        for name in OF_DISCRIMINATOR:
-            if loss[name]:
-                yield (
-                    f"loss.{name}={loss[name]:g} is of the discriminator, and "
-                    "loss.disc_factor=0 switches that off: set one of them otherwise"
-                )
+    if loss.kl_schedule == "cyclical" and train.steps < 2 * loss.kl_cycles:
+        yield (
+            f"loss.kl_cycles={loss.kl_cycles} does not fit train.steps={train.steps}: "
+            "a cycle begins with weight 0, so take two steps or more for each"
+        )
+    for name in OF_DISCRIMINATOR:
+        if loss[name] and not loss.disc_factor:
+            yield (
+                f"loss.{name}={loss[name]:g} is of the discriminator, and "
+                "loss.disc_factor=0 switches that off: set one of them otherwise"
+            )
     for name, terms in OBJECTIVES.items():
         for kind in ("total", "balance"):
-            weights = dict(zip(TERMS, loss.objectives[name][kind], strict=True))
-            lost = [term for term in weights.keys() - terms if weights[term]]
+            weights = zip(TERMS, loss.objectives[name][kind], strict=True)
+            lost = [term for term, weight in weights if weight and term not in terms]
             if lost:
                 yield (
-                    f"loss.objectives.{name}.{kind} weighs {', '.join(sorted(lost))}, "
-                    f"which {name} does not compute: weigh {', '.join(terms)} alone, "
-                    "or choose another loss.objective"
+                    f"loss.objectives.{name}.{kind} weighs {', '.join(lost)}, which "
+                    f"{name} does not compute: weigh {', '.join(terms)} alone, or "
+                    "choose another loss.objective"
                 )

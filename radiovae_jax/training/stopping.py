@@ -21,7 +21,7 @@ LOWER_RATES = (
 
 
 class StoppedError(FloatingPointError):
-    """The numbers of the run say that going on is of no use."""
+    """Going on is of no use."""
 
 
 class TooManySkippedError(StoppedError):
@@ -48,10 +48,8 @@ class Problem(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """A validation: its step, and its deciding number (inf where not finite)."""
-
     step: int
-    nmse: float
+    nmse: float  # its deciding number; inf where not finite
 
 
 def history(lines: Iterable[Mapping[str, Any]], *, until: int) -> list[Validation]:
@@ -130,18 +128,11 @@ def problem(
     return Problem(what, LOWER_RATES + remedy)
 
 
-class Skipped(NamedTuple):
-    """A batch whose update was left out because it was not finite."""
-
-    step: int  # the number of steps done with it
-    names: list[str]  # of its maps
-    in_row: int  # how many were left out up to this one, without one between
-
-
-def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
+def too_many(step: int, in_row: int, *, good: int, rollbacks: int) -> Problem:
     """Says that nothing is learned any more, and what helps.
 
     Args:
+      in_row: updates that were left out up to the step.
       good: the checkpoint to go back to; 0 for none.
       rollbacks: how often the run went back already.
     """
@@ -151,11 +142,8 @@ def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
             "with --config.train.init_from=THIS_FOLDER; or have the rates lowered by "
             f"itself, with train.rollback={rollbacks + 3}"
         )
-    return Problem(
-        f"{skipped.in_row} updates in a row were not finite, up to step "
-        f"{skipped.step} (train.max_skipped)",
-        LOWER_RATES + remedy,
-    )
+    what = f"{in_row} updates in a row were not finite, up to step {step}"
+    return Problem(f"{what} (train.max_skipped)", LOWER_RATES + remedy)
 
 
 class SkipLedger:
@@ -178,14 +166,14 @@ class SkipLedger:
         """
         self._pending.append((step, names, in_row))
 
-    def settle(self) -> list[Skipped]:
-        """Waits; returns the skipped ones among the noted steps and forgets all.
+    def settle(self) -> list[tuple[int, list[str], int]]:
+        """Waits; returns (step, names, in_row) of the skipped ones, and forgets all.
 
         All processes must call it together.
         """
         counts = jax.device_get([in_row for *_, in_row in self._pending])
         skipped = [
-            Skipped(step, of_all_processes(names), int(count))
+            (step, of_all_processes(names), int(count))
             for (step, names, _), count in zip(self._pending, counts, strict=True)
             if count
         ]

@@ -97,16 +97,12 @@ class Validator(NamedTuple):
             return
         self.named.update(new)
         names = ", ".join(new[:NAMED]) + (" ..." if len(new) > NAMED else "")
-        logging.warning(
-            "validation maps without any signal (all 0), which the mean NMSE leaves "
-            "out: %d (%s)%s",
-            len(new),
-            names,
-            ". None has a signal: NMSE and `best` have nothing to go by; look at the "
-            "data of data.val_split"
-            if stopping.powerless(numbers)
-            else "",
+        words = (
+            "validation maps without any signal (all 0), out of the mean NMSE: %d (%s)"
         )
+        if stopping.powerless(numbers):
+            words += "; none has one, so look at the data of data.val_split"
+        logging.warning(words, len(new), names)
 
     def _draw(self, step: int, shown: list, samples: Mapping[str, Any]) -> None:
         examples, raw = jax.tree.map(lambda *rows: np.concatenate(rows), *shown)
@@ -140,19 +136,14 @@ def histograms(
 ) -> None:
     """Writes how weights are spread, and what a batch makes of them."""
     activations = compiled.activations(state, raw)
-    if not distributed.is_first():
-        return
-    for name, part in task.weights(state).items():
+    for name, part in task.weights(state).items() if distributed.is_first() else ():
         log.histogram(step, f"weights/{name}", addressable(part))
     for name, values in activations.items():
         log.histogram(step, name, sharding.local(values))
 
 
 def addressable(part: PyTree) -> np.ndarray:
-    """Returns the numbers of some arrays in one row, as far as this process has them.
-
-    All of them, unless the state is split over processes.
-    """
+    """Returns the numbers of arrays in one row, as far as this process has them."""
     return np.concatenate(
         [
             np.ravel(shard.data)
