@@ -97,8 +97,8 @@ def _file_flags(verb: cli.Parser, name: str) -> None:
         words = "of the maps written, default %(default)s; png: 8 bits"
         verb.add_argument("--format", choices=forms, default=forms[0], help=words)
     words = (
-        "of the numbers in NPY files: f in [0, 1] (default), or path gain in dB, by the "
-        "run's data.db_floor and data.db_span"
+        "of the numbers in NPY files: f in [0, 1] (default), or path gain in dB, by "
+        "the run's data.db_floor and data.db_span"
     )
     verb.add_argument("--unit", choices=mapfiles.UNITS, default="f", help=words)
 

@@ -30,7 +30,7 @@ NAME_LETTERS = 80  # of a name that is shown
 # What stands for other bytes than a picture's or an array's, at the start of a file.
 LFS = b"version https://git-lfs"
 HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
-# What NumPy and zipfile raise for bytes that they cannot read (and NotImplementedError).
+# What NumPy and zipfile raise for bytes that they cannot read.
 DAMAGED = (ValueError, EOFError, SyntaxError, RuntimeError, OverflowError)
 DAMAGED += (zipfile.BadZipFile, zlib.error)
 

@@ -86,22 +86,19 @@ def module(name: str, *arguments: str, devices: int = 1, timeout: int = 300):
     )
 
 
+def python(*words: object, **options) -> subprocess.Popen:
+    """Starts Python with such words, in the tests' folder; its output is piped."""
+    given = dict(cwd=PROJECT / "tests", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    given |= dict(env=environment(), text=True) | options
+    return subprocess.Popen([sys.executable, *map(str, words)], **given)
+
+
 def two(program: str, *arguments: object) -> list[subprocess.Popen]:
     """Starts a program twice: with process 0's address, a number, and arguments."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", program, address, str(number), *map(str, arguments)],
-            cwd=PROJECT / "tests",
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    return [python("-c", program, address, i, *arguments) for i in range(2)]
 
 
 @contextlib.contextmanager

@@ -135,10 +135,11 @@ class Loop:
         validated = stopping.validated(values)
         problem = stopping.problem(values, self.validations, self.limits)
         end = due.end or self.interruption.noticed()
-        enough = validated and not problem and self.enough()
-        self.finished = bool(enough)
-        if self.finished:
+        enough = ""
+        if validated and not problem:
+            enough = stopping.enough(self.validations, self.limits)
             self.say(enough)
+        self.finished = bool(enough)
         wanted = (due.save or end or self.finished) and not problem
         if wanted or (validated and (problem or self.new_best())):
             self.save(state, validated=validated)
@@ -172,7 +173,7 @@ class Loop:
             self.bar.last_print_t += seconds
 
     def say(self, words: str) -> None:
-        if distributed.is_first():
+        if words and distributed.is_first():
             self.bar.write(words)
 
     def due(self, done: int, stop: int) -> Due:
