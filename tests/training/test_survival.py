@@ -109,13 +109,6 @@ def unbroken(city, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.processes
-def test_a_run_that_is_killed_twice_ends_as_the_unbroken_one(folder, unbroken):
-    torn = killed_and_resumed(folder, SHORT, times=2, real=False)
-    assert torn[0] is True
-    same(unbroken, folder)
-
-
-@pytest.mark.processes
 def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp_path):
     arguments = (
         "--config.data.val_split=",
