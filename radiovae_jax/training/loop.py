@@ -69,20 +69,10 @@ class Loop:
             logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
         self.validator = validation.Validator(
-            task=self.task,
-            mesh=self.setup.mesh,
-            source=self.setup.val_data,
-            batch_size=train.validation_batch_size,
-            rows=train.images,
-            workdir=self.workdir,
-            log=self.log,
-            key=self.sample_key,
-            named=set(),
+            self.setup, train, self.workdir, self.log, self.sample_key, named=set()
         )
-        logging.info(
-            "compiling the first step of each phase: usually 20 to 60 s on a CPU, some "
-            "minutes for the large networks"
-        )
+        words = "20 to 60 s on a CPU, some minutes for the large networks"
+        logging.info("compiling the first step of each phase: usually %s", words)
         self.bar = Bar(
             total=train.steps,
             initial=start,
@@ -102,7 +92,7 @@ class Loop:
         """Steps from this state on; returns the numbers of the last validation."""
         start, self.newest = int(state.step), state
         self.compiled = self.setup.compiled(self.rate())
-        self.clock, self.ledger = resources.Clock(start), stopping.SkipLedger()
+        self.clock, self.pending = resources.Clock(start), []
         try:
             for done in range(start + 1, stop + 1):
                 state = self.one_step(state, done, stop)
@@ -127,7 +117,7 @@ class Loop:
                 run_step.make_ready(state, raw, self.step_key)
         state, logs = run_step(state, raw, self.step_key)
         self.newest = state
-        self.ledger.add(done, batch["name"], logs["skipped_in_row"])
+        self.pending.append((done, batch["name"], logs["skipped_in_row"]))
         self.bar.update()
 
         due = self.due(done, stop)
@@ -146,7 +136,7 @@ class Loop:
         if problem:
             self.checkpoints.wait()
             message = self.message(problem, self.last_good(done - 1))
-            raise stopping.StoppedError(f"step {done}: {message}")
+            raise FloatingPointError(f"step {done}: {message}")
         if end:
             self.checkpoints.wait()
             raise Interrupted(
@@ -246,7 +236,8 @@ class Loop:
 
     def settle(self) -> None:
         """Logs the maps of skipped batches; raises where they are too many."""
-        for step, names, in_row in self.ledger.settle():
+        pending, self.pending = self.pending, []
+        for step, names, in_row in stopping.settled(pending):
             self.log.skipped(step, names)
             words = "step %d skipped: not finite with maps %s"
             logging.warning(words, step, ", ".join(names))

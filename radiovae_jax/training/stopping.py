@@ -20,11 +20,7 @@ LOWER_RATES = (
 )
 
 
-class StoppedError(FloatingPointError):
-    """Going on is of no use."""
-
-
-class TooManySkippedError(StoppedError):
+class TooManySkippedError(FloatingPointError):
     """Nothing was learned for too many steps; `good` is the step to go back to."""
 
     def __init__(self, message: str, *, good: int):
@@ -100,12 +96,7 @@ def enough(validations: Sequence[Validation], limits: Limits) -> str:
 def problem(
     values: Mapping[str, float], validations: Sequence[Validation], limits: Limits
 ) -> Problem | None:
-    """Says what is past hope in the numbers of a step, and what helps.
-
-    Args:
-      values: of the step, by their logged names.
-      validations: all so far; the last counts where `values` has a validation.
-    """
+    """Says what is past hope in the logged numbers of a step, and what helps."""
     for limit in limits.of_stage:
         for name in limit.names:
             value = values.get(name, math.nan)
@@ -132,7 +123,6 @@ def too_many(step: int, in_row: int, *, good: int, rollbacks: int) -> Problem:
     """Says that nothing is learned any more, and what helps.
 
     Args:
-      in_row: updates that were left out up to the step.
       good: the checkpoint to go back to; 0 for none.
       rollbacks: how often the run went back already.
     """
@@ -146,39 +136,21 @@ def too_many(step: int, in_row: int, *, good: int, rollbacks: int) -> Problem:
     return Problem(f"{what} (train.max_skipped)", LOWER_RATES + remedy)
 
 
-class SkipLedger:
-    """Remembers the maps of the last batches until it is known which were skipped.
+def settled(
+    pending: Sequence[tuple[int, Any, Any]],
+) -> list[tuple[int, list[str], int]]:
+    """Waits; returns the steps that were skipped. All processes call it together.
 
-    The counter of a step is an array on the device: those of many steps are read
-    together, where the loop waits for the device anyway.
+    Args:
+      pending: (step, names of its maps, updates skipped in a row up to it: an array on
+        the device, read only here, where the loop waits for the device anyway).
     """
-
-    def __init__(self):
-        self._pending: list[tuple[int, Any, Any]] = []
-
-    def add(self, step: int, names: Any, in_row: Any) -> None:
-        """Notes a step without waiting for it.
-
-        Args:
-          step: the number of steps done with this one.
-          names: of the maps in its batch.
-          in_row: updates skipped in a row up to this step, on the device.
-        """
-        self._pending.append((step, names, in_row))
-
-    def settle(self) -> list[tuple[int, list[str], int]]:
-        """Waits; returns (step, names, in_row) of the skipped ones, and forgets all.
-
-        All processes must call it together.
-        """
-        counts = jax.device_get([in_row for *_, in_row in self._pending])
-        skipped = [
-            (step, of_all_processes(names), int(count))
-            for (step, names, _), count in zip(self._pending, counts, strict=True)
-            if count
-        ]
-        self._pending = []
-        return skipped
+    counts = jax.device_get([in_row for *_, in_row in pending])
+    return [
+        (step, of_all_processes(names), int(count))
+        for (step, names, _), count in zip(pending, counts, strict=True)
+        if count
+    ]
 
 
 def of_all_processes(names: Any) -> list[str]:
