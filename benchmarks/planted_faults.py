@@ -120,7 +120,7 @@ FAULTS = [
         "training/trainer.py",
         "setup.batches.set_state(position)",
         "setup.batches.get_state()",
-        "training/test_train.py",
+        "training/test_task.py",
     ),
     Fault(
         "checksums not compared",

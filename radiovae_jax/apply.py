@@ -50,96 +50,69 @@ def parser() -> cli.Parser:
     chosen = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, words in VERBS.items():
         verb = chosen.add_parser(name, help=words, description=words)
-        files, maps = name != "sample", name in ("reconstruct", "encode", "interpolate")
-        if files:
+        maps = name in ("reconstruct", "encode", "interpolate")
+        if name != "sample":
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
             verb.add_argument("files", nargs=count, type=cli.path, help=what)
         _run_flags(verb, name)
         if maps:
-            verb.add_argument(
-                "--size",
-                choices=codec.RESIZE,
-                default="auto",
-                help="the size at which the network sees a map. training: resized to "
+            words = (
+                "the size at which the network sees a map. training: resized to "
                 "data.image_size and back, as in training and evaluation; stored: as "
-                "it is; auto (default): training for square maps up to twice that size",
+                "it is; auto (default): training for square maps up to twice that size"
             )
-        if name != "encode":
-            _output_flags(verb, name)
-        elif maps:
-            _unit_flag(verb, "unit of NPY files of floats")
+            verb.add_argument(
+                "--size", choices=codec.RESIZE, default="auto", help=words
+            )
+        _file_flags(verb, name)
         if name == "sample":
-            _at_least(verb, "--count", 1, 4, "number of maps, default 4", MOST_MAPS)
-            _at_least(verb, "--seed", 0, 0, "of the noise, default 0", cli.MAX_SEED)
-            words = "pixels of a side, default the training's"
-            _at_least(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
+            _number(verb, "--count", 1, 4, "number of maps", MOST_MAPS)
+            _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
+            words = "pixels of a side, 0 the training's"
+            _number(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
         if name == "interpolate":
-            _at_least(
-                verb,
-                "--steps",
-                2,
-                8,
-                "number of maps, default 8, both ends included",
-                MOST_MAPS,
-            )
+            _number(verb, "--steps", 2, 8, "number of maps with both ends", MOST_MAPS)
     return parser
 
 
 def _run_flags(verb: cli.Parser, name: str) -> None:
-    required = dict(type=cli.path, metavar="DIR")
-    verb.add_argument("--workdir", required=True, help="folder of the run", **required)
-    verb.add_argument(
-        "--out", help=f"for the results; default WORKDIR/apply/{name}", **required
+    add, folder = verb.add_argument, dict(type=cli.path, metavar="DIR")
+    add("--workdir", required=True, help="folder of the run", **folder)
+    add("--out", help=f"for the results; default WORKDIR/apply/{name}", **folder)
+    add("--overwrite", action="store_true", help="replace results that are there")
+    add("--weights", choices=("ema", "live"), default="ema", help="default ema")
+    _number(verb, "--step", 0, 0, "which checkpoint, 0 the best")
+    words = (
+        "go band by band: the same result in less memory; auto (default): above "
+        "512x512 pixels"
     )
-    verb.add_argument(
-        "--overwrite", action="store_true", help="replace results that are there"
-    )
-    verb.add_argument(
-        "--weights", choices=("ema", "live"), default="ema", help="default ema"
-    )
-    _at_least(verb, "--step", 0, 0, "which checkpoint; default the best")
-    verb.add_argument(
-        "--tiles",
-        choices=codec.STREAM,
-        default="auto",
-        help="go band by band: the same result in less memory; auto (default): above "
-        "512x512 pixels",
-    )
+    add("--tiles", choices=codec.STREAM, default="auto", help=words)
     verb.add_debug()
 
 
-def _output_flags(verb: argparse.ArgumentParser, name: str) -> None:
-    same = name == "reconstruct"
-    verb.add_argument(
-        "--format",
-        choices=("same", "png", "npy") if same else ("npy", "png"),
-        default="same" if same else "npy",
-        help="of the maps written, default %(default)s; png: 8 bits",
+def _file_flags(verb: cli.Parser, name: str) -> None:
+    if name != "encode":
+        forms = ("npy", "png") if name != "reconstruct" else ("same", "png", "npy")
+        words = "of the maps written, default %(default)s; png: 8 bits"
+        verb.add_argument("--format", choices=forms, default=forms[0], help=words)
+    words = (
+        "of the numbers in NPY files: f in [0, 1] (default), or path gain in dB, by "
+        "the run's data.db_floor and data.db_span"
     )
-    _unit_flag(verb, "of the numbers in NPY files, read and written")
+    verb.add_argument("--unit", choices=mapfiles.UNITS, default="f", help=words)
 
 
-def _unit_flag(verb: argparse.ArgumentParser, words: str) -> None:
-    verb.add_argument(
-        "--unit",
-        choices=mapfiles.UNITS,
-        default="f",
-        help=f"{words}: f in [0, 1] (default), or path gain in dB, by the run's "
-        "data.db_floor and data.db_span",
-    )
-
-
-def _at_least(
-    verb: argparse.ArgumentParser,
+def _number(
+    verb: cli.Parser,
     flag: str,
     low: int,
     default: int,
     words: str,
     high: int = sys.maxsize,
 ) -> None:
-    whole = cli.at_least(low, high)
-    verb.add_argument(flag, type=whole, default=default, metavar="N", help=words)
+    kind, words = cli.at_least(low, high), f"{words}; default {default}"
+    verb.add_argument(flag, type=kind, default=default, metavar="N", help=words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,24 +41,13 @@ class Job(NamedTuple):
             say(text)
 
     def free(self, names: Iterable[str]) -> list[pathlib.Path]:
-        """Returns the paths of new files in the folder, which is made.
-
-        Raises:
-          ValueError: two results have one name, or one is there already.
-          OSError: the folder cannot be made or written.
-        """
+        """Returns the paths of new files in the folder, which is made."""
         paths = [self.out / files.fitting(name) for name in names]
         twice = [path for path, n in collections.Counter(paths).items() if n > 1]
         if twice:
             raise ValueError(
                 f"several results would be {twice[0]}; rename one of the files given, "
                 "or give them in several commands, each with its own --out"
-            )
-        folders = [path for path in paths if path.is_dir()]
-        if folders:
-            raise ValueError(
-                f"{folders[0]} is a folder, and a result is to have its name; move it "
-                "away, or give another --out"
             )
         there = [path for path in paths if path.exists()]
         if there and not self.flags.overwrite:

@@ -61,34 +61,38 @@ def log_plainly(level: int) -> None:
     logging.set_verbosity(level)
     root = stdlib_logging.root
     # Orbax logs while it is imported, and absl then installs Python's own handler.
-    others = [h for h in root.handlers if type(h) is not stdlib_logging.StreamHandler]
-    root.handlers[:] = [*(h for h in others if h is not _LOG), _LOG]
+    ours = (stdlib_logging.StreamHandler, _Stderr)
+    root.handlers[:] = [h for h in root.handlers if type(h) not in ours]
+    root.addHandler(_Stderr())
 
 
 class _Stderr(stdlib_logging.StreamHandler):
-    """Writes to what sys.stderr is at the time."""
+    """Writes plain lines to what sys.stderr is at the time."""
+
+    def filter(self, record: stdlib_logging.LogRecord) -> bool:
+        # Orbax logs the tracebacks of what it raises anyway, and a line of every file.
+        orbax = "orbax" in record.pathname or record.name == "asyncio"
+        warns = record.levelno > stdlib_logging.INFO
+        ours = "radiovae_jax" in record.pathname
+        return not (record.exc_info and orbax) and (ours or warns)
+
+    def format(self, record: stdlib_logging.LogRecord) -> str:
+        text = shown(super().format(record))
+        warns = record.levelno > stdlib_logging.INFO
+        return f"{record.levelname.lower()}: {text}" if warns else text
 
     def emit(self, record: stdlib_logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
 
 
-class _Plain(stdlib_logging.Formatter):
-    def format(self, record: stdlib_logging.LogRecord) -> str:
-        text = shown(super().format(record))
-        warns = record.levelno > stdlib_logging.INFO
-        return f"{record.levelname.lower()}: {text}" if warns else text
-
-
 def with_huge_pages(setting: pathlib.Path = THP, devices: pathlib.Path = DEV) -> None:
-    """Starts a program on a CPU again with memory in pages of 2 MiB.
+    """Starts a program on a CPU again with memory in pages of 2 MiB, where it may.
 
-    Where Linux lets a program ask for them. A step takes its buffers anew every time;
-    in pages of 4 KiB the kernel's work on them is a fifth of the time of a step on CPUs
-    (docs/performance.md). The C library reads its settings when a program starts, hence
-    the second start, once, before JAX. Never with an accelerator, one of several
-    processes, under Slurm or a debugger. RADIOVAE_HUGE_PAGES=0 switches it off, and
-    whoever sets GLIBC_TUNABLES, if only to nothing, has decided.
+    In pages of 4 KiB the kernel's work on a step's buffers is a fifth of its time
+    (docs/performance.md). The C library reads its settings when a program starts.
+    Never with an accelerator, one of several processes, under Slurm or a debugger.
+    RADIOVAE_HUGE_PAGES=0 switches it off; whoever sets GLIBC_TUNABLES has decided.
     """
     asked = os.environ.get("RADIOVAE_HUGE_PAGES", "1") != "0"
     decided = TUNABLES in os.environ or "SLURM_JOB_ID" in os.environ
@@ -116,7 +120,12 @@ def start_jax(join: Callable[[], None] | None = None) -> None:
     """
     import jax  # after the flags: --help shall not wait for it
 
-    keep_compiled()
+    # What JAX compiles is kept for the next run, in a folder for every machine: what
+    # was compiled for one CPU need not run on another that shares the home.
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if jax.config.jax_compilation_cache_dir is None and caches[0] != "~":
+        kept = pathlib.Path(caches) / "radiovae_jax" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(kept))
     if jax.config.jax_enable_x64:
         logging.warning("JAX_ENABLE_X64 is switched off: this computes in 32 bits")
         jax.config.update("jax_enable_x64", False)
@@ -130,37 +139,13 @@ def start_jax(join: Callable[[], None] | None = None) -> None:
 
 
 def _no_devices(asked: str, reason: str) -> str:
-    import jax
-
-    names = [name for name in asked.split(",") if name]
-    extras = sorted({EXTRAS[name] for name in names if name in EXTRAS})
+    extras = sorted({EXTRAS[name] for name in asked.split(",") if name in EXTRAS})
     install = "".join(f'pip install -e ".[{name}]" brings it; ' for name in extras)
-    there = ""
-    if names and not jax.distributed.is_initialized():
-        with contextlib.suppress(RuntimeError, AssertionError):
-            jax.config.update("jax_platforms", "")
-            there = f" There is {jax.device_count()} x {jax.devices()[0].device_kind}."
-        jax.config.update("jax_platforms", asked)
     return (
         f"JAX_PLATFORMS={asked}: JAX cannot start these devices "
-        f"({reason or 'their plugin is not installed'}).{there} {install}"
+        f"({reason or 'their plugin is not installed'}): {install}"
         "without JAX_PLATFORMS it takes what there is"
     )
-
-
-def keep_compiled() -> None:
-    """Lets JAX keep what it compiles, in the user's cache folder, for the next run.
-
-    A folder for every machine: what was compiled for one CPU need not run on another
-    that shares the home. JAX_COMPILATION_CACHE_DIR names another folder.
-    """
-    import jax
-
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # Without a home folder nothing is kept.
-    if jax.config.jax_compilation_cache_dir is None and caches[0] != "~":
-        kept = pathlib.Path(caches) / "radiovae_jax" / platform.node()
-        jax.config.update("jax_compilation_cache_dir", str(kept))
 
 
 class Parser(argparse.ArgumentParser):
@@ -173,11 +158,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, doc: str | None = None, hint: str = "", **kwargs):
         summary, _, details = (doc or "").partition("\n")
+        words = dict(description=summary, epilog=details) if doc else {}
         plain = argparse.RawDescriptionHelpFormatter
-        if doc:
-            kwargs = dict(description=summary, epilog=details) | kwargs
-        kwargs = dict(formatter_class=plain, allow_abbrev=False) | kwargs
-        super().__init__(*args, **kwargs)
+        fixed = dict(formatter_class=plain, allow_abbrev=False)
+        super().__init__(*args, **fixed | words | kwargs)
         self.hint = hint or f"{self.prog} --help shows the flags"
 
     def add_debug(self) -> None:
@@ -266,28 +250,21 @@ def path(text: str) -> pathlib.Path:
 def folder(path: pathlib.Path, *, flag: str) -> pathlib.Path:
     """Makes the folder that results go to, before the work that they cost.
 
-    Args:
-      flag: of the command, that names another one.
-
-    Raises:
-      OSError: it cannot be made, or not be written to.
+    Raises an OSError that names `flag` if it cannot be made, or not be written to.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(path, os.W_OK) else "no permission"
+    with files.made(path, "results", flag=flag):
         files.sweep(path)
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise OSError(
-            f"{path} cannot be made or written as the folder of the results "
-            f"({reason}); give another {flag}"
-        )
+        if not os.access(path, os.W_OK):
+            raise PermissionError("no permission")
     return path
 
 
 def status(work: Callable[[], None], *, debug: bool, stopped: str = "stopped") -> int:
-    """Does the work of a command and returns the status that it ends with."""
+    """Does the work of a command and returns the status that it ends with.
+
+    Args:
+      stopped: what is said after Ctrl-C.
+    """
     try:
         with one_message(debug=debug, stopped=stopped):
             work()
@@ -298,11 +275,7 @@ def status(work: Callable[[], None], *, debug: bool, stopped: str = "stopped") -
 
 @contextlib.contextmanager
 def one_message(*, debug: bool, stopped: str = "stopped"):
-    """Turns what goes wrong inside into one message and the status that it has.
-
-    Args:
-      stopped: what is said after Ctrl-C.
-    """
+    """Turns what goes wrong inside into one message and a status; see `status`."""
     before = signal.getsignal(signal.SIGINT)
     if before is ctrl_c.end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -354,18 +327,3 @@ class _Outliving:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             files.to_nowhere(self._stream.fileno())
-
-
-def not_chatter(record: stdlib_logging.LogRecord) -> bool:
-    """Leaves out what the libraries say below a warning (Orbax, of every file).
-
-    And the tracebacks that Orbax logs of what it raises anyway.
-    """
-    if record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"):
-        return False
-    return "radiovae_jax" in record.pathname or record.levelno > stdlib_logging.INFO
-
-
-_LOG = _Stderr()
-_LOG.addFilter(not_chatter)
-_LOG.setFormatter(_Plain())

@@ -141,8 +141,7 @@ def perceptual(
 ) -> lpips.LpipsWeights | tuple[()]:
     """Returns LPIPS's weights where they are there and the maps large enough; or ().
 
-    Args:
-      ask_hub: False takes of "hub" what this machine has fetched before.
+    Of "hub", without `ask_hub`, those that this machine has fetched before.
     """
     if source == "none":
         notes.append("no LPIPS: not asked for")

@@ -73,7 +73,10 @@ def room_for(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not no_room(error):
+        # NumPy and Pillow have words of their own, and no number.
+        unnumbered = error.errno is None
+        words = unnumbered and re.search(r"requested and|encoder error", str(error))
+        if error.errno not in NO_ROOM and not words:
             raise
         raise NoRoomError(
             f"{path} cannot be written ({error.strerror or error}); make room, or "
@@ -81,12 +84,22 @@ def room_for(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def no_room(error: OSError) -> bool:
-    """Whether a file could not be written because the disk takes nothing more."""
-    # NumPy and Pillow have words of their own, and no number.
-    unnumbered = error.errno is None
-    words = unnumbered and re.search(r"requested and|encoder error", str(error))
-    return error.errno in NO_ROOM or isinstance(error, NoRoomError) or bool(words)
+@contextlib.contextmanager
+def made(folder: pathlib.Path, what: str, *, flag: str) -> Iterator[None]:
+    """Makes a folder; what goes wrong, then or inside, is said with the folder's flag.
+
+    Args:
+      what: goes there, "run" say.
+      flag: of the command, that names another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made or written as the folder of the {what} "
+            f"({error.strerror or error}); give another {flag}"
+        ) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -112,11 +125,7 @@ def to_nowhere(descriptor: int) -> None:
 
 
 def sweep(folder: pathlib.Path, name: str = "*") -> None:
-    """Removes what processes that were killed left unfinished in a folder.
-
-    Args:
-      name: of the file or folder that they wrote; any by default.
-    """
+    """Removes what processes that were killed left unfinished of a name in a folder."""
     for path in folder.glob(f".{name}.*.partial"):
         writer = re.search(r"\.(?:([\w-]*)@)?(\d+)\.partial$", path.name)
         if not writer or _writes(writer[1] or HOST, int(writer[2]), path):
@@ -136,7 +145,7 @@ def _writes(host: str, process: int, path: pathlib.Path) -> bool:
 
 
 def runs(process: int) -> bool:
-    """Says whether there is a process of that number on this machine."""
+    """Whether there is a process of that number on this machine."""
     try:
         os.kill(process, 0)  # asks, and sends nothing
     except ProcessLookupError:

@@ -1,8 +1,8 @@
 """Input files, checked before they are read: paths, JSON, NPY, npz, names to show.
 
 What a user gives may be no file, another kind of file, damaged, or a promise of more
-memory than there is. Each is one ValueError or OSError that names the file. `remedy`,
-the end of such a message, says what to do.
+memory than there is. Each is one ValueError or OSError (FileNotFoundError) that names
+the file. `remedy`, the end of such a message, says what to do.
 """
 
 import contextlib
@@ -31,16 +31,8 @@ NAME_LETTERS = 80  # of a name that is shown
 LFS = b"version https://git-lfs"
 HTML = (b"<!doctype", b"<html", b"<?xml", b"<head")
 # What NumPy and zipfile raise for bytes that they cannot read.
-DAMAGED = (
-    ValueError,
-    EOFError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+DAMAGED = (ValueError, EOFError, SyntaxError, RuntimeError, OverflowError)
+DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 def local(path: Path, what: str) -> pathlib.Path:
@@ -49,8 +41,7 @@ def local(path: Path, what: str) -> pathlib.Path:
     Args:
       what: the flag or field that names it.
 
-    Raises:
-      ValueError: the address of another machine's file, gs:// say.
+    Raises a ValueError for the address of another machine's file, gs:// say.
     """
     # pathlib makes gs:/ of gs://; a single letter would be a drive.
     collapsed = isinstance(path, pathlib.PurePath) and re.match(
@@ -68,13 +59,7 @@ def local(path: Path, what: str) -> pathlib.Path:
 
 
 def check_file(path: pathlib.Path, *, remedy: str) -> None:
-    """Checks that a path is a regular file with the content that its name promises.
-
-    Raises:
-      FileNotFoundError: it does not exist.
-      OSError: it may not be read.
-      ValueError: a folder, pipe or device; empty; a Git LFS pointer; a web page.
-    """
+    """Raises an error unless a path is a regular file with what its name promises."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -99,12 +84,7 @@ def check_file(path: pathlib.Path, *, remedy: str) -> None:
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Reads a JSON object; a byte order mark is skipped.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no JSON, no object, too large or too deeply nested.
-    """
+    """Reads a JSON object; a byte order mark is skipped."""
     path = pathlib.Path(path)
     check_file(path, remedy=remedy)
     size = path.stat().st_size
@@ -137,12 +117,7 @@ def _readable(path: pathlib.Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def _npy_shape(file: io.BufferedIOBase, size: int, what: str) -> Shape:
-    """Returns the shape in the header of an NPY of `size` bytes.
-
-    Raises:
-      ValueError: no NPY, one of Python objects or of a type that is not portable, or
-        one whose header and size do not agree.
-    """
+    """Returns the shape in the header of an NPY of `size` bytes of portable numbers."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{what} is an NPY of version {version}, expected 1.0 or 2.0")
@@ -167,21 +142,13 @@ def _npy_shape(file: io.BufferedIOBase, size: int, what: str) -> Shape:
 
 
 def npy_shape(path: pathlib.Path, *, remedy: str) -> Shape:
-    """Returns the shape that an NPY's header promises; its numbers are not read.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no NPY of numbers, or one that is not whole.
-    """
+    """Returns the shape that an NPY's header promises; its numbers are not read."""
     with _readable(path, "NPY file", remedy), path.open("rb") as file:
         return _npy_shape(file, path.stat().st_size, str(path))
 
 
 def read_npy(path: pathlib.Path, *, remedy: str) -> np.ndarray:
-    """Reads an array of numbers; its size is checked before memory is taken.
-
-    Raises: as `npy_shape`.
-    """
+    """Reads an array of numbers; its size is checked before memory is taken."""
     npy_shape(path, remedy=remedy)
     return np.load(path, allow_pickle=False)
 
@@ -193,10 +160,6 @@ def npz_shapes(
 
     Args:
       names: of the arrays to look at, as far as they are there; none: all.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no npz, encrypted, or arrays that `npy_shape` refuses.
     """
     shapes = {}
     with _readable(path, "npz archive", remedy), zipfile.ZipFile(path) as archive:
@@ -211,10 +174,7 @@ def npz_shapes(
 def read_npz(
     path: pathlib.Path, names: Sequence[str] = (), *, remedy: str
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz; sizes are checked before, checksums on the way.
-
-    Args, Raises: as `npz_shapes`; and a ValueError for one that is damaged.
-    """
+    """Reads arrays as `npz_shapes`; sizes are checked before, checksums on the way."""
     found = npz_shapes(path, names, remedy=remedy)
     with (
         _readable(path, "npz archive", remedy),
@@ -224,12 +184,7 @@ def read_npz(
 
 
 def check_zip(path: pathlib.Path, *, what: str, remedy: str) -> None:
-    """Checks a zip's members: their method, and their bytes against their checksums.
-
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: no zip; encrypted, compressed otherwise, or damaged.
-    """
+    """Checks a zip's members: their method, and their bytes against their checksums."""
     with _readable(path, what, remedy), zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.flag_bits & 1:

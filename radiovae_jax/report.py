@@ -24,10 +24,8 @@ from radiovae_jax.vae.charts import CHARTS
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; what goes wrong is said in one message."""
     parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.report")
-    words = "folder of the run"
-    parser.add_argument(
-        "--workdir", type=cli.path, required=True, metavar="DIR", help=words
-    )
+    words = dict(metavar="DIR", help="folder of the run")
+    parser.add_argument("--workdir", type=cli.path, required=True, **words)
     parser.add_debug()
     args = parser.parse_args(argv)
 

@@ -6,6 +6,8 @@ import io
 import logging as stdlib_logging
 import os
 import pathlib
+import resource
+import socket
 import subprocess
 import sys
 from types import ModuleType
@@ -82,6 +84,32 @@ def module(name: str, *arguments: str, devices: int = 1, timeout: int = 300):
         text=True,
         timeout=timeout,
     )
+
+
+def python(*words: object, **options) -> subprocess.Popen:
+    """Starts Python with such words, in the tests' folder; its output is piped."""
+    given = dict(cwd=PROJECT / "tests", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    given |= dict(env=environment(), text=True) | options
+    return subprocess.Popen([sys.executable, *map(str, words)], **given)
+
+
+def two(program: str, *arguments: object) -> list[subprocess.Popen]:
+    """Starts a program twice: with process 0's address, a number, and arguments."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [python("-c", program, address, i, *arguments) for i in range(2)]
+
+
+@contextlib.contextmanager
+def full_disk(most: int):
+    """Lets no file have more than so many bytes while inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def tiny_quickstart(folder: pathlib.Path, *arguments: str) -> list[str]:

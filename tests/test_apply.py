@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import shutil
 
-import command
 import jax
 import numpy as np
 import pytest
@@ -219,7 +217,6 @@ def wrong(run):
     for name, array in (
         ("five", np.zeros((32, 32, 5), np.float32)),
         ("empty", np.zeros((0, 5), np.float32)),
-        ("nan", np.float32([[0, np.nan]])),
         ("nan_db", np.float32([[-100, np.nan], [np.inf, -90]])),
     ):
         np.save(run / f"{name}.npy", array)
@@ -237,16 +234,10 @@ def wrong(run):
         ("huge", dict(mean=np.full(z.shape, np.float32(3e38)), names=["a"])),
         ("none", dict(mean=z[:0])),
         ("pickled", dict(mean=np.array([{}]))),
-        ("flipped", dict(mean=np.full(z.shape, np.float32(1.5)))),
-        ("strange", dict(weights=np.zeros(3))),
         ("scene2", dict(tx_cell_indices=np.zeros((2, 2), int)) | gain),
         ("silent", dict(tx_cell_indices=np.zeros((0, 2), int)) | silent),
     ):
         np.savez(run / f"{name}.npz", **arrays)
-    (run / "nothing.npz").touch()
-    content = (run / "flipped.npz").read_bytes()
-    (run / "flipped.npz").write_bytes(content.replace(b"\0\0\xc0?", b"\0\0\xc1?", 1))
-    os.mkfifo(run / "pipe.npz")
     header = {"descr": "|u1", "fortran_order": False, "shape": (13_000, 13_000)}
     with (run / "wide.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -260,47 +251,38 @@ def wrong(run):
 @pytest.mark.parametrize(
     "words, verb, files",
     [
-        ("absent.png does not exist", "reconstruct", ["absent.png"]),
-        ("torn.png is truncated", "encode", ["torn.png"]),
-        ("torn.png is truncated", "reconstruct", ["a.png", "torn.png"]),
-        ("--unit db", "reconstruct", ["in_db.npy"]),
-        ("five.npy has 5 channels", "encode", ["five.npy"]),
-        ("a map has pixels", "encode", ["empty.npy"]),
-        ("holds 1 non-finite", "encode", ["nan.npy"]),
-        ("4 channels, and those of", "decode", ["good.npz", "other.npz"]),
-        ("of no map of 32x32, which has 16x16", "decode", ["smaller.npz"]),
-        ("2 names for 1 latents", "decode", ["misnamed.npz"]),
-        ("'../up'; a name has no folder", "decode", ["outside.npz"]),
-        ("expected mean or z", "decode", ["none.npz"]),
-        ("nothing.npz is empty", "decode", ["nothing.npz"]),
-        ("Bad CRC-32 for file 'mean.npy'", "decode", ["flipped.npz"]),
-        ("pipe.npz is a pipe, socket or device", "decode", ["pipe.npz"]),
-        ("wide.npy is 13000x13000, and maps of at most", "reconstruct", ["wide.npy"]),
-        ("pickled.npz is damaged", "decode", ["pickled.npz"]),
-        ("expected mean or z", "decode", ["strange.npz"]),
-        ("latents of up to 3e+38, and no map's are beyond", "decode", ["huge.npz"]),
-        ("one map to one other", "interpolate", ["a.png", "scene2.npz"]),
-        ("maps of one size", "interpolate", ["a.png", "in_f.npy"]),
-        ("several results would be", "reconstruct", ["a.png", "again/a.png"]),
-        ("c_error.png; rename one", "reconstruct", ["c.png", "c_error.png"]),
-        ("no map file", "reconstruct", ["run/config.json"]),
-        ("both hold a map named a", "encode", ["a.png", "again/a.png"]),
-        ("2 maps named 'a', which would be one", "decode", ["twins.npz"]),
-        ("stored is 100000x100000, and maps of at most", "decode", ["vast.npz"]),
-        ("'a\\x00b'; a name has no folder and no NUL", "decode", ["nul.npz"]),
-        ("shape (0, 32, 32), so the scene has no tr", "encode", ["silent.npz"]),
-        (
-            "is mostly outside -147 to -47 dB, the range of f: 810 values (100.00%) ab",
-            "encode",
-            ["in_f.npy", "--unit=db"],
-        ),
-        ("nan_db.npy holds 2 non-finite", "encode", ["nan_db.npy", "--unit=db"]),
+        ("absent.png does not exist", "reconstruct", "absent.png"),
+        ("torn.png is truncated", "encode", "a.png torn.png"),
+        ("torn.png is truncated", "reconstruct", "a.png torn.png"),
+        ("--unit db", "reconstruct", "in_db.npy"),
+        ("five.npy has 5 channels", "encode", "five.npy"),
+        ("a map has pixels", "encode", "empty.npy"),
+        ("nan_db.npy holds 2 non-finite", "encode", "nan_db.npy --unit=db"),
+        ("values (100.00%) above -47 dB", "encode", "in_f.npy --unit=db"),
+        ("wide.npy is 13000x13000, and maps of at most", "reconstruct", "wide.npy"),
+        ("shape (0, 32, 32), so the scene has no tr", "encode", "silent.npz"),
+        ("no map file", "reconstruct", "run/config.json"),
+        ("4 channels, and those of", "decode", "good.npz other.npz"),
+        ("of no map of 32x32, which has 16x16", "decode", "smaller.npz"),
+        ("2 names for 1 latents", "decode", "misnamed.npz"),
+        ("'../up'; a name has no folder", "decode", "outside.npz"),
+        ("'a\\x00b'; a name has no folder and no NUL", "decode", "nul.npz"),
+        ("expected mean or z", "decode", "none.npz"),
+        ("pickled.npz is damaged", "decode", "pickled.npz"),
+        ("stored is 100000x100000, and maps of at most", "decode", "vast.npz"),
+        ("latents of up to 3e+38, and no map's are beyond", "decode", "huge.npz"),
+        ("2 maps named 'a', which would be one", "decode", "twins.npz"),
+        ("both hold a map named a", "encode", "a.png again/a.png"),
+        ("several results would be", "reconstruct", "a.png again/a.png"),
+        ("c_error.png; rename one", "reconstruct", "c.png c_error.png"),
+        ("one map to one other", "interpolate", "a.png scene2.npz"),
+        ("maps of one size", "interpolate", "a.png in_f.npy"),
     ],
 )
 def test_errors_name_the_thing_and_the_remedy_and_leave_nothing_half_done(
     wrong, call, words, verb, files
 ):
-    given = [name if name.startswith("--") else wrong / name for name in files]
+    given = [name if name.startswith("--") else wrong / name for name in files.split()]
     out, error = call(verb, *given, status=1)
     assert words in error and "internal error" not in error
     assert not out.exists() or not list(out.iterdir())
@@ -331,23 +313,6 @@ def test_the_codec_refuses_what_it_cannot_encode(run, words, maps, options):
             of_run.decode(np.zeros((1, 4, 4, 3)), **options)
 
 
-def test_gains_far_below_the_range_are_no_signal(run, tmp_path):
-    gain_db = np.float32([[-300, -200, -200], [-147, -97, -47]])
-    np.save(tmp_path / "a.npy", gain_db)
-    held = mapfiles.read(tmp_path / "a.npy", unit="db")
-    np.testing.assert_allclose(held.f[0, ..., 0], [[0, 0, 0], [0, 0.5, 1]], atol=1e-6)
-    assert held.clipped[:2] == (0, 3)
-
-
-def test_a_folder_in_the_place_of_a_result_is_named_before_the_work(run, call):
-    out, _ = call("encode", run / "a.png")
-    (out / "latents.npz").unlink()
-    (out / "latents.npz").mkdir()
-    _, error = call("encode", run / "a.png", "--overwrite", status=1)
-    assert "latents.npz is a folder" in error and "another --out" in error
-    assert [path.name for path in out.iterdir()] == ["latents.npz"]
-
-
 def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeypatch):
     shown = []
     strip = lambda maps, titles, title, db: shown.append(titles) or Figure()  # noqa: E731
@@ -359,13 +324,6 @@ def test_many_results_sort_by_name_and_few_are_in_the_picture(run, call, monkeyp
     ]
     # By hand: 10 of 0 to 100, evenly.
     assert shown == ["0% 11% 22% 33% 44% 56% 67% 78% 89% 100%".split()]
-
-
-def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
-    done = command.module("apply", "encode", "x.png", f"--workdir={tmp_path}")
-    assert done.returncode == 1
-    assert "is not the folder of a run" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -387,7 +345,7 @@ def test_a_map_passes_at_the_trainings_size_unless_far_from_it(
     assert resizing.sizes(stored, resize).network == network
 
 
-@pytest.mark.parametrize("verb", ["reconstruct", "encode", "interpolate"])
+@pytest.mark.parametrize("verb", ["encode", "interpolate"])
 def test_a_map_that_would_be_squashed_is_named_before_the_work(run, call, verb):
     np.save(run / "oblong.npy", np.zeros((16, 32), np.float32))
     files = [run / name for name in ("a.png", "oblong.npy")]
@@ -420,7 +378,7 @@ def test_a_map_that_is_resized_comes_back_at_its_size(run, monkeypatch):
 
 
 def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
-    run, call, tmp_path
+    run, call, autoencode, tmp_path
 ):
     wide = radiomap.DbRange(-200.0, 250.0)
     gain_db = np.full((32, 32), -75.0, np.float32)  # f = 0.5
@@ -437,7 +395,8 @@ def test_gains_pass_in_the_range_of_the_run_and_what_is_clipped_is_said(
         assert printed.count(f"{name}: 1 values (0.10%) {clipped}") == 1
         found = np.load(tmp_path / "out" / name)
         if name.endswith("npy"):
-            assert -200 <= found.min() < found.max() <= 50
+            expected = 250 * autoencode(held.f[0, ..., 0])[1] - 200
+            np.testing.assert_allclose(found, expected, atol=5e-3)
         else:
             assert found.files == ["path_gain"]
 
@@ -503,17 +462,6 @@ def test_maps_without_a_unit_are_measured_in_f_and_no_db_is_made_up(
     for files in ([run / "in_db.npy", "--unit=db"], [run / "no_unit.npz"]):
         _, error = call("reconstruct", *files, status=1, db=radiomap.NO_DB)
         assert "set data.db_floor and data.db_span in its config.json" in error
-
-
-def test_the_dB_of_a_run_are_read_and_written(run, call, autoencode, tmp_path):
-    f = np.load(run / "in_f.npy")[:, :26]
-    np.save(tmp_path / "b.npy", 250 * f - 250)
-    given = [tmp_path / "b.npy", "--unit=db"]
-    out, printed = call("reconstruct", *given, db=radiomap.DbRange(-250, 250))
-    recon = autoencode(f)[1]
-    rmse_db = 250 * np.sqrt(np.mean((recon - f) ** 2))
-    assert f"b: RMSE {rmse_db:.2f} dB" in printed
-    np.testing.assert_allclose(np.load(out / "b.npy"), 250 * recon - 250, atol=5e-3)
 
 
 def test_maps_that_decode_to_no_numbers_are_not_written(tmp_path):

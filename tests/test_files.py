@@ -3,8 +3,8 @@
 import json
 import math
 import os
-import resource
 
+import command
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,16 +79,9 @@ def by_pillow(path):
 @pytest.mark.parametrize("write", [by_text, by_numpy, by_pillow])
 def test_a_disk_without_room_is_said_with_the_file_and_what_helps(tmp_path, write):
     path = tmp_path / "a.png"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with (
-            pytest.raises(files.NoRoomError) as error,
-            files.written(path) as partial,
-        ):
+    with command.full_disk(100_000), pytest.raises(files.NoRoomError) as error:
+        with files.written(path) as partial:
             write(partial)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(error.value).startswith(f"{path} cannot be written (")
     assert "make room, or write elsewhere" in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -160,7 +160,7 @@ def test_what_was_made_ready_is_not_compiled_again(caplog):
     def doubled(first, x):
         return first + 2 * x
 
-    together = distributed.BarrierJit("a step", jax.jit(doubled), jnp.ones(3))
+    together = distributed.BarrierJit(jax.jit(doubled), jnp.ones(3))
     with jax.log_compiles(), caplog.at_level("WARNING"):
         together.make_ready(jnp.ones(3))
         compiled = caplog.text.count("XLA compilation of jit(doubled)")

@@ -26,8 +26,7 @@ class NotWrittenError(OSError):
     """A checkpoint could not be written; those before it are whole."""
 
 
-class _OtherNetworkError(ValueError):
-    """A saved state has other arrays than are wanted."""
+class _OtherNetworkError(ValueError): ...
 
 
 def whole_steps(workdir: pathlib.Path) -> list[int]:
@@ -90,11 +89,9 @@ def _folder(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _read_state(folder: pathlib.Path, like: Any) -> Any:
-    """Reads the arrays of one checkpoint that `like` has, with its shardings.
-
-    By the handler alone: Orbax's checkpointers wait for all processes after reading,
-    and one that cannot read would not come.
-    """
+    """Reads the arrays of one checkpoint that `like` has, with its shardings."""
+    # Orbax's checkpointers wait for all processes after reading, and one that cannot
+    # read would not come: the handler alone does not wait.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         _check_shapes(reader.metadata(folder / "state").tree, like)
         args = ocp.args.PyTreeRestore(
@@ -106,39 +103,27 @@ def _read_state(folder: pathlib.Path, like: Any) -> Any:
 
 
 def _check_shapes(saved: Any, like: Any) -> None:
-    """Names the first array that a saved state has otherwise, or lacks.
-
-    Of what is wanted in part (params/logvar) the rest is no difference.
-    """
-
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = checksums.named(tree).items()
-        return {name: tuple(x.shape) for name, x in leaves if hasattr(x, "shape")}
-
-    def part(name: str) -> list[str]:
-        return name.split("/")[:2]
-
-    there, wanted = shapes(saved), shapes(like)
-    parts = list(map(part, wanted))
-    differing = sorted(
-        name
-        for name in wanted.keys() | there.keys()
-        if part(name) in parts and wanted.get(name) != there.get(name)
+    """Names the first array that a saved state has otherwise, or lacks."""
+    there, wanted = (
+        {
+            n: tuple(x.shape)
+            for n, x in checksums.named(tree).items()
+            if hasattr(x, "shape")
+        }
+        for tree in (saved, like)
     )
-    if differing:
-        ours, theirs = (s.get(differing[0], "nothing") for s in (wanted, there))
-        raise _OtherNetworkError(
-            f"{differing[0]} is {theirs} there and {ours} by the config; in all "
-            f"{len(differing)} arrays differ"
-        )
+    # Of what is wanted in part (params/logvar) the rest is no difference.
+    parts = [name.split("/")[:2] for name in wanted]
+    for name in sorted(wanted.keys() | there.keys()):
+        ours, theirs = (shapes.get(name, "nothing") for shapes in (wanted, there))
+        if ours != theirs and name.split("/")[:2] in parts:
+            raise _OtherNetworkError(
+                f"{name} is {theirs} there and {ours} by the config"
+            )
 
 
 def _read_data(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the numbers beside a checkpoint's arrays, without their own checksums.
-
-    Raises:
-      ValueError: they, or its metrics, are not as they were saved.
-    """
+    """Returns the numbers beside the arrays, checked with the metrics' by checksum."""
     with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         data = dict(reader.restore(folder / "data"))
     digest = data.pop(SHA256, None)
@@ -153,19 +138,12 @@ def _read_data(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _check(step: int, saved: checksums.Checksums, state: Any) -> None:
-    """Raises a ValueError where an array is not as it was saved.
-
-    An array without a saved sum is not judged, and that is said.
-    """
+    """Raises a ValueError where an array is not as it was saved."""
     now = checksums.of_state(state)
-    unknown = now.keys() - saved.keys()
+    unknown = len(now.keys() - saved.keys())
     if unknown:
-        logging.info(
-            "checkpoint %d is of an older version: no checksums of %d arrays of %d",
-            step,
-            len(unknown),
-            len(now),
-        )
+        words = "checkpoint %d is of an older version: no checksums of %d arrays of %d"
+        logging.info(words, step, unknown, len(now))
     differing = [name for name in now if saved.get(name, now[name]) != now[name]]
     if differing:
         raise ValueError(
@@ -174,7 +152,7 @@ def _check(step: int, saved: checksums.Checksums, state: Any) -> None:
 
 
 def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
-    """Returns the score of each step that has metrics; None if they are damaged."""
+    """Returns the score of each step that has metrics; None for damaged ones."""
     scores: dict[int, float | None] = {}
     for path in folder.glob("*/metrics/metrics"):
         step = path.parents[1].name
@@ -197,9 +175,7 @@ def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
 
 
 def _ordered(score: Score) -> Score:
-    """Returns the score; for NaN, which would push the best one out, infinity."""
-
-    def ordered(numbers: Mapping[str, Any]) -> float:
+    def ordered(numbers: Mapping[str, Any]) -> float:  # a NaN would push the best out
         value = score(numbers)
         return value if math.isfinite(value) else math.inf
 
@@ -212,23 +188,19 @@ class Checkpoints:
     Args:
       keep: how many of the latest there are, beside the best.
       score: what the best one minimises.
-
-    Raises:
-      NotADirectoryError: something else has its name.
     """
 
     def __init__(
         self, workdir: pathlib.Path, *, keep: int = 2, score: Score = metrics.deciding
     ):
-        self._folder = folder = _folder(workdir)
-        if folder.exists() and not folder.is_dir():
-            # Before hours of steps that could not be saved.
+        self._folder = _folder(workdir)
+        if self._folder.is_file():  # Orbax would find out after hours of steps
             raise NotADirectoryError(
-                f"{folder} is no folder; move it away, or give another --workdir"
+                f"{self._folder} is no folder; move it away, or give another --workdir"
             )
         # Orbax reads all metrics when it starts, fails on one that is torn, and goes
         # by one that is not as it was saved.
-        scores = _scores(folder, score) if distributed.is_first() else {}
+        scores = _scores(self._folder, score) if distributed.is_first() else {}
         torn = [step for step, value in scores.items() if value is None]
         for step in torn:
             logging.warning("checkpoint %s has damaged metrics: set aside", step)
@@ -252,7 +224,7 @@ class Checkpoints:
             "data": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(
-            folder, options=options, item_handlers=handlers
+            self._folder, options=options, item_handlers=handlers
         )
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(orbax_errors.quiet())
@@ -271,8 +243,7 @@ class Checkpoints:
           data_state: the data position, of values that JSON has.
           measured: the numbers of a validation at this step.
 
-        Raises:
-          NotWrittenError: this one, or the one before it, could not be written.
+        Raises NotWrittenError if this one, or the one before it, cannot be written.
         """
         data = data_state | {
             CHECKSUMS: checksums.of_state(state),
@@ -288,9 +259,7 @@ class Checkpoints:
     def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
         """Returns the newest readable state and data position; None without any.
 
-        Where the newest is damaged the one before it is taken, and the damaged ones
-        are moved to `damaged_checkpoints/`. Damage is what cannot be read, and what
-        is not as it was saved.
+        What cannot be read, or is not as it was saved, moves to `damaged_checkpoints/`.
 
         Args:
           like: arrays or shapes with the shardings that the state shall have.
@@ -362,17 +331,12 @@ class Checkpoints:
         return abstract._replace(**state, **zeros), data
 
     def drop_after(self, step: int) -> None:
-        """Deletes the checkpoints that are newer than a step."""
         for newer in self.steps():
             if newer > step:
                 self._manager.delete(newer)
 
     def wait(self) -> None:
-        """Returns when nothing is being written.
-
-        Raises:
-          NotWrittenError: what was being written could not be.
-        """
+        """Returns when nothing is being written; raises NotWrittenError, as `save`."""
         with self._writing():
             self._manager.wait_until_finished()
 

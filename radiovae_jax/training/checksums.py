@@ -46,8 +46,7 @@ def of_array(array: Shaped[Array, "*s"]) -> UInt32[Array, ""]:
 def of_state(state: PyTree) -> Checksums:
     """Returns {"params/logvar": sum, ...}. All processes must call it together.
 
-    Waits for the arrays; nothing but the sums comes to the host. Compiled by shape:
-    a thousand arrays in one program take a minute to compile, and longer to run.
+    Compiled by shape: a thousand arrays in one program take a minute to compile.
     """
     sums = {name: of_array(leaf) for name, leaf in named(state).items()}
     return {name: int(total) for name, total in jax.device_get(sums).items()}

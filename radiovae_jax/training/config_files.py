@@ -25,11 +25,7 @@ OWN = pathlib.Path("configs")  # where a user keeps others
 
 
 def find(name: str) -> tuple[pathlib.Path, str]:
-    """Returns (path, variant) of a config by its name or path; :VARIANT may follow.
-
-    Raises:
-      ValueError: there is none; the message lists those that are there.
-    """
+    """Returns (path, variant) of a config by its name or path; :VARIANT may follow."""
     text, _, variant = name.partition(":")
     path = inputs.local(name if "://" in name else text, "--config")
     names = [path, *(f / f"{text}.py" for f in (FOLDER, OWN) if path.name == text)]
@@ -42,8 +38,7 @@ def find(name: str) -> tuple[pathlib.Path, str]:
 def read(name: str) -> ml_collections.ConfigDict:
     """Returns the config that a file makes.
 
-    Raises:
-      ValueError: no such config or variant; or the file cannot be run.
+    Raises a ValueError for no such config or variant, or a file that cannot be run.
     """
     path, variant = find(name)
     try:

@@ -42,19 +42,13 @@ def start(
     heartbeat_s: int = 60,
     connect_s: int = 300,
 ) -> None:
-    """Joins this process to the others; with no argument it stays alone.
+    """Joins this process to the others, by main's flags; with none it stays alone.
 
     Comes before anything that asks JAX for its devices.
 
     Args:
       automatic: JAX finds the others itself: Cloud TPU, Slurm (one process a GPU),
         Open MPI, Kubernetes.
-      coordinator: HOST:PORT of process 0, where that listens.
-      processes: how many there are.
-      process: which one this is, from 0.
-      heartbeat_s: a process not heard of for so long counts as dead, and the runtime
-        ends the others.
-      connect_s: this process ends with an error where the others are not found within.
 
     Raises:
       ValueError: half of the coordinates, or no cluster to be found.
@@ -68,8 +62,8 @@ def start(
         )
     if automatic and explicit:
         raise ValueError(
-            "--distributed finds the processes by itself; leave out --coordinator, "
-            "--processes and --process, or --distributed"
+            "--distributed finds the processes by itself; leave it out, or all of "
+            "--coordinator, --processes and --process"
         )
     if not automatic and not explicit:
         return
@@ -80,9 +74,8 @@ def start(
         if not named or not 0 <= process < processes:
             raise ValueError(
                 f"--coordinator={coordinator} --processes={processes} "
-                f"--process={process} do not name a process: give all three, "
-                "HOST:PORT of process 0, how many there are, and which this is, from "
-                "0 to one less"
+                f"--process={process} do not name a process: give HOST:PORT of process "
+                "0, how many there are, and which this is, from 0 to one less"
             )
         who = f"process {process} of {processes}, coordinator {coordinator}"
         coordinates = dict(
@@ -101,8 +94,7 @@ def start(
             )
         except ValueError as error:
             raise ValueError(
-                f"--distributed found no cluster ({error}): neither Cloud TPU nor "
-                "Slurm, Open MPI or Kubernetes. Name the processes with "
+                f"--distributed found no cluster ({error}); name the processes with "
                 "--coordinator=HOST:PORT --processes=N --process=I"
             ) from error
         except jax.errors.JaxRuntimeError as error:
@@ -117,20 +109,13 @@ def start(
 
 @contextlib.contextmanager
 def _at_most(seconds: int, who: str) -> Iterator[None]:
-    """Ends this process with one message if the inside takes longer.
-
-    The runtime's own time-out aborts, with the stack of its C++ and no reason.
-    """
-
-    def give_up() -> None:
-        partners.end(
-            f"the processes did not find each other within {seconds} s ({who}). "
-            "Start all of them, with the same --coordinator: the machine of process 0 "
-            "as the others reach it, and a port that is free there and open to them. "
-            "--connect_s waits longer"
-        )
-
-    timer = threading.Timer(seconds, give_up)
+    """Ends this process if the inside takes longer, before the runtime aborts it."""
+    problem = (
+        f"the processes did not find each other within {seconds} s ({who}): start all "
+        "of them, with one --coordinator that they reach, and a port that is free "
+        "there; --connect_s waits longer"
+    )
+    timer = threading.Timer(seconds, partners.end, (problem,))
     timer.daemon = True
     timer.start()
     try:
@@ -140,16 +125,13 @@ def _at_most(seconds: int, who: str) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Says whether this process writes what is written once: logs and pictures."""
+    """Whether this process writes what is written once: logs and pictures."""
     return jax.process_index() == 0
 
 
 def wait_for_all(reason: str) -> None:
-    """Returns when every process has come here.
-
-    Through the runtime's own service: a collective of the devices would give up after
-    half a minute on the CPU.
-    """
+    """Returns when every process has come here."""
+    # A collective of the devices would give up after half a minute on the CPU.
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=reason, timeout_ms=1000 * BARRIER_S)
 
@@ -165,14 +147,9 @@ def gathered(text: str) -> list[str]:
 
 
 def check_same(values: Mapping[str, str], remedy: str) -> None:
-    """Compares short values over all processes, which must call it together.
+    """Raises a ValueError where a process has another value than the first.
 
-    Args:
-      values: by what they are called.
-      remedy: what makes them the same.
-
-    Raises:
-      ValueError: a process has another value than the first.
+    All must call it together, with short values by what they are called.
     """
     first, *others = map(json.loads, gathered(json.dumps(values)))
     for name, value in first.items():
@@ -187,12 +164,9 @@ def check_same(values: Mapping[str, str], remedy: str) -> None:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """Does in every process what is inside, or ends all where one of them cannot.
+    """Raises the error of what is inside, in any process, as a ValueError in all.
 
     What is inside may wait for no other process.
-
-    Raises:
-      ValueError: the error of the first one that could not, in every process.
     """
     failure = None
     try:
@@ -215,13 +189,11 @@ class BarrierJit:
     long (30 s on the CPU) as their compilations may take longer than this one's.
 
     Args:
-      name: what is waited for, where a process does not come.
       first: arguments that stand before those of every call.
     """
 
-    def __init__(self, name: str, jitted: Any, *first: Any):
-        self._name, self._jitted, self._first = name, jitted, first
-        self.ready = False
+    def __init__(self, jitted: Any, *first: Any):
+        self._jitted, self._first, self.ready = jitted, first, False
 
     def compile(self, *arguments: Any) -> jax.stages.Compiled:
         """Returns the executable for such arguments, which may be shapes alone."""
@@ -231,7 +203,7 @@ class BarrierJit:
         """Compiles what the calls will run, in all processes; the first time only."""
         if not self.ready:
             self.compile(*arguments)  # JAX keeps it for the call
-            wait_for_all(self._name)
+            wait_for_all("a step")
             self.ready = True
 
     def __call__(self, *arguments: Any) -> Any:
@@ -269,8 +241,8 @@ def losses_named() -> Iterator[None]:
 def leave(status: int, reason: str = "") -> None:
     """Ends this process at once where an error ends one of several; else returns.
 
-    The way out through Python waits for the others to leave as well, and they may
-    stand in a collective that waits for this one. They are told the reason.
+    The way out through Python would wait for the others, and they may stand in a
+    collective that waits for this one. They are told the reason.
     """
     if status and jax.distributed.is_initialized():
         sys.stdout.flush()

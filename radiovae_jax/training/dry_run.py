@@ -81,12 +81,7 @@ def run(make: Make, config: ml_collections.ConfigDict) -> str:
 
 
 def plan(step: BarrierJit, setup: Setup, raw: PyTree, *, kept: int) -> Planned:
-    """Compiles one kind of step and asks XLA what it planned.
-
-    Args:
-      raw: a batch as the pipeline gives it, or its shapes.
-      kept: of `residual_bytes`.
-    """
+    """Compiles a kind of step, for a batch or its shapes; asks XLA what it planned."""
     key = jax.eval_shape(jax.random.key, 0)
     compiled = step.compile(setup.fresh, raw, key)
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
@@ -106,8 +101,7 @@ def residual_bytes(
 ) -> int:
     """Returns the bytes that one device keeps for the backward pass of a step.
 
-    The step's arguments, parameters among them, are not counted: they are there
-    anyway. Only shapes go through: nothing is computed or compiled.
+    The step's arguments, parameters among them, are there anyway and not counted.
 
     Args:
       images: of one micro-batch on one device, since they come one after the other.

@@ -45,20 +45,19 @@ SOURCES = SOURCES._replace(
     "data.dataset"
 )
 AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
+SCHEMES = one_of(*splits.SCHEMES)
+WIDTHS, SIZES = sequence(whole(1), shortest=1), sequence(SIZE, shortest=0)
 WEIGHTS = sequence(real(0), shortest=3, longest=3)._replace(
     words="three numbers from 0: of rec, edge and pinn"
 )
 
 
 def _objective(name: str, total: tuple, balance: tuple, pixel_weights: tuple):
-    words = "(rec, edge, pinn) of this objective"
     return section(
         f"loss.objectives.{name}",
-        total=Field(total, WEIGHTS, f"weights of {words} in the total"),
-        balance=Field(balance, WEIGHTS, f"weights of {words}, balanced by d_weight"),
-        pixel_weights=Field(
-            pixel_weights, WEIGHTS, f"multiples of the pixel weights for {words}"
-        ),
+        total=Field(total, WEIGHTS, "of rec, edge and pinn in the total"),
+        balance=Field(balance, WEIGHTS, "of the three, balanced by d_weight"),
+        pixel_weights=Field(pixel_weights, WEIGHTS, "multiples of the pixel weights"),
     )
 
 
@@ -72,14 +71,12 @@ FIELDS: dict[str, Field] = {
         ch=Field(128, whole(1), "width of the first level"),
         ch_mult=Field(
             (1, 2, 4),
-            sequence(whole(1), shortest=1),
-            "widths of the levels in ch; each beyond the first halves the size",
+            WIDTHS,
+            "widths in ch; each level beyond the first halves the size",
         ),
         num_res_blocks=Field(2, whole(1), "residual blocks a level; decoder: 1 more"),
         attn_resolutions=Field(
-            (),
-            sequence(SIZE, shortest=0),
-            "sizes, of `resolution` halved, with attention besides the middle",
+            (), SIZES, "sizes, of `resolution` halved, with attention"
         ),
         resolution=Field((320, 320), SIZE, "(h, w) that attn_resolutions refer to"),
         mid_attention=Field(True, YES_NO, "attention in the middle"),
@@ -88,9 +85,7 @@ FIELDS: dict[str, Field] = {
         double_z=Field(True, YES_NO, "mean and log-variance; the KL term needs both"),
         dropout=Field(0.0, real(0, 0.999), "share of the features left out"),
         remat=later(False, YES_NO, "compute blocks again in the backward pass", FREE),
-        attention_chunk=later(
-            0, whole(0), "queries of attention at a time; 0: all scores at once", FREE
-        ),
+        attention_chunk=later(0, whole(0), "queries at a time; 0: all at once", FREE),
     ),
     **section(
         "loss",
@@ -100,26 +95,17 @@ FIELDS: dict[str, Field] = {
             *pick("off released"),
             "released: before disc_start it decays and normalises, without a gradient",
         ),
-        disc_factor=Field(
-            1.0, real(0), "of both adversarial losses; 0: no discriminator at all"
-        ),
+        disc_factor=Field(1.0, real(0), "of adversarial losses; 0: no discriminator"),
         disc_weight=Field(0.5, real(0), "of the generator's term, times d_weight"),
         disc_loss=Field(*pick("hinge vanilla"), "of the discriminator"),
-        disc_conditional=Field(
-            False, YES_NO, "the discriminator sees buildings and transmitter as well"
-        ),
+        disc_conditional=Field(False, YES_NO, "it sees buildings and transmitter too"),
         disc_in_channels=Field(1, whole(1), "channels of the discriminator's maps"),
         disc_num_layers=Field(3, whole(1), "layers of the discriminator that halve"),
         disc_ndf=Field(64, whole(1), "width of the discriminator's first layer"),
         use_actnorm=Field(False, YES_NO, "ActNorm in place of BatchNorm"),
         fresh_reconstruction=Field(False, YES_NO, "a second forward pass, for it"),
-        reconstruction=later(
-            *pick("l1_mse l1 mse bce"),
-            "kind of the rec term; bce: cross-entropy of logits",
-        ),
-        reduction=later(
-            *pick("sum mean"), "sum: over an image, then the mean over images"
-        ),
+        reconstruction=later(*pick("l1_mse l1 mse bce"), "rec term; bce: of logits"),
+        reduction=later(*pick("sum mean"), "sum: of an image, then mean over images"),
         kl_weight=Field(1e-6, real(0), "beta, the weight of the KL term"),
         kl_schedule=later(*pick("constant linear cyclical"), "its rise from 0 to beta"),
         kl_warmup_steps=later(10_000, whole(0), "linear: steps that it rises over"),
@@ -135,9 +121,7 @@ FIELDS: dict[str, Field] = {
         input_range=Field(*pick("unit released"), "released: pinn takes [-1, 1] for f"),
         mask_range=Field(*pick("unit released"), "released: transmitters are 0 or 255"),
         perceptual_weight=Field(1.0, real(0), "of LPIPS in the rec term; 0: without"),
-        perceptual_weights=Field(
-            "hub", TEXT, "LPIPS's weights: hub, a folder, or random (tests)", FREE
-        ),
+        perceptual_weights=Field("hub", TEXT, "hub, a folder, or random (tests)", FREE),
         pixelloss_weight=Field(1.0, real(0), "of the pixel term in the rec term"),
         pixel_weights=Field(*pick("none street"), "street: buildings weigh 0"),
         ssim_weight=later(0.0, real(0), "of 1 - SSIM in the total, beside a sum"),
@@ -147,7 +131,7 @@ FIELDS: dict[str, Field] = {
         ),
         r1_weight=later(0.0, real(0), "of the discriminator's gradient at real images"),
         lecam_weight=later(
-            0.0, real(0), "of the discriminator's distance from its own past"
+            0.0, real(0), "of the discriminator's distance from its past"
         ),
         lecam_decay=later(0.99, real(0, 0.999999), "of that past's average"),
         logvar_init=Field(0.0, ANY_NUMBER, "the learned log-scale's first value"),
@@ -188,23 +172,14 @@ FIELDS: dict[str, Field] = {
         root=Field("data/RadioMapSeer", TEXT, "its folder", FREE),
         dataset=later("mnist", TEXT, "of tfds_images: a set prepared in root"),
         simulation=Field("DPM", TEXT, "or IRT2, IRT4, carsDPM, carsIRT2, carsIRT4"),
-        split_scheme=Field(
-            "radiounet",
-            one_of(*splits.SCHEMES),
-            "RadioMapSeer's splits; released: with its leak",
-        ),
+        split_scheme=Field("radiounet", SCHEMES, "of maps; released: with its leak"),
         split_by=Field(
             "group",
             one_of(*splits.SPLIT_BY),
             "of a folder: 0_0 and 0_1 together; file: each by itself",
             older="file",
         ),
-        db_floor=later(
-            None,
-            NUMBER_OR_NONE,
-            "dB at f = 0; None: the data set's, of folders no dB",
-            FREE,
-        ),
+        db_floor=later(None, NUMBER_OR_NONE, "dB at f = 0; None: the source's", FREE),
         db_span=later(None, NUMBER_OR_NONE, "dB from f = 0 to 1; 0: no dB", FREE),
         transmitters=Field(0, whole(0), "of each map; 0: all there are"),
         train_split=Field("train", TEXT, "split to train on"),
@@ -226,9 +201,7 @@ FIELDS: dict[str, Field] = {
         "train",
         steps=Field(150_000, whole(1), "of the whole training", EXTEND),
         init_from=Field("", TEXT, "folder of a run whose best weights it starts from"),
-        extend=later(
-            False, YES_NO, "more steps or other rates, for a run that has begun", FREE
-        ),
+        extend=later(False, YES_NO, "more steps or other rates for a begun run", FREE),
         stop_at=Field(0, whole(0), "> 0: save, end; the same command goes on", FREE),
         batch_size=Field(8, whole(1), "images of a step, over all devices"),
         accumulate_steps=later(1, whole(1), "micro-batches of a batch, for memory"),
@@ -240,24 +213,18 @@ FIELDS: dict[str, Field] = {
         log_every=Field(100, whole(1), "steps between lines of metrics.jsonl", FREE),
         validate_every=Field(5_000, whole(1), "steps between validations", FREE),
         validation_batch_size=Field(8, whole(1), "images at a time, all devices", FREE),
-        metrics_size=Field(
-            *pick("stored seen"),
-            "size of the maps for metrics; seen: at data.image_size",
-        ),
+        metrics_size=Field(*pick("stored seen"), "of maps; seen: at data.image_size"),
         checkpoint_every=Field(5_000, whole(1), "steps between checkpoints", FREE),
         keep_checkpoints=Field(2, whole(1), "latest ones, besides the best", FREE),
         images=Field(4, whole(1), "rows of the picture; samples from the prior", FREE),
         histogram_every=later(5_000, whole(0), "of weights and latents; 0: none", FREE),
         max_skipped=later(
-            10, whole(1), "updates in a row that are not finite before it ends", FREE
+            10, whole(1), "updates in a row, not finite, that end it", FREE
         ),
         rollback=later(0, whole(0), "times it goes back to a checkpoint instead", FREE),
         rollback_factor=later(0.5, real(1e-6, 1), "of the learning rates, each time"),
         stop_on_plateau_steps=later(
-            0,
-            whole(0),
-            "steps without a better validation NMSE that end it; 0: off",
-            FREE,
+            0, whole(0), "steps without a better val NMSE that end it; 0: off", FREE
         ),
         stop_on_kl_below=later(1e-8, real(0), "nats an image: latents collapsed", FREE),
         stop_on_divergence=later(0.0, real(0), "times the best val NMSE; 0: off", FREE),
@@ -268,8 +235,8 @@ PATHS = ("data.root", "train.init_from", "loss.perceptual_weights")
 
 
 def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Yields what is allowed by itself and not together."""
-    data, train, objective = config.data, config.train, config.loss.objective
+    """Yields what is allowed by itself and not together, or would be 0 all the same."""
+    data, train, loss = config.data, config.train, config.loss
     if "autoencoder" not in config.ema.of:
         yield "ema.of must hold 'autoencoder': validation judges its average"
     if (data.db_floor is None) != (data.db_span is None):
@@ -289,43 +256,35 @@ def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"train.batch_size={train.batch_size} does not split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts"
         )
-    if objective != "base" and data.source == "tfds_images":
+    if loss.objective != "base" and data.source == "tfds_images":
         yield (
-            f"loss.objective={objective} is made of path gains, and the images of "
+            f"loss.objective={loss.objective} is made of path gains, and the images of "
             "data.source=tfds_images are none: set loss.objective=base"
         )
-    if objective == "dpm2irt4":
-        if data.simulation != "IRT4":
-            yield "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
-        if data.source != "radiomapseer":
-            yield (
-                f"loss.objective=dpm2irt4 reads pairs of maps and "
-                f"data.source={data.source} has none: set data.source=radiomapseer"
-            )
-
-
-def lost_terms(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Yields what is asked of the loss and would be 0 all the same."""
-    loss, steps = config.loss, config.train.steps
-    if loss.kl_schedule == "cyclical" and steps < 2 * loss.kl_cycles:
+    pairs = data.simulation == "IRT4" and data.source == "radiomapseer"
+    if loss.objective == "dpm2irt4" and not pairs:
         yield (
-            f"loss.kl_cycles={loss.kl_cycles} does not fit train.steps={steps}: a "
-            "cycle begins with weight 0, so take two steps or more for each"
+            "loss.objective=dpm2irt4 reads pairs of maps, DPM and IRT4: set "
+            "data.source=radiomapseer and data.simulation=IRT4"
         )
-    if not loss.disc_factor:
-        for name in OF_DISCRIMINATOR:
-            if loss[name]:
-                yield (
-                    f"loss.{name}={loss[name]:g} is of the discriminator, and "
-                    "loss.disc_factor=0 switches that off: set one of them otherwise"
-                )
+    if loss.kl_schedule == "cyclical" and train.steps < 2 * loss.kl_cycles:
+        yield (
+            f"loss.kl_cycles={loss.kl_cycles} does not fit train.steps={train.steps}: "
+            "a cycle begins with weight 0, so take two steps or more for each"
+        )
+    for name in OF_DISCRIMINATOR:
+        if loss[name] and not loss.disc_factor:
+            yield (
+                f"loss.{name}={loss[name]:g} is of the discriminator, and "
+                "loss.disc_factor=0 switches that off: set one of them otherwise"
+            )
     for name, terms in OBJECTIVES.items():
         for kind in ("total", "balance"):
-            weights = dict(zip(TERMS, loss.objectives[name][kind], strict=True))
-            lost = [term for term in weights.keys() - terms if weights[term]]
+            weights = zip(TERMS, loss.objectives[name][kind], strict=True)
+            lost = [term for term, weight in weights if weight and term not in terms]
             if lost:
                 yield (
-                    f"loss.objectives.{name}.{kind} weighs {', '.join(sorted(lost))}, "
-                    f"which {name} does not compute: weigh {', '.join(terms)} alone, "
-                    "or choose another loss.objective"
+                    f"loss.objectives.{name}.{kind} weighs {', '.join(lost)}, which "
+                    f"{name} does not compute: weigh {', '.join(terms)} alone, or "
+                    "choose another loss.objective"
                 )

@@ -19,9 +19,8 @@ from radiovae_jax.training import distributed
 class Logbook:
     """Writes one line for each step to `metrics.jsonl`, and its TensorBoard twin.
 
-    Opening it at a restored step drops the lines past that step, and a line torn by
-    a crash: after a resume the file holds each step once. Steps whose update was left
-    out stand in `skipped.jsonl`, with the maps of their batches.
+    Opening it at a restored step drops the lines past that step, and torn ones. Steps
+    whose update was left out stand in `skipped.jsonl`, with the maps of their batches.
     """
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
@@ -81,8 +80,7 @@ class Logbook:
 class _EventFile:
     """TensorBoard's file: where it cannot be written the run goes on without it.
 
-    tensorboardX writes in a thread. If that died of a full disk, its queue would fill
-    and the run stand still for ever.
+    If tensorboardX's thread died of a full disk, its queue would fill, the run stand.
     """
 
     PREFIX = "radiovae"
@@ -124,7 +122,6 @@ class Silent:
 
 
 def opened(workdir: pathlib.Path, *, step: int) -> Logbook | Silent:
-    """Returns the logbook of a run; of several processes the first alone writes."""
     return Logbook(workdir, step=step) if distributed.is_first() else Silent()
 
 
@@ -139,32 +136,31 @@ def reopened(path: pathlib.Path, step: int) -> TextIO:
 
 def read(path: pathlib.Path) -> list[dict]:
     """Returns the whole lines of a metrics.jsonl; none if there is no such file."""
-    lines: list[dict] = []
-    if not pathlib.Path(path).exists():
+    path, lines = pathlib.Path(path), []
+    if not path.exists():
         return lines
-    if not pathlib.Path(path).is_file():  # a pipe would be waited for
+    if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is no file; move it away")
-    text = pathlib.Path(path).read_text(errors="replace")
-    for number, row in enumerate(text.splitlines(), 1):
+    for number, row in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
             line = json.loads(row)
-            whole = math.isfinite(line["step"])
+            if math.isfinite(line["step"]):
+                lines.append(line)
+                continue
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            whole = False
-        if whole:
-            lines.append(line)
-        else:
-            logging.warning("%s: line %d is torn and left out", path, number)
+            pass
+        logging.warning("%s: line %d is torn and left out", path, number)
     return lines
 
 
 def last_validation(path: pathlib.Path) -> dict[str, float]:
     """Returns the numbers of the last validation, without their prefix."""
-    numbers: dict[str, float] = {}
-    for line in read(path):
+    for line in reversed(read(path)):
         numbers = {
             name.removeprefix("val/"): math.nan if value is None else value
             for name, value in line.items()
             if name.startswith("val/")
-        } or numbers
-    return numbers
+        }
+        if numbers:
+            return numbers
+    return {}

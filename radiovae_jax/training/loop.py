@@ -13,18 +13,11 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax import sharding
+from radiovae_jax import files, sharding
 from radiovae_jax.cli import Interrupted
 from radiovae_jax.data import datasets
 from radiovae_jax.progress import Bar
-from radiovae_jax.training import (
-    distributed,
-    logbook,
-    resources,
-    run_folder,
-    stopping,
-    validation,
-)
+from radiovae_jax.training import distributed, logbook, resources, stopping, validation
 from radiovae_jax.training.checkpoint import Checkpoints, NotWrittenError
 from radiovae_jax.training.preemption import Interruption
 from radiovae_jax.training.task import State
@@ -54,13 +47,7 @@ class Loop:
     rollbacks: int  # how often this run went back to an older checkpoint
 
     def run(self, state: State) -> dict[str, float]:
-        """Takes the steps that are left; whatever ends them early, saves first.
-
-        Raises:
-          Interrupted: a signal came; the last step is saved.
-          FloatingPointError: going on is of no use; the message says why.
-          OSError: something cannot be written or read.
-        """
+        """Takes the steps that are left; raises as `trainer.run`, and saves first."""
         train, self.task = self.config.train, self.setup.task
         start, stop = int(state.step), min(train.steps, train.stop_at or train.steps)
         numbers = self.workdir / "metrics.jsonl"
@@ -82,20 +69,10 @@ class Loop:
             logging.info("%s; train.extend=True goes on with more train.steps", done)
             return logbook.last_validation(numbers)
         self.validator = validation.Validator(
-            task=self.task,
-            mesh=self.setup.mesh,
-            source=self.setup.val_data,
-            batch_size=train.validation_batch_size,
-            rows=train.images,
-            workdir=self.workdir,
-            log=self.log,
-            key=self.sample_key,
-            named=set(),
+            self.setup, train, self.workdir, self.log, self.sample_key, named=set()
         )
-        logging.info(
-            "compiling the first step of each phase: usually 20 to 60 s on a CPU, some "
-            "minutes for the large networks"
-        )
+        words = "20 to 60 s on a CPU, some minutes for the large networks"
+        logging.info("compiling the first step of each phase: usually %s", words)
         self.bar = Bar(
             total=train.steps,
             initial=start,
@@ -103,20 +80,19 @@ class Loop:
             disable=not distributed.is_first(),
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
-        with self.bar, Interruption() as self.interruption:
+        room = files.room_for(self.workdir)
+        with self.bar, room, Interruption() as self.interruption:
             while True:
                 try:
                     return self.steps(state, stop)
                 except stopping.TooManySkippedError as error:
                     state = self.roll_back(state, error)
-                except OSError as error:
-                    raise run_folder.explained(error, self.workdir) from error
 
     def steps(self, state: State, stop: int) -> dict[str, float]:
         """Steps from this state on; returns the numbers of the last validation."""
         start, self.newest = int(state.step), state
         self.compiled = self.setup.compiled(self.rate())
-        self.clock, self.ledger = resources.Clock(start), stopping.SkipLedger()
+        self.clock, self.pending = resources.Clock(start), []
         try:
             for done in range(start + 1, stop + 1):
                 state = self.one_step(state, done, stop)
@@ -141,7 +117,7 @@ class Loop:
                 run_step.make_ready(state, raw, self.step_key)
         state, logs = run_step(state, raw, self.step_key)
         self.newest = state
-        self.ledger.add(done, batch["name"], logs["skipped_in_row"])
+        self.pending.append((done, batch["name"], logs["skipped_in_row"]))
         self.bar.update()
 
         due = self.due(done, stop)
@@ -149,14 +125,18 @@ class Loop:
         validated = stopping.validated(values)
         problem = stopping.problem(values, self.validations, self.limits)
         end = due.end or self.interruption.noticed()
-        self.finished = validated and not problem and self.enough()
+        enough = ""
+        if validated and not problem:
+            enough = stopping.enough(self.validations, self.limits)
+            self.say(enough)
+        self.finished = bool(enough)
         wanted = (due.save or end or self.finished) and not problem
         if wanted or (validated and (problem or self.new_best())):
             self.save(state, validated=validated)
         if problem:
             self.checkpoints.wait()
             message = self.message(problem, self.last_good(done - 1))
-            raise stopping.StoppedError(f"step {done}: {message}")
+            raise FloatingPointError(f"step {done}: {message}")
         if end:
             self.checkpoints.wait()
             raise Interrupted(
@@ -170,21 +150,10 @@ class Loop:
         *before, last = self.validations
         return last.nmse < min((one.nmse for one in before), default=math.inf)
 
-    def enough(self) -> bool:
-        """Whether more steps are not worth it, and says why."""
-        words = stopping.enough(self.validations, self.limits)
-        if words:
-            self.say(words)
-        return bool(words)
-
     @contextlib.contextmanager
     def pause(self, purpose: str, state: Any) -> Iterator[None]:
-        """Keeps what is no step out of the steps' time, in the log and in the bar.
-
-        The steps that led to the state, and may still run on the device, are waited for
-        first.
-        """
-        jax.block_until_ready(state)
+        """Keeps what is no step out of the steps' time, in the log and in the bar."""
+        jax.block_until_ready(state)  # the steps that led to it may still run
         start = time.monotonic()
         with self.clock.spent_on(purpose):
             yield
@@ -194,12 +163,11 @@ class Loop:
             self.bar.last_print_t += seconds
 
     def say(self, words: str) -> None:
-        if distributed.is_first():
+        if words and distributed.is_first():
             self.bar.write(words)
 
     def due(self, done: int, stop: int) -> Due:
-        train = self.config.train
-        end = self.interruption.reached(done)
+        train, end = self.config.train, self.interruption.reached(done)
         log, validate, save = (
             done % every == 0 or done == stop
             for every in (train.log_every, train.validate_every, train.checkpoint_every)
@@ -209,8 +177,9 @@ class Loop:
             log=log,
             validate=(validate or save) and not end and has_validation,
             save=save or end,
-            histograms=bool(train.histogram_every)
-            and done % train.histogram_every == 0,
+            histograms=bool(
+                train.histogram_every and done % train.histogram_every == 0
+            ),
             end=end,
         )
 
@@ -266,22 +235,16 @@ class Loop:
         return validation.named("val", numbers) | self.clock.seconds("validation")
 
     def settle(self) -> None:
-        """Logs the maps of skipped batches.
-
-        Raises:
-          TooManySkippedError: nothing was learned for train.max_skipped steps.
-        """
-        for skipped in self.ledger.settle():
-            self.log.skipped(skipped.step, skipped.names)
-            logging.warning(
-                "step %d skipped: not finite with maps %s",
-                skipped.step,
-                ", ".join(skipped.names),
-            )
-            if skipped.in_row >= self.limits.max_skipped:
-                good = self.last_good(skipped.step - skipped.in_row)
+        """Logs the maps of skipped batches; raises where they are too many."""
+        pending, self.pending = self.pending, []
+        for step, names, in_row in stopping.settled(pending):
+            self.log.skipped(step, names)
+            words = "step %d skipped: not finite with maps %s"
+            logging.warning(words, step, ", ".join(names))
+            if in_row >= self.limits.max_skipped:
+                good = self.last_good(step - in_row)
                 problem = stopping.too_many(
-                    skipped, good=good, rollbacks=self.rollbacks
+                    step, in_row, good=good, rollbacks=self.rollbacks
                 )
                 message = self.message(problem, good)
                 raise stopping.TooManySkippedError(message, good=good)
@@ -308,14 +271,9 @@ class Loop:
         self.log.rewind(step)
         self.validations = [one for one in self.validations if one.step <= step]
         self.bar.n = step
-        logging.warning(
-            "%s\nback at step %d, at %g of the learning rates (%d of %d times)",
-            error,
-            step,
-            self.rate(),
-            self.rollbacks,
-            train.rollback,
-        )
+        words = "%s\nback at step %d, at %g of the learning rates (%d of %d times)"
+        counts = self.rollbacks, train.rollback
+        logging.warning(words, error, step, self.rate(), *counts)
         return restored
 
     def rate(self) -> float:
@@ -333,11 +291,8 @@ class Loop:
             self.checkpoints.save(state, position, measured)
 
     def rescue(self, state: State) -> None:
-        """Saves the last whole state, unless a step was consuming it.
-
-        Of several processes none does: all must write, and an error may be of one.
-        """
-        if jax.process_count() > 1:
+        """Saves the last whole state, unless a step was consuming it."""
+        if jax.process_count() > 1:  # all must write, and an error may be of one
             return
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
             return

@@ -21,8 +21,7 @@ def cause(error: BaseException) -> str:
     """Returns the reason: the operating system's word for it, where there is one.
 
     Of several writers the first to fail is heard: TensorStore, whose lines end with the
-    reason and then long notes ("[os_error_code='28' ...", "[tensorstore_spec='{...",
-    whichever layer adds the first), or Python, whose OSError ends with the file.
+    reason and then long notes, or Python, whose OSError ends with the file.
     """
     found: BaseException | None = error
     while found is not None:
@@ -35,11 +34,7 @@ def cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the tracebacks of Orbax's many readers and writers off the console.
-
-    What matters of them is in the exception that its methods raise. A checkpoint
-    without a validation is no reason for a warning either.
-    """
+    """Keeps off the console what is in the exceptions of Orbax's methods anyway."""
     tasks, orbax = logging.getLogger("asyncio"), logging.getLogger("absl")
     level, in_thread, in_call = tasks.level, threading.excepthook, sys.unraisablehook
 
@@ -53,7 +48,7 @@ def quiet() -> Iterator[None]:
         if str(args.exc_value) != "Event loop is closed":
             in_call(args)
 
-    def wanted(record: logging.LogRecord) -> bool:
+    def wanted(record: logging.LogRecord) -> bool:  # some have no validation
         return "Requested `tracked_metric`" not in str(record.msg)
 
     tasks.setLevel(logging.CRITICAL + 1)

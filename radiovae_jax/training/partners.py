@@ -23,13 +23,7 @@ GONE = f"process 0 cannot be reached: it has died, or the network; {AGAIN}"
 
 
 class Watch(threading.Thread):
-    """Ends this process once another has failed, or has died.
-
-    Args:
-      client: of the runtime.
-      process: which one this is.
-      silent_s: process 0 counts another as dead that says nothing for so long.
-    """
+    """Ends this process once another has failed, or was silent for `silent_s`."""
 
     def __init__(self, client: Any, process: int, silent_s: float):
         super().__init__(daemon=True)
@@ -70,9 +64,8 @@ class Watch(threading.Thread):
                 self._heard[key] = beat, now
             elif now - self._heard[key][1] > self._silent_s:
                 return (
-                    f"process {key.removeprefix(ALIVE)} has died or hangs: it was not "
-                    f"heard of for {self._silent_s:g} s (--heartbeat_s); its own "
-                    f"output may say why; {AGAIN}"
+                    f"process {key.removeprefix(ALIVE)} has died or hangs: not heard "
+                    f"of for {self._silent_s:g} s (--heartbeat_s); {AGAIN}"
                 )
         return ""
 

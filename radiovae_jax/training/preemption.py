@@ -29,8 +29,8 @@ class Interruption:
     """Listens while it is entered; leaves the handlers as they were.
 
     A thread of its own hears the signals (through Python's wake-up descriptor), since
-    the main one may stand in a compilation for minutes: the second signal must end the
-    process there too. Outside of the main thread there is nothing to listen to.
+    the main one may stand in a compilation for minutes. Outside of the main thread
+    there is nothing to listen to.
     """
 
     def __init__(self):
@@ -66,10 +66,7 @@ class Interruption:
         return self._heard is not None and not self._distributed
 
     def reached(self, step: int) -> bool:
-        """Whether to save and end after this step; all processes get one answer.
-
-        To be asked after every step, by every process.
-        """
+        """Whether to save and end after this step; every process asks, of every one."""
         if not self._distributed:
             return self._heard is not None
         reached = multihost_utils.reached_preemption_sync_point(step)
@@ -109,8 +106,7 @@ class Interruption:
             os.kill(os.getpid(), signal.SIGTERM)  # the runtime tells the others
 
 
-def _ignore(number, frame) -> None:
-    """Something that Python calls, so that the signal reaches the descriptor."""
+def _ignore(number, frame) -> None: ...  # Python calls it, and writes the descriptor
 
 
 def _without_terminal() -> None:

@@ -19,17 +19,11 @@ class Rule(NamedTuple):
 
 
 class Field(NamedTuple):
-    """One field of the config.
-
-    `older` is what a run of version 0.1 did, whose config.json lacks the field; ()
-    where it had it. No section is a `Field`.
-    """
-
     default: Any
     rule: Rule
     meaning: str
     resume: str = FIXED
-    older: Any = ()
+    older: Any = ()  # what version 0.1 did, whose config.json lacks it; () where it had
 
 
 def later(default: Any, rule: Rule, meaning: str, resume: str = FIXED) -> Field:
@@ -75,12 +69,9 @@ def pick(choices: str) -> tuple[str, Rule]:
 
 def sequence(rule: Rule, *, shortest: int, longest: int = sys.maxsize) -> Rule:
     def allows(values: Any) -> bool:
-        right = isinstance(values, list | tuple)
-        return (
-            right
-            and shortest <= len(values) <= longest
-            and all(map(rule.allows, values))
-        )
+        if not isinstance(values, list | tuple):
+            return False
+        return shortest <= len(values) <= longest and all(map(rule.allows, values))
 
     return Rule(allows, f"a tuple of {rule.words}")
 

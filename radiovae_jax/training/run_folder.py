@@ -78,8 +78,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"{workdir} holds checkpoints but no config.json; give another --workdir"
         )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
+    with files.made(workdir, "run", flag="--workdir"):
         for folder in (workdir, workdir / "images"):
             files.sweep(folder)
         if changes:
@@ -88,11 +87,6 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
             logging.warning("going on from step %(step)d with %(to)s", changes)
         with files.written(path) as partial:
             partial.write_text(json.dumps(values, indent=2) + "\n")
-    except OSError as error:
-        raise OSError(
-            f"{workdir} cannot be made or written as the folder of the run ({error}); "
-            "give another --workdir"
-        ) from error
 
 
 def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
@@ -109,64 +103,38 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     changed = {n for n in saved.keys() | new.keys() if saved.get(n) != new.get(n)}
     differing = sorted(changed - free)
     noted = [*differing, *sorted(changed & free & units)]  # other dB from here on
-    if not noted:
-        return {}
     step = max(checkpoint.whole_steps(workdir), default=0)
     extendable = set(differing) <= set(EXTENDED)
     # Where no schedule is laid out over the steps, more of them change none before.
     longer = differing == ["train.steps"] and new["train.steps"] > saved["train.steps"]
     constant = new["optimizer.schedule"] == "constant"
     unscheduled = constant and new["loss.kl_schedule"] != "cyclical"
-    if extendable and (config.train.extend or (longer and unscheduled)):
-        differing = []
-    if not differing and "train.steps" in noted and new["train.steps"] < step:
+    if differing and not (
+        extendable and (config.train.extend or (longer and unscheduled))
+    ):
+        lines = [f"{n}: {saved.get(n)} there, {new.get(n)} here" for n in differing]
+        if extendable:
+            lines.append("--config.train.extend=True goes on with these")
+        raise ValueError(
+            f"{workdir} holds a run of another config:\n  "
+            + "\n  ".join(lines)
+            + "\nGive the same config to continue that run; or, in another --workdir, "
+            f"--config.train.init_from={workdir} starts from its best weights"
+        )
+    if "train.steps" in noted and new["train.steps"] < step:
         raise ValueError(
             f"{workdir} has done {step} steps already, more than "
             f"train.steps={new['train.steps']}; give more, or another --workdir"
         )
-    if not differing:
-        return {
-            "step": step,
-            "from": {name: saved.get(name) for name in noted},
-            "to": {name: new.get(name) for name in noted},
-        }
-    lines = [f"{n}: {saved.get(n)} there, {new.get(n)} here" for n in differing]
-    going_on = (
-        "\n--config.train.extend=True goes on with these, from its last step and with "
-        "the state of its optimizers"
-        if extendable
-        else ""
-    )
-    raise ValueError(
-        f"{workdir} holds a run of another config:\n  "
-        + "\n  ".join(lines)
-        + f"{going_on}\nGive the same config to continue that run, or another "
-        f"--workdir, where --config.train.init_from={workdir} starts from its best "
-        "weights"
-    )
-
-
-def explained(error: OSError, workdir: pathlib.Path) -> OSError:
-    """Names the folder of the run where writing failed for want of room."""
-    if not files.no_room(error):
-        return error
-    return OSError(
-        f"{workdir} takes nothing more ({error.strerror}); its checkpoints are whole. "
-        "Make room, or the folder writable, and the same command goes on"
-    )
-
-
-def has_checkpoints(workdir: pathlib.Path) -> bool:
-    """Says whether a run was saved in this folder."""
-    folder = pathlib.Path(workdir) / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    sides = {"from": saved, "to": new}
+    changes = {word: {n: side.get(n) for n in noted} for word, side in sides.items()}
+    return {"step": step} | changes if noted else {}
 
 
 def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
-    """Returns the config of a run; of an older version's with the fields since then.
+    """Returns the config of a run, completed where it is of an older version.
 
-    Raises:
-      FileNotFoundError: the folder is not that of a run.
+    Raises a FileNotFoundError if the folder is not that of a run.
     """
     path = inputs.local(workdir, "workdir") / "config.json"
     if not path.exists():
@@ -197,10 +165,7 @@ def hold(
 
     Args:
       step: which checkpoint; 0 is the one with the lowest validation NMSE.
-      read: reads all that is wanted of a step.
-
-    Raises:
-      FileNotFoundError, ValueError: as `read`; of the best one, if it fails twice.
+      read: reads all that is wanted of a step; its error is raised if it fails twice.
     """
     if step:
         return step, read(step)
@@ -217,11 +182,7 @@ def hold(
 
 
 def best_step(workdir: pathlib.Path | str) -> int:
-    """Returns the step of the lowest validation NMSE; the latest without one.
-
-    Raises:
-      FileNotFoundError: no run, or no checkpoint in it.
-    """
+    """Returns the step of the lowest validation NMSE; the latest without one."""
     read_config(workdir)
     return checkpoint.best_step(inputs.local(workdir, "workdir"))
 

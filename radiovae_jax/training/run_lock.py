@@ -30,25 +30,15 @@ BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 @contextlib.contextmanager
 def held(workdir: pathlib.Path | str) -> Iterator[None]:
-    """Keeps the folder for this process while inside.
-
-    Raises:
-      OSError: another run has it, or it cannot be made or written.
-    """
+    """Keeps the folder for this process while inside; an OSError if that cannot be."""
     path, ours = pathlib.Path(workdir) / NAME, json.dumps(me())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.made(path.parent, "run", flag="--workdir"):
         file, free = _opened(path)
         owner, silent = _owner(file), time.time() - path.stat().st_mtime
         refused = alive(owner, free=free, silent=silent)
         if not refused:
             file.truncate(0)
             print(ours, file=file, flush=True)
-    except OSError as error:
-        raise OSError(
-            f"{workdir} cannot be made or written as the folder of the run ({error}); "
-            "give another --workdir"
-        ) from error
     with file:
         if refused:
             raise OSError(_refusal(path, owner, silent))
@@ -66,7 +56,7 @@ def held(workdir: pathlib.Path | str) -> Iterator[None]:
 
 
 def me() -> dict[str, Any]:
-    """Returns who holds the lock: what tells this process from all others."""
+    """Returns what tells this process from all others."""
     return {
         "host": platform.node(),
         "machine": BOOT.read_text().strip() if BOOT.exists() else platform.node(),
@@ -78,7 +68,7 @@ def me() -> dict[str, Any]:
 
 
 def alive(owner: Mapping[str, Any], *, free: bool | None, silent: float) -> bool:
-    """Says whether the run that wrote into the lock may still be writing its folder.
+    """Whether the run that wrote into the lock may still be writing its folder.
 
     Args:
       free: whether flock was to be had; None where the file system has no flock.

@@ -26,11 +26,7 @@ UNKNOWN = "running, or killed"  # how a start ended that has not said so
 
 @contextlib.contextmanager
 def kept(workdir: pathlib.Path, *, step: int) -> Iterator[None]:
-    """Notes that a run starts here, and how it ended.
-
-    Args:
-      step: that it goes on from.
-    """
+    """Notes that a run starts here, from a step, and how it ended."""
     if jax.process_index():
         yield
         return

@@ -44,7 +44,7 @@ def defaults() -> ml_collections.ConfigDict:
 def read(
     name: str, overrides: Mapping[str, str] | None = None
 ) -> ml_collections.ConfigDict:
-    """Returns the config of a name or path, with other values for some fields, checked.
+    """Returns the checked config of a name or path, with other values for some fields.
 
     Args:
       overrides: {"section.field": text}.
@@ -59,11 +59,7 @@ def read(
 
 
 def override(config: ml_collections.ConfigDict, texts: Mapping[str, str]) -> None:
-    """Sets fields of a config to values that are given as text, unchecked.
-
-    Raises:
-      ValueError: there is no such field.
-    """
+    """Sets fields, which must be there, to values that are given as text, unchecked."""
     for name, text in texts.items():
         if name not in FIELDS:
             section = f"{name}." in {field[: len(name) + 1] for field in FIELDS}
@@ -110,18 +106,12 @@ def near(name: str) -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks every field, and writes the home folder for ~ in the config's paths.
+    """Writes the home folder for ~ in the config's paths; checks every field.
 
-    Raises:
-      ValueError: names every unknown, missing or impossible field.
+    Raises a ValueError that names all that are unknown, missing or impossible.
     """
     problems = list(_problems(config.to_dict(), ""))
-    if not problems:
-        problems = [
-            *fields.contradictions(config),
-            *fields.lost_terms(config),
-            *_paths(config),
-        ]
+    problems = problems or [*fields.contradictions(config), *_paths(config)]
     if problems:
         raise ValueError(
             "the config does not fit this version:\n  " + "\n  ".join(problems)
@@ -179,11 +169,7 @@ def older() -> dict[str, Any]:
 
 
 def describe(config: ml_collections.ConfigDict, word: str = "") -> str:
-    """Returns a line for each field of a config: name, value, meaning.
-
-    Args:
-      word: leaves out the lines without it.
-    """
+    """Returns a line for each field (with a word): name, value, meaning."""
     lines, values = [], flat(config)
     for name, field in FIELDS.items():
         value = values[name]

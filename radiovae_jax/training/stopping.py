@@ -20,11 +20,7 @@ LOWER_RATES = (
 )
 
 
-class StoppedError(FloatingPointError):
-    """The numbers of the run say that going on is of no use."""
-
-
-class TooManySkippedError(StoppedError):
+class TooManySkippedError(FloatingPointError):
     """Nothing was learned for too many steps; `good` is the step to go back to."""
 
     def __init__(self, message: str, *, good: int):
@@ -48,10 +44,8 @@ class Problem(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """A validation: its step, and its deciding number (inf where not finite)."""
-
     step: int
-    nmse: float
+    nmse: float  # its deciding number; inf where not finite
 
 
 def history(lines: Iterable[Mapping[str, Any]], *, until: int) -> list[Validation]:
@@ -102,12 +96,7 @@ def enough(validations: Sequence[Validation], limits: Limits) -> str:
 def problem(
     values: Mapping[str, float], validations: Sequence[Validation], limits: Limits
 ) -> Problem | None:
-    """Says what is past hope in the numbers of a step, and what helps.
-
-    Args:
-      values: of the step, by their logged names.
-      validations: all so far; the last counts where `values` has a validation.
-    """
+    """Says what is past hope in the logged numbers of a step, and what helps."""
     for limit in limits.of_stage:
         for name in limit.names:
             value = values.get(name, math.nan)
@@ -130,15 +119,7 @@ def problem(
     return Problem(what, LOWER_RATES + remedy)
 
 
-class Skipped(NamedTuple):
-    """A batch whose update was left out because it was not finite."""
-
-    step: int  # the number of steps done with it
-    names: list[str]  # of its maps
-    in_row: int  # how many were left out up to this one, without one between
-
-
-def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
+def too_many(step: int, in_row: int, *, good: int, rollbacks: int) -> Problem:
     """Says that nothing is learned any more, and what helps.
 
     Args:
@@ -151,46 +132,25 @@ def too_many(skipped: Skipped, *, good: int, rollbacks: int) -> Problem:
             "with --config.train.init_from=THIS_FOLDER; or have the rates lowered by "
             f"itself, with train.rollback={rollbacks + 3}"
         )
-    return Problem(
-        f"{skipped.in_row} updates in a row were not finite, up to step "
-        f"{skipped.step} (train.max_skipped)",
-        LOWER_RATES + remedy,
-    )
+    what = f"{in_row} updates in a row were not finite, up to step {step}"
+    return Problem(f"{what} (train.max_skipped)", LOWER_RATES + remedy)
 
 
-class SkipLedger:
-    """Remembers the maps of the last batches until it is known which were skipped.
+def settled(
+    pending: Sequence[tuple[int, Any, Any]],
+) -> list[tuple[int, list[str], int]]:
+    """Waits; returns the steps that were skipped. All processes call it together.
 
-    The counter of a step is an array on the device: those of many steps are read
-    together, where the loop waits for the device anyway.
+    Args:
+      pending: (step, names of its maps, updates skipped in a row up to it: an array on
+        the device, read only here, where the loop waits for the device anyway).
     """
-
-    def __init__(self):
-        self._pending: list[tuple[int, Any, Any]] = []
-
-    def add(self, step: int, names: Any, in_row: Any) -> None:
-        """Notes a step without waiting for it.
-
-        Args:
-          step: the number of steps done with this one.
-          names: of the maps in its batch.
-          in_row: updates skipped in a row up to this step, on the device.
-        """
-        self._pending.append((step, names, in_row))
-
-    def settle(self) -> list[Skipped]:
-        """Waits; returns the skipped ones among the noted steps and forgets all.
-
-        All processes must call it together.
-        """
-        counts = jax.device_get([in_row for *_, in_row in self._pending])
-        skipped = [
-            Skipped(step, of_all_processes(names), int(count))
-            for (step, names, _), count in zip(self._pending, counts, strict=True)
-            if count
-        ]
-        self._pending = []
-        return skipped
+    counts = jax.device_get([in_row for *_, in_row in pending])
+    return [
+        (step, of_all_processes(names), int(count))
+        for (step, names, _), count in zip(pending, counts, strict=True)
+        if count
+    ]
 
 
 def of_all_processes(names: Any) -> list[str]:

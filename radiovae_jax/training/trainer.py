@@ -18,6 +18,7 @@ from absl import logging
 from radiovae_jax import inputs, sharding
 from radiovae_jax.data import datasets, pipeline, sources
 from radiovae_jax.training import (
+    checkpoint,
     distributed,
     logbook,
     overview,
@@ -26,7 +27,6 @@ from radiovae_jax.training import (
     run_record,
     schema,
 )
-from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.loop import Loop
 from radiovae_jax.training.task import State, Task, drawn
@@ -46,51 +46,40 @@ def compiled(task: Task, mesh, places: State) -> Compiled:
       places: sharding of every array of the state.
     """
     whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
-    validation_gathers = task.validation_gathers
 
-    def over_mesh(function, *given, gathers, out, **options) -> BarrierJit:
+    def over_mesh(
+        function, *given, out, gathers=task.validation_gathers, **options
+    ) -> BarrierJit:
         def gathering(constants, state, *rest):
             state = sharding.gathered(state, mesh, *gathers)
             return function(constants, state, *rest)
 
+        places_in = (whole, places, *given)
         jitted = jax.jit(
-            gathering,
-            in_shardings=(whole, places, *given),
-            out_shardings=out,
-            **options,
+            gathering, in_shardings=places_in, out_shardings=out, **options
         )
-        return BarrierJit("a step", jitted, task.constants)
+        return BarrierJit(jitted, task.constants)
 
     def validate_in(phase: str) -> BarrierJit:
         def validate(constants, state, raw):
             return task.validate(constants, state, raw, phase)
 
-        return over_mesh(
-            validate, split, gathers=validation_gathers, out=(whole, split)
-        )
+        return over_mesh(validate, split, out=(whole, split))
 
     def step_in(phase: str) -> BarrierJit:
-        def step(constants, state, raw, key):
-            state, logs = task.step[phase](constants, state, raw, key)
+        def step(*arguments):
+            state, logs = task.step[phase](*arguments)
             counts = dict(skipped=state.skipped, skipped_in_row=state.skipped_in_row)
             return state, {**logs, **{n: jnp.float32(c) for n, c in counts.items()}}
 
-        return over_mesh(
-            step,
-            split,
-            whole,
-            gathers=task.step_gathers,
-            out=(places, whole),
-            donate_argnums=1,
-        )
+        given, options = (split, whole), dict(out=(places, whole), donate_argnums=1)
+        return over_mesh(step, *given, gathers=task.step_gathers, **options)
 
     return Compiled(
         step={phase: step_in(phase) for phase in task.step},
         validate={phase: validate_in(phase) for phase in task.step},
-        sample=over_mesh(task.sample, whole, gathers=validation_gathers, out=whole),
-        activations=over_mesh(
-            task.activations, split, gathers=validation_gathers, out=split
-        ),
+        sample=over_mesh(task.sample, whole, out=whole),
+        activations=over_mesh(task.activations, split, out=split),
     )
 
 
@@ -117,13 +106,10 @@ class Setup(NamedTuple):
 
 
 def set_up(make: Make, config: ConfigDict) -> Setup:
-    """Opens the data and builds what the config describes.
+    """Opens the data and builds what the config describes; raises as `run`.
 
     Args:
       make: of the stage: (config, shape of the stored maps) -> Task.
-
-    Raises:
-      ValueError, FileNotFoundError: something in the config cannot be done.
     """
     with distributed.all_or_none():
         schema.check(config)
@@ -177,7 +163,7 @@ def run(make: Make, config: ConfigDict, workdir: pathlib.Path) -> dict[str, floa
     with distributed.losses_named(), contextlib.ExitStack() as until_the_end:
         setup, warm_started = set_up(make, config), None
         donor = config.train.init_from
-        if donor and not run_folder.has_checkpoints(workdir):
+        if donor and not checkpoint.whole_steps(workdir):
             if setup.task.warm_start is None:
                 raise ValueError(f"train.init_from={donor}: this stage takes none")
             warm_started = setup.task.warm_start(donor, setup.fresh)
@@ -197,7 +183,7 @@ def train_in(
     """Trains in a folder that is this run's; see `run`."""
     logging.info("%s\nfolder      %s", overview.start(config, setup), workdir)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
-    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep_checkpoints)
     # Checkpoints are of whole arrays: any mesh reads what any other wrote.
     restored, rollbacks = checkpoints.restore_latest(setup.fresh), 0
     if restored is None:

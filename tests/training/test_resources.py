@@ -1,10 +1,10 @@
 """Where the time and the memory of a run go, and what TensorBoard shows of it."""
 
 import pathlib
-import resource
 import time
 from types import SimpleNamespace
 
+import command
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -122,13 +122,9 @@ def test_skipped_batches_past_a_step_are_forgotten_when_it_goes_back(tmp_path):
 
 def test_tensorboard_on_a_full_disk_does_not_stop_the_run(tmp_path, caplog):
     log = logbook.Logbook(tmp_path, step=0)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
+    with command.full_disk(20_000):
         for step in range(30):  # its queue holds ten
             log.histogram(step, "a", np.arange(1000.0))
         log.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert 0 < len(recorded(tmp_path)) < 30
     assert caplog.text.count("cannot be written") == 1

@@ -141,13 +141,3 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_chosen_anew(
     step, found = run_folder.hold(two_saved, 0, read)
     assert (step, chosen) == (1, [2, 1])
     assert float(found["params"]["logvar"]) == 0.5
-
-
-def test_a_best_checkpoint_that_is_damaged_is_no_other(two_saved, monkeypatch):
-    monkeypatch.setattr(run_folder, "PAUSE_S", 0.0)
-    (two_saved / "checkpoints" / "2" / "state" / "_METADATA").write_text("{")
-    like = {"params": state_at(2).params}
-    with pytest.raises(ValueError, match=r"checkpoint 2 .* there are \[1, 2\]"):
-        run_folder.hold(
-            two_saved, 0, lambda step: checkpoint.restore_part(two_saved, step, like)
-        )

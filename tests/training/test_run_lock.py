@@ -5,9 +5,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
+import command
 import pytest
 import tiny
 import toy
@@ -26,9 +26,7 @@ with run_lock.held(sys.argv[1]):
 @pytest.fixture
 def other(tmp_path):
     """A process that holds the lock of tmp_path."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with command.python("-c", HOLD, tmp_path) as process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
@@ -125,12 +123,7 @@ def test_a_lock_shows_that_it_lives(tmp_path, monkeypatch):
 
 def test_a_run_whose_folder_another_one_took_ends_before_it_writes(tmp_path):
     program = HOLD.replace("with run", "run_lock.BEAT_S = 0.1\nwith run")
-    with subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with command.python("-c", program, tmp_path) as process:
         try:
             assert process.stdout.readline() == "held\n"
             (tmp_path / "run.lock").write_text("another's")

@@ -122,7 +122,7 @@ def test_a_config_is_described_and_what_differs_is_marked():
     (weight,) = schema.describe(config, "past (").splitlines()[1:]
     assert weight.split(maxsplit=3) == [
         *("*", "loss.lecam_weight", "0.5"),
-        "of the discriminator's distance from its own past (default 0.0)",
+        "of the discriminator's distance from its past (default 0.0)",
     ]
     with pytest.raises(ValueError, match=r"no field has 'lecam_wieght'.*lecam_weight"):
         schema.describe(config, "lecam_wieght")

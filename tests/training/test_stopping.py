@@ -57,14 +57,11 @@ def validations(*nmse: float) -> list[Validation]:
 )
 def test_a_plateau_is_so_many_steps_without_a_better_validation(nmse, since, ended):
     limits = LIMITS._replace(plateau_since=since)
-    assert bool(stopping.enough(validations(*nmse), limits)) == ended
+    words = stopping.enough(validations(*nmse), limits)
+    assert bool(words) == ended
+    if nmse == (0.5, 0.3, 0.4, 0.31):
+        assert "step 40" in words and "since step 20" in words
     assert not stopping.enough(validations(*nmse), limits._replace(plateau_steps=0))
-
-
-def test_the_plateau_names_the_best_step():
-    words = stopping.enough(validations(0.5, 0.3, 0.4, 0.31), LIMITS)
-    assert "step 40" in words
-    assert "since step 20" in words
 
 
 @pytest.mark.parametrize(
@@ -85,15 +82,11 @@ def test_the_plateau_names_the_best_step():
 )
 def test_collapse_and_divergence_are_told_apart_from_a_bad_day(values, nmse, words):
     problem = stopping.problem(values, validations(*nmse), LIMITS)
+    off = LIMITS._replace(of_stage=(task.kl_collapse(0.0),), divergence=0.0)
+    assert words == "not finite" or not stopping.problem(values, validations(1.0), off)
     assert (problem is not None) == bool(words)
     if problem:
         assert words in f"{problem.what} {problem.remedy}"
-
-
-def test_zero_switches_collapse_and_divergence_off():
-    limits = LIMITS._replace(of_stage=(task.kl_collapse(0.0),), divergence=0.0)
-    values = {"train/kl_loss": 0.0, "val/kl_loss": 0.0, "val/nmse": 9.0}
-    assert stopping.problem(values, validations(0.1, 9.0), limits) is None
 
 
 def test_the_history_is_read_from_the_log_up_to_a_step():
@@ -111,16 +104,16 @@ def test_the_history_is_read_from_the_log_up_to_a_step():
     ]
 
 
-def test_the_ledger_names_the_maps_of_the_skipped_batches_alone():
-    ledger = stopping.SkipLedger()
-    for step, in_row in enumerate([0, 1, 2, 0, 1], 1):
-        ledger.add(step, np.asarray([f"a{step}", f"b{step}"]), jnp.asarray(in_row))
-    assert [tuple(skipped) for skipped in ledger.settle()] == [
+def test_the_maps_are_named_of_the_skipped_batches_alone():
+    pending = [
+        (step, np.asarray([f"a{step}", f"b{step}"]), jnp.asarray(in_row))
+        for step, in_row in enumerate([0, 1, 2, 0, 1], 1)
+    ]
+    assert stopping.settled(pending) == [
         (2, ["a2", "b2"], 1),
         (3, ["a3", "b3"], 2),
         (5, ["a5", "b5"], 1),
     ]
-    assert ledger.settle() == []
 
 
 def last(workdir) -> dict:
@@ -173,16 +166,6 @@ def test_a_plateau_ends_the_run_saved_and_the_same_command_does_not_go_on(
     config.train.update(extend=False, stop_on_plateau_steps=0, stop_at=15)
     run()
     assert last(tmp_path)["step"] == 15
-
-
-def test_a_plateau_is_recognised_across_a_resume(city, tmp_path):
-    config = config_of(city, steps=20)
-    config.train.update(stop_on_plateau_steps=4, stop_at=6)
-    error = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}
-    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
-    config.train.stop_at = 0
-    scripted.run(config, tmp_path, error=lambda step: error.get(step, 0.0))
-    assert last(tmp_path)["step"] == 8
 
 
 def test_a_finished_run_goes_on_with_other_rates_and_the_state_it_had(city, tmp_path):
@@ -303,7 +286,6 @@ def test_bad_batches_are_skipped_counted_and_named_and_training_goes_on(city, tm
 
 
 def test_validation_maps_without_signal_are_named_and_the_run_goes_on(tmp_path, caplog):
-    """All of them: the data have no signal, and that is no fault of the network."""
     rng = np.random.default_rng(0)
     for split, value in (("train", 1), ("val", 0)):
         (tmp_path / split).mkdir()

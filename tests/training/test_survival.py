@@ -109,13 +109,6 @@ def unbroken(city, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.processes
-def test_a_run_that_is_killed_twice_ends_as_the_unbroken_one(folder, unbroken):
-    torn = killed_and_resumed(folder, SHORT, times=2, real=False)
-    assert torn[0] is True
-    same(unbroken, folder)
-
-
-@pytest.mark.processes
 def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp_path):
     arguments = (
         "--config.data.val_split=",
@@ -164,17 +157,11 @@ def test_a_log_that_cannot_be_written_names_the_folder_and_saves_what_there_is(
 
     config = few_steps(folder / "city", log_every=3, checkpoint_every=8)
     monkeypatch.setattr(logbook.Logbook, "write", full)
-    with pytest.raises(OSError, match=r"/run takes nothing more \(No space left"):
+    with pytest.raises(
+        OSError, match=r"/run cannot be written \(No space left.*make room"
+    ):
         scripted.run(config, folder / "run")
     assert int(state_of(folder, config)[0].step) == 3
-
-
-def test_a_workdir_that_cannot_be_made_is_named(folder):
-    (folder / "run").write_text("a file where a folder shall be")
-    status, output = lives.ended(lives.start(folder, *SHORT), folder)
-    assert status == 1
-    assert re.search(r"error: .*/run cannot be made or written.*\n?.*--workdir", output)
-    assert "Traceback" not in output
 
 
 def test_a_folder_that_became_read_only_ends_before_the_first_step(folder):
@@ -203,22 +190,3 @@ def test_maps_that_vanish_end_the_run_saved_and_it_goes_on_when_they_are_back(fo
     away.rename(root)
     scripted.run(config, folder / "run")
     assert int(state_of(folder, config)[0].step) == 40
-
-
-def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(folder, caplog):
-    config = few_steps(folder / "city", steps=6, stop_at=6)
-    scripted.run(config, folder / "run")
-    checkpoints = folder / "run" / "checkpoints"
-    whole, _ = state_of(folder, config)
-    shutil.copytree(checkpoints / "4", checkpoints / "5.orbax-checkpoint-tmp")
-    for path in (checkpoints / "6" / "state").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    scripted.run(config, folder / "run")
-    assert "checkpoint 6 cannot be read" in caplog.text
-    assert (folder / "run" / "damaged_checkpoints" / "6").is_dir()
-    assert sorted(os.listdir(checkpoints)) == ["4", "6"]
-    again, _ = state_of(folder, config)
-    jax.tree.map(np.testing.assert_array_equal, whole, again)
-    steps = [line["step"] for line in logbook.read(folder / "run" / "metrics.jsonl")]
-    assert steps == [1, 2, 3, 4, 5, 6]

@@ -13,7 +13,7 @@ import tiny
 from whole_runs import log, saved, shapes
 
 import radiovae_jax
-from radiovae_jax.data import datasets, radiomap
+from radiovae_jax.data import datasets
 from radiovae_jax.training import checkpoint, logbook, run_folder, schema
 from radiovae_jax.vae import experiment
 
@@ -126,17 +126,6 @@ def test_the_released_mode_runs_the_discriminator_from_the_first_step(config, tm
     )
 
 
-def test_the_configs_choose_their_moving_average():
-    released = experiment.build_schedules(tiny.read("radio_reference")).ema_decay
-    ours = experiment.build_schedules(tiny.read("radio")).ema_decay
-    # A copy, left alone, and n = 111 - 101 = 10 calls after the warm-up.
-    np.testing.assert_allclose(released(50), 0.0)
-    np.testing.assert_allclose(released(55), 1.0)
-    np.testing.assert_allclose(released(110), 1 - 11 ** (-2 / 3), rtol=1e-6)
-    np.testing.assert_allclose(ours(5), 6 / 15, rtol=1e-6)
-    np.testing.assert_allclose(ours(10**6), 0.999, rtol=1e-6)
-
-
 def test_the_run_leaves_its_files_where_people_look(trained):
     workdir = trained / "run"
     config = json.loads((workdir / "config.json").read_text())
@@ -149,20 +138,16 @@ def test_the_run_leaves_its_files_where_people_look(trained):
 
 
 def test_load_gives_back_the_average_ready_to_encode_and_decode(trained, config):
-    workdir, city = trained / "run", trained / "city"
+    workdir = trained / "run"
     model, params = radiovae_jax.load(workdir, step=6)
     state, _ = saved(workdir, config)
     jax.tree.map(
         np.testing.assert_array_equal, params["params"], state.ema["autoencoder"]
     )
-    gray = radiomap.read_map(next((city / "gain" / "DPM").glob("*.png")))
-    x = radiomap.f_to_model(radiomap.gray_to_f(gray))[None]
+    x = np.zeros((1, 32, 32, 1), np.float32)
     z = model.apply(params, x, method="encode").mode()
-    recon = model.apply(params, z, method="decode")
     assert z.shape == (1, 16, 16, 3)
-    assert recon.shape == x.shape
-    error_db = 100 * (radiomap.model_to_f(recon) - radiomap.gray_to_f(gray)[None])
-    assert 0 < np.sqrt(np.mean(error_db**2)) < 100  # six steps are no training
+    assert model.apply(params, z, method="decode").shape == x.shape
     live = radiovae_jax.load(workdir, weights="live", step=6)[1]
     jax.tree.map(
         np.testing.assert_array_equal, live["params"], state.params["autoencoder"]
@@ -245,62 +230,36 @@ def test_maps_that_are_not_square_are_not_squashed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "section, field, value, message",
+    "field, value, message",
     [
-        ("data", "image_size", 31, r"31x31 is not a multiple of .*data.image_size=32"),
-        ("data", "crop", 15, r"15x15 is not a multiple"),
-        ("data", "source", "synthethic", "synthetic"),
-        ("data", "val_split", "valid", "val"),
-        ("data", "simulation", "DMP", "DPM"),
-        ("data", "augment", "flips", "flip"),
-        ("loss", "disc_loss", "wgan", "hinge"),
-        ("loss", "pixel_weights", "roads", "street"),
-        ("optimizer", "schedule", "cosinus", "cosine"),
-        ("ema", "schedule", "fast", "warmup"),
-        ("ema", "of", ("logvar",), "must hold 'autoencoder'"),
-        ("train", "dtype", "float16", "bfloat16"),
-        ("train", "log_every", 0, "log_every=0 must be a whole number from 1"),
-        ("train", "steps", 0, "steps=0 must be"),
-        ("train", "steps", 2**31, "steps=2147483648 must be .* to 2147483647"),
-        ("train", "log_every", 2**63, "must be .* to 2147483647"),
-        ("train", "images", 0, "images=0 must be"),
-        ("autoencoder", "ch", 48, "multiple of 32"),
-        ("autoencoder", "ch_mult", (1, "a"), "must be a tuple of a whole number"),
-        ("autoencoder", "in_channels", 3, "the image has 1 channels"),
-        ("autoencoder", "out_ch", 3, "set autoencoder.out_ch=1"),
-        ("loss", "disc_in_channels", 2, "given 1 channels"),
-        ("loss", "disc_num_layers", 5, "too small for a discriminator of 5 layers"),
-        ("loss", "kl_weight", float("nan"), "kl_weight=nan must be"),
+        ("data.image_size", 31, r"31x31 is not a multiple of .*data.image_size=32"),
+        ("data.crop", 15, r"15x15 is not a multiple"),
+        ("data.source", "synthethic", "synthetic"),
+        ("data.val_split", "valid", "val"),
+        ("data.simulation", "DMP", "DPM"),
+        ("loss.pixel_weights", "roads", "street"),
+        ("ema.of", ("logvar",), "must hold 'autoencoder'"),
+        ("train.log_every", 0, "log_every=0 must be a whole number from 1"),
+        ("train.steps", 2**31, "steps=2147483648 must be .* to 2147483647"),
+        ("seed", -1, "seed=-1 must be .* to 4294967295"),
+        ("seed", 2**32, "seed=4294967296 must be .* to 4294967295"),
+        ("autoencoder.ch", 48, "multiple of 32"),
+        ("autoencoder.ch_mult", (1, "a"), "must be a tuple of a whole number"),
+        ("autoencoder.in_channels", 3, "the image has 1 channels"),
+        ("autoencoder.out_ch", 3, "set autoencoder.out_ch=1"),
+        ("loss.disc_in_channels", 2, "given 1 channels"),
+        ("loss.disc_num_layers", 5, "too small for a discriminator of 5 layers"),
+        ("loss.kl_weight", float("nan"), "kl_weight=nan must be"),
+        ("loss.kl_wieght", 1.0, "is no field; did you mean loss.kl_weight?"),
     ],
 )
 def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
-    config, tmp_path, section, field, value, message
+    config, tmp_path, field, value, message
 ):
-    config[section][field] = value
+    schema.put(config, field, value)
     with pytest.raises(ValueError, match=message):
         tiny.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
-def test_a_seed_that_would_wrap_or_fail_later_is_refused(config, seed):
-    config.seed = seed
-    with pytest.raises(ValueError, match=rf"seed={seed} must be .* to 4294967295"):
-        schema.check(config)
-
-
-def test_unknown_and_missing_fields_of_a_config_file_are_named_together(
-    config, tmp_path
-):
-    with config.unlocked():
-        config.loss.kl_wieght = 1e-3
-        del config.train.images
-    with pytest.raises(ValueError) as error:
-        tiny.train(config, tmp_path / "run")
-    assert "loss.kl_wieght is no field; did you mean loss.kl_weight?" in str(
-        error.value
-    )
-    assert "train.images is missing" in str(error.value)
 
 
 @pytest.mark.parametrize(
