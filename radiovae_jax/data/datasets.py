@@ -50,13 +50,12 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
 
 def open_with_buildings(config: ConfigDict, split: str) -> Source:
     """Opens a split with its buildings, for pictures, where the data set has them."""
-    try:
-        return open_data(config, split, also=("buildings",))
-    except (FileNotFoundError, ValueError) as error:
-        source = open_data(config, split)
-        if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+    if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+        try:
+            return open_data(config, split, also=("buildings",))
+        except (FileNotFoundError, ValueError) as error:
             logging.warning("pictures will not show buildings: %s", error)
-        return source
+    return open_data(config, split)
 
 
 def identity(opened: Mapping[str, Source | None]) -> dict[str, str]:

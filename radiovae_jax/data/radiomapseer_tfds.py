@@ -60,14 +60,13 @@ class RadioMapSeerBuilder(tfds.core.GeneratorBasedBuilder):
             split="all",
             fields=stored_fields(simulation),
         )
-        members = {name: [] for name in (*splits.SPLITS[:-1], REST)}
-        for index, (city, _) in enumerate(source.names):
-            members[_split_of(city)].append(index)
         # A partial copy may have nothing of a split; TFDS knows no empty ones.
+        members: dict[str, list[int]] = {}
+        for index, (city, _) in enumerate(source.names):
+            members.setdefault(_split_of(city), []).append(index)
         return {
             name: self._generate_examples(source, indices)
             for name, indices in members.items()
-            if indices
         }
 
     def _generate_examples(
@@ -125,7 +124,7 @@ class TfdsSource:
         """Opens a split.
 
         Args:
-          data_dir: as given to prepare.
+          data_dir: as given to `prepare`.
           split: "train", "val", "test" (RadioUNet's), or "all" for every map stored.
           fields: images of each record, of stored_fields(simulation).
         """
@@ -146,8 +145,8 @@ class TfdsSource:
         if split not in ("all", *stored):
             counts = ", ".join(f"{count} in {name}" for name, count in stored.items())
             raise ValueError(
-                f"split {split!r} is empty in {folder}: found {counts}; prepare it "
-                "again from a fuller copy, ask for another split, or for split='all'"
+                f"split {split!r} is empty in {folder}: found {counts}; ask for "
+                "another, for split='all', or prepare it again from a fuller copy"
             )
         # What is not asked for is not decoded either.
         unwanted = set(stored_fields(simulation)) - set(self.fields)
