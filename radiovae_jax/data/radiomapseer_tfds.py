@@ -60,13 +60,14 @@ class RadioMapSeerBuilder(tfds.core.GeneratorBasedBuilder):
             split="all",
             fields=stored_fields(simulation),
         )
-        # A partial copy may have nothing of a split; TFDS knows no empty ones.
-        members: dict[str, list[int]] = {}
+        members = {name: [] for name in (*splits.SPLITS[:-1], REST)}
         for index, (city, _) in enumerate(source.names):
-            members.setdefault(_split_of(city), []).append(index)
+            members[_split_of(city)].append(index)
+        # A partial copy may have nothing of a split; TFDS knows no empty ones.
         return {
             name: self._generate_examples(source, indices)
             for name, indices in members.items()
+            if indices
         }
 
     def _generate_examples(

@@ -227,14 +227,6 @@ def smooth(*shape):
 
 
 @pytest.mark.parametrize(
-    "shape", [(16, 16, 16), (16, 16, 2), (12, 16, 20), (16, 16, 64), (3, 4, 2)]
-)
-def test_channels_at_the_end_are_read(tmp_path, shape):
-    path = save(tmp_path / "a.npy", smooth(*shape))
-    assert radiomap.read_map(path).shape == shape
-
-
-@pytest.mark.parametrize(
     "shape", [(16, 16, 16), (16, 16, 3), (4, 16, 2), (16, 20, 12), (32, 32, 80)]
 )
 def test_channels_at_the_front_are_named_with_the_remedy(tmp_path, shape):
