@@ -109,9 +109,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h 
         return _read_png(path)
     if path.suffix.lower() == ".npy":
         return _read_npy(path)
-    raise ValueError(
-        f"{path}: a map is a .png or an .npy file, not {path.suffix or 'suffixless'!r}"
-    )
+    raise ValueError(f"{path}: a map is a .png or an .npy file")
 
 
 def by(shape: Sequence[int]) -> str:
@@ -123,11 +121,10 @@ def check_shape(
     found: tuple[int, ...], expected: tuple[int, ...], path: Path, first: Path
 ) -> None:
     """Raises a ValueError if a map has another size than the first one of its set."""
-    if tuple(found) != tuple(expected):
+    if found != expected:
         raise ValueError(
-            f"{path} is {by(found)}, expected {by(expected)} like {first}; resize "
-            "it, or keep maps of different sizes in different folders (data.image_size "
-            "resizes batches, whose maps have one size)"
+            f"{path} is {by(found)}, expected {by(expected)} like {first}; resize it, "
+            "or keep it in another folder (data.image_size resizes whole batches)"
         )
 
 

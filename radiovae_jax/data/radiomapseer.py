@@ -18,7 +18,6 @@ from radiovae_jax.data.radiomapseer_files import (
     SIMULATIONS,
     TRANSMITTERS,
     FileNames,
-    canonical,
 )
 
 
@@ -124,7 +123,7 @@ class RadioMapSeer:
         """Returns the file of one field of a record."""
         folder, there = self._index(field)
         key = self.names[index][:1] if field in PER_MAP else self.names[index]
-        return folder / there.get(key, canonical(key))
+        return folder / there.get(key, _file_name(key))
 
     def _index(self, field: str) -> tuple[pathlib.Path, FileNames]:
         """Returns a field's folder and files, as they were when first asked for."""
@@ -148,10 +147,8 @@ class RadioMapSeer:
         return image
 
     def _write_masks(self) -> str:
-        return (
-            "write what is missing with python tools/write_k2.py --root "
-            f"{self.root} --simulation {self.simulation}"
-        )
+        command = f"write_k2.py --root {self.root} --simulation {self.simulation}"
+        return f"write what is missing with python tools/{command}"
 
     def _pairs(self, other: str) -> list[tuple[int, int]]:
         """Returns the records that have the image of another simulation too."""
@@ -181,7 +178,7 @@ class RadioMapSeer:
         if missing:
             raise FileNotFoundError(
                 f"field {field!r}: {len(missing)} of {len(keys)} files are missing, "
-                f"the first is {folder / canonical(missing[0])}; {remedy}"
+                f"the first is {folder / _file_name(missing[0])}; {remedy}"
             )
 
     def _empty_split(self, found: Sequence[tuple[int, ...]]) -> str:
@@ -206,6 +203,10 @@ class RadioMapSeer:
             f"and there are {', '.join(counts)}, {len(cities)} in all; copy some of "
             "its maps, ask for another split, or for split='all'"
         )
+
+
+def _file_name(key: tuple[int, ...]) -> str:
+    return "_".join(map(str, key)) + ".png"
 
 
 def check_mask(
