@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, ScalarFormatter
 
 from radiovae_jax.reporting import curves, quantities
 from radiovae_jax.reporting.curves import Curve, Run
@@ -17,6 +17,7 @@ GRAY = "#555555"
 NOT_LOGGED = "not logged, or constant"
 CONSTANT = "constant, not drawn: "
 FAINT = "faint: as logged, bold"
+FOOT = dict(fontsize=10, color=GRAY)
 CIRCLES = dict(marker="o", mfc="white", ms=4, lw=1, zorder=3)  # of validations
 
 
@@ -53,7 +54,7 @@ def new(
     words = [f"dashed line and shade: {phase}" if run.shows_switch else phase]
     if len(run.lines) >= 2 * windows:
         words.append(f"{smoothed}: running median over 1/{windows} of the lines")
-    figure.supxlabel("; ".join(filter(None, words)), fontsize=10, color=GRAY)
+    figure.supxlabel("; ".join(filter(None, words)), **FOOT)
     return figure
 
 
@@ -74,7 +75,7 @@ def leave_out(axis: Axes, quantity: Quantity, value: float) -> None:
     words, _, listed = figure.get_supxlabel().partition("\n" + CONSTANT)
     items = dict.fromkeys(listed.split(", ") if listed else ())  # each once
     items[f"{quantity.label} {value:.6g} {quantity.unit}".rstrip()] = None
-    figure.supxlabel(f"{words}\n{CONSTANT}{', '.join(items)}")
+    figure.supxlabel(f"{words}\n{CONSTANT}{', '.join(items)}", **FOOT)
 
 
 def trace(
@@ -180,7 +181,7 @@ def write_in(axis: Axes, text: str) -> None:
 def set_scale(axis: Axes) -> None:
     """Log where numbers are far apart; on a linear scale single spikes may leave it."""
     axis.grid(alpha=0.3)
-    axis.xaxis.set_major_formatter(whole_numbers())
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     lines = [np.asarray(line.get_ydata(), np.float64) for line in axis.lines]
     if not lines:

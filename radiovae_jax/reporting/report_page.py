@@ -23,7 +23,6 @@ from radiovae_jax.training import run_record
 
 PICTURE = re.compile(r"(_\d{7})?\.png$")  # the step in the name of a picture
 TILES = 6  # numbers shown large, of the first charts; and the speed
-FOLDED = 4  # columns that a telephone shows beside each other
 TEXT = ' class="text"'  # a cell that is no number
 # No script, style or picture but those in the file; nothing is sent anywhere.
 POLICY = (
@@ -306,29 +305,22 @@ def hint(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a table, all cells escaped.
-
-    One of many columns is folded on a narrow screen: a block for each row, in which
-    every number has its column's name.
-    """
+    """Returns a table, all cells escaped."""
     rows = [list(row) for row in rows]
     texts = [isinstance(value, str) for value in (rows[0] if rows else head)]
-    names = list(head) or [""] * len(texts)
     top = "".join(
         f"<th{TEXT * text}>{escape(name)}</th>"
         for name, text in zip(head, texts, strict=False)  # no head: nothing
     )
-    body = "".join(f"<tr>{''.join(map(cell, row, names))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if top else ""
-    kind = "wide folded" if len(head) > FOLDED else "wide"
-    return f'<div class="{kind}"><table>{thead}<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
-def cell(value: Any, name: str) -> str:
-    named = f' data-name="{escape(name)}"' if name else ""
+def cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"<td{TEXT}{named}>{escape(value)}</td>"
-    return f"<td{named}>{number(value)}</td>"
+        return f"<td{TEXT}>{escape(value)}</td>"
+    return f"<td>{number(value)}</td>"
 
 
 def number(value: Any) -> str:

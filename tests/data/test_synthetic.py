@@ -39,24 +39,6 @@ def test_the_line_of_sight_follows_the_distance_law_of_the_real_maps():
     np.testing.assert_allclose(gray[128, 40 + np.array(distances)], expected, atol=1.5)
 
 
-def test_a_wall_casts_a_shadow_which_its_corners_light():
-    buildings = np.zeros((64, 64), bool)
-    buildings[20:40, 30:34] = True
-    dark = trace(buildings, (30, 10))
-    assert (dark[buildings] == 0).all()
-    assert dark[30, 36:].max() == 0  # no corner: nothing behind the wall
-    assert dark[5, 50] > 0  # past its end one sees the transmitter
-    corners = [(18, 29), (18, 35), (41, 29), (41, 35)]
-    lit = trace(buildings, (30, 10), corners=corners)
-    assert (lit >= dark).all()
-    assert lit[~buildings].min() > 0
-    # The path by the upper corner, by hand: 22.5 m, a turn of 100 degrees at (18, 35)
-    # or so; what matters is that it is darker than the line of sight and fades inward.
-    assert lit[30, 36] < lit[22, 40] < lit[5, 50]
-    only_one = trace(buildings, (30, 10), corners=corners, max_turns=1)
-    assert (only_one <= lit).all() and (only_one < lit).any()
-
-
 # What the law of the distance and n turns of 90 degrees leave, in gray.
 def gray_after(metres, turns=0, inside=0):
     turn = dominant_path.TURN_DB + dominant_path.TURN_DB_PER_RADIAN * np.pi / 2

@@ -230,17 +230,6 @@ def test_constants_are_named(full):
     }
 
 
-def test_a_wide_table_names_every_number_for_a_narrow_screen(full):
-    tables = re.findall(r'<div class="(wide[ a-z]*)"><table>(.*?)</table>', full[1])
-    folded = [content for kind, content in tables if kind == "wide folded"]
-    (evaluation,) = [content for content in folded if ">nmse<" in content]
-    names = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", evaluation)
-    first = evaluation.partition("<tbody><tr>")[2].partition("</tr>")[0]
-    assert re.findall(r'data-name="(.*?)"', first) == names
-    (validation,) = [kind for kind, content in tables if "last, step" in content]
-    assert validation == "wide"
-
-
 def test_long_runs_make_no_long_page():
     run = curves.of(showcase.lines(4000, 25), showcase.CONFIG)
     drawn, _ = charts.of(run, CHARTS)
