@@ -29,13 +29,13 @@ class Clipped(NamedTuple):
 
     def words(self, db: DbRange) -> str:
         """Returns how much was clipped, as text; "" if nothing was."""
-        ends = {
-            "above": (self.above, db.floor + db.span),
-            "below": (self.below, db.floor),
-        }
+        sides = (
+            ("above", self.above, db.floor + db.span),
+            ("below", self.below, db.floor),
+        )
         clipped = [
             f"{count} values ({count / self.size:.2%}) {side} {end:g} dB"
-            for side, (count, end) in ends.items()
+            for side, count, end in sides
             if count
         ]
         return " and ".join(clipped) + ", clipped" if clipped else ""
@@ -56,12 +56,12 @@ def to_f(
             "or give maps of f"
         )
     f = radiomap.db_to_f(gain_db, db)
-    clipped = [_count(*pair, db) for pair in zip(f, gain_db, strict=True)]
+    clipped = [_count(*pair) for pair in zip(f, gain_db, strict=True)]
     return f.clip(0, 1).astype(np.float32), clipped
 
 
 def _count(
-    f: Float[np.ndarray, "h w c"], gain_db: Float[np.ndarray, "h w c"], db: DbRange
+    f: Float[np.ndarray, "h w c"], gain_db: Float[np.ndarray, "h w c"]
 ) -> Clipped:
     finite = np.isfinite(gain_db)
     path, lost = gain_db[finite], np.count_nonzero(f > 1 + TOLERANCE)

@@ -241,10 +241,7 @@ def spans_decades(values: Float[np.ndarray, "n"]) -> bool:
 
 
 def thin(points: Curve, limit: int) -> Curve:
-    """Returns at most `limit` points: of each stretch its lowest and its highest.
-
-    A spike that lasts one line stays.
-    """
+    """Returns at most `limit` points: of each stretch its lowest and its highest."""
     count = len(points.values)
     if count <= limit:
         return points

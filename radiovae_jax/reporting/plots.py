@@ -1,14 +1,12 @@
 """Pictures of maps and of how far their reconstructions are off, in dB.
 
 Functions take maps f = gray/255 in [0, 1], and what f is in dB; maps without a unit are
-shown in f. They return a `Figure` that no global state of matplotlib knows of, so that
-they are safe in a thread and without a display. The scale of the maps is always the
-whole range of f: pictures of different steps compare at a glance.
+shown in f. They return a `Figure` that no global state of matplotlib knows of, safe in
+a thread and without a display. The scale of the maps is always the whole range of f.
 
 Maps of several channels have one column a channel where they are in dB. Else three
-channels are red, green and blue, and any other number (bands of a spectrum, classes of
-a segmentation) is mixed into three by a fixed random projection: it keeps apart what
-differs, and says nothing about which channel it is.
+channels are red, green and blue, and any other number is mixed into three by a fixed
+random projection: it keeps apart what differs, and does not say which channel it is.
 """
 
 import math
@@ -58,17 +56,15 @@ def reconstructions(
     """Returns rows of map, reconstruction and error, titled with name and RMSE.
 
     All rows share their scales. The error's covers 98% of the pixels shown and ends at
-    15 dB; what lies beyond (the bar's ends are pointed then), and values that are not
-    finite (magenta), can be read off the picture.
+    15 dB; the bar's ends are pointed where errors lie beyond, and what is not finite is
+    magenta.
 
     Args:
-      target_f: the maps.
-      recon_f: their reconstructions, unclipped.
+      recon_f: unclipped.
       names: one per image; none: the images are numbered.
       buildings: True inside; outlined on the map, and the title has the RMSE of the
         street and of the buildings.
       max_rows: the first so many images are shown.
-      db: what f is in dB.
 
     Raises:
       ValueError: no image.
@@ -208,8 +204,7 @@ def to_rgb(
 def projection(channels: int) -> Float[np.ndarray, "c 3"]:
     """Returns the weights of every channel in red, green and blue: N(0, 1), seeded.
 
-    Source: the idea is taming-transformers', which shows segmentations so (VQModel,
-    vqgan.py at 3ba01b2), with a projection drawn anew for each run.
+    Source: taming-transformers shows segmentations so (VQModel, vqgan.py at 3ba01b2).
     """
     return np.random.default_rng(PROJECTION_SEED).standard_normal((channels, 3))
 
