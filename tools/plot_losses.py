@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from radiovae_jax import cli, losses, physics
@@ -73,13 +74,11 @@ def kl_schedules() -> Figure:
     """Returns the weights of the KL term over a training of 1,000 steps, beta 1."""
     steps = np.arange(1000)
     figure = Figure(figsize=(9, 2.6), layout="constrained")
+    cycles = dict(steps=1000, cycles=4, ratio=0.5)
     panels = {
         "constant": ("kl_weight 1", {}),
         "linear": ("kl_warmup_steps 300", dict(warmup=300)),
-        "cyclical": (
-            "kl_cycles 4, kl_ratio 0.5",
-            dict(steps=1000, cycles=4, ratio=0.5),
-        ),
+        "cyclical": ("kl_cycles 4, kl_ratio 0.5", cycles),
     }
     axes = figure.subplots(1, 3, sharey=True)
     for axis, (name, (words, fields)) in zip(axes, panels.items(), strict=True):
@@ -143,12 +142,7 @@ def blur(f: np.ndarray) -> np.ndarray:
 def image(axis: Axes, name: str, values: np.ndarray, limits: tuple) -> None:
     signed = limits[0] == -limits[1]
     colours = plots.ERROR_COLOURS if signed else plots.MAP_COLOURS
-    shown = axis.imshow(
-        values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest"
-    )
-    axis.set_title(name, fontsize=10)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    shown = plots.image(axis, values, name, colours, Normalize(*limits))
     bar = axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.03)
     bar.set_ticks(np.linspace(*limits, 3))
     bar.ax.tick_params(labelsize=8)

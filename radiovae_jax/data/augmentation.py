@@ -1,6 +1,5 @@
 """Crops, flips and quarter turns, alike for all images of a record."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -24,29 +23,25 @@ def transform(augment: str, *, crop: int, shape: tuple[int, int, int]) -> Callab
             f"quarter turns need square maps and these are {height}x{width}; set "
             "augment='flip', or a square crop"
         )
-    return functools.partial(_augment, augment=augment, crop=crop)
 
+    def transformed(record: Record, generator: np.random.Generator) -> Record:
+        # All numbers are drawn whether used or not: the crops of a seed then stay the
+        # same when only the turns are switched off.
+        row, column = generator.random(2)
+        flip, turns = generator.integers(2), generator.integers(4)
 
-def _augment(
-    record: Record, generator: np.random.Generator, *, augment: str, crop: int
-) -> Record:
-    # All numbers are drawn whether used or not: the crops of a seed then stay the
-    # same when only the turns are switched off.
-    row, column = generator.random(2)
-    flip, turns = generator.integers(2), generator.integers(4)
+        def of_image(image: np.ndarray) -> np.ndarray:
+            if crop:
+                top = int(row * (image.shape[0] - crop + 1))
+                left = int(column * (image.shape[1] - crop + 1))
+                image = image[top : top + crop, left : left + crop]
+            if augment != "none" and flip:
+                image = image[:, ::-1]
+            return np.rot90(image, turns) if augment == "dihedral" else image
 
-    def of_image(image: np.ndarray) -> np.ndarray:
-        if crop:
-            top = int(row * (image.shape[0] - crop + 1))
-            left = int(column * (image.shape[1] - crop + 1))
-            image = image[top : top + crop, left : left + crop]
-        if augment != "none" and flip:
-            image = image[:, ::-1]
-        if augment == "dihedral":
-            image = np.rot90(image, turns)
-        return image
+        return {
+            key: of_image(value) if np.ndim(value) == 3 else value
+            for key, value in record.items()
+        }
 
-    return {
-        key: of_image(value) if np.ndim(value) == 3 else value
-        for key, value in record.items()
-    }
+    return transformed

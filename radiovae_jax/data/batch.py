@@ -1,8 +1,4 @@
-"""Batches and their masks: uint8 records of the stored size to what the step sees.
-
-Here are the mask of the last partial batch (`padding_mask`), the street's pixel
-weights, the masks of buildings and transmitter, and the k^2 edge mask (`to_batch`).
-"""
+"""Batches and their masks: uint8 records of the stored size to what the step sees."""
 
 import functools
 from collections.abc import Mapping
@@ -43,7 +39,6 @@ def to_batch(
       conditional: whether the discriminator is shown buildings and transmitter.
       objective: "base" needs neither k2_neg_norm nor the transmitter.
       mask_range: of the transmitter's mask, "unit" (0, 1) or "released" (0, 255).
-      db_range: what f is in dB.
     """
     stored = radiomap.gray_to_f(raw["gray"])
     # Where the data set knows no transmitter, there is none.

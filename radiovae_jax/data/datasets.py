@@ -1,7 +1,4 @@
-"""From a config to its data: what is opened, which fields of it are read.
-
-Beside vae/experiment.py, which makes functions and arrays and needs no data library.
-"""
+"""From a config to its data: what is opened, which fields of it are read."""
 
 from collections.abc import Mapping
 
@@ -29,34 +26,30 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         fields.append("antenna")
     if loss.objective != "base":
         fields += radio_fields(config)
-    fields = list(dict.fromkeys([*fields, *also]))
-    city = dict(simulation=data.simulation, fields=fields)
+    simulation, scheme = data.simulation, data.split_scheme
+    city = dict(simulation=simulation, split_scheme=scheme)
     options = {
-        "radiomapseer": dict(
-            city, split_scheme=data.split_scheme, transmitters=data.transmitters
-        ),
-        "tfds": city,
-        "synthetic": dict(
-            city, split_scheme=data.split_scheme, **data.synthetic.to_dict()
-        ),
-        "folder": dict(fields=fields, split_by=data.split_by),
-        "sionna": dict(fields=fields, split_by=data.split_by, db=db_range(config)),
-        "tfds_images": dict(name=data.dataset, fields=fields),
-    }
+        "radiomapseer": dict(city, transmitters=data.transmitters),
+        "tfds": dict(simulation=simulation),
+        "synthetic": city | data.synthetic.to_dict(),
+        "folder": dict(split_by=data.split_by),
+        "sionna": dict(split_by=data.split_by, db=db_range(config)),
+        "tfds_images": dict(name=data.dataset),
+    }.get(data.source, {})
+    fields = list(dict.fromkeys([*fields, *also]))
     return sources.open_source(
-        data.source, data.root, split=split, **options.get(data.source, {})
+        data.source, data.root, split=split, fields=fields, **options
     )
 
 
 def open_with_buildings(config: ConfigDict, split: str) -> Source:
     """Opens a split with its buildings, for pictures, where the data set has them."""
-    try:
-        return open_data(config, split, also=("buildings",))
-    except (FileNotFoundError, ValueError) as error:
-        source = open_data(config, split)
-        if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+    if config.data.source in ("radiomapseer", "synthetic", "tfds"):
+        try:
+            return open_data(config, split, also=("buildings",))
+        except (FileNotFoundError, ValueError) as error:
             logging.warning("pictures will not show buildings: %s", error)
-        return source
+    return open_data(config, split)
 
 
 def identity(opened: Mapping[str, Source | None]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import operator
 import pathlib
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class MapFolder:
         *,
         split: str = "train",
         fields: Sequence[str] = ("gray",),
-        **dealing: Any,
+        split_by: str = "group",
     ):
         """Lists the files; reads none but the first.
 
@@ -33,12 +33,12 @@ class MapFolder:
             the splits. Where it holds no maps itself, those of its subfolders count.
           split: "train", "val", "test", or "all" for every map found.
           fields: ("gray",), all there is.
-          **dealing: split_by, seed and the fractions of splits.split_files.
+          split_by: "group" or "file", see splits.split_files.
         """
         splits.check_gray_alone(fields, "a plain folder has gray maps only")
         self.root, self.split = pathlib.Path(root), split
         self.files, self._names, self._where = splits.split_files(
-            self.root, radiomap.MAP_SUFFIXES, split=split, **dealing
+            self.root, radiomap.MAP_SUFFIXES, split=split, split_by=split_by
         )
         first = radiomap.read_map(self.files[0])
         self.shape, self._dtype = first.shape, first.dtype

@@ -30,12 +30,12 @@ class Clipped(NamedTuple):
     def words(self, db: DbRange) -> str:
         """Returns how much was clipped, as text; "" if nothing was."""
         sides = (
-            (self.above, f"above {db.floor + db.span:g} dB"),
-            (self.below, f"below {db.floor:g} dB"),
+            ("above", self.above, db.floor + db.span),
+            ("below", self.below, db.floor),
         )
         clipped = [
-            f"{count} values ({count / self.size:.2%}) {side}"
-            for count, side in sides
+            f"{count} values ({count / self.size:.2%}) {side} {end:g} dB"
+            for side, count, end in sides
             if count
         ]
         return " and ".join(clipped) + ", clipped" if clipped else ""
@@ -56,25 +56,22 @@ def to_f(
             "or give maps of f"
         )
     f = radiomap.db_to_f(gain_db, db)
-    clipped = [_count(*pair, db) for pair in zip(f, gain_db, strict=True)]
+    clipped = [_count(*pair) for pair in zip(f, gain_db, strict=True)]
     return f.clip(0, 1).astype(np.float32), clipped
 
 
 def _count(
-    f: Float[np.ndarray, "h w c"], gain_db: Float[np.ndarray, "h w c"], db: DbRange
+    f: Float[np.ndarray, "h w c"], gain_db: Float[np.ndarray, "h w c"]
 ) -> Clipped:
     finite = np.isfinite(gain_db)
-    path = gain_db[finite]
-    above = np.count_nonzero(f > 1 + TOLERANCE)
-    below = np.count_nonzero(f[finite] < -TOLERANCE)
+    path, lost = gain_db[finite], np.count_nonzero(f > 1 + TOLERANCE)
+    above, below = lost, np.count_nonzero(f[finite] < -TOLERANCE)
     # One value that repeats below all others is how "no path" is written: -200.
-    marked = np.count_nonzero(path == path.min()) if below else 0
-    if marked > 1:
-        path = path[path > path.min()]
-    else:
-        marked = 0
+    lowest = path == path.min(initial=np.inf)
+    if below and lowest.sum() > 1:
+        lost, path = lost - lowest.sum(), path[~lowest]
     ends = (float(path.min()), float(path.max())) if path.size else ()
-    return Clipped(above, below, above + below - marked, f.size, *ends)
+    return Clipped(above, below, lost + below, f.size, *ends)
 
 
 def pooled(parts: Iterable[Clipped]) -> Clipped:

@@ -63,7 +63,6 @@ def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> Map
 
     Args:
       unit: of an NPY of floats, "f" or "db".
-      db: what f is in dB.
     """
     suffix, clipped = path.suffix.lower(), []
     if suffix == ".npz":
@@ -73,11 +72,6 @@ def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> Map
         gains.check({str(path): clipped[0]}, db)
     else:
         f = radiomap.gray_to_f(radiomap.read_map(path))[None]
-    if suffix == ".npz" and not len(f):
-        raise ValueError(
-            f"{path}: path_gain has shape {f.shape[:3]}, so the scene has no "
-            "transmitter and no map; export it again with one"
-        )
     if not f.size:
         raise ValueError(f"{path} holds an array of {f.shape[1:]}: a map has pixels")
     return MapFile(path, names(path), f, gains.pooled(clipped))
@@ -108,7 +102,6 @@ def write_map(
     Args:
       f: in [0, 1].
       unit: of an NPY, "f" or "db"; a PNG holds f, of one channel.
-      db: what f is in dB.
     """
     if path.suffix == ".png":
         if f.shape[-1] != 1:

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from radiovae_jax import files, inputs, physics
 
@@ -41,7 +42,6 @@ FEW = 4  # a first axis of so many is channels, not rows, if the last one is lon
 
 _REMEDY = "copy it again from the source, or leave its map out"
 _MOST_BYTES = 16 * MOST_PIXELS  # of a PNG
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 _COLOURS = (
     "Colours of a colour map are not gains: export the gray values instead (if its "
@@ -49,16 +49,14 @@ _COLOURS = (
 )
 _CONVERT = "Save it with Image.open(path).convert('L')"
 _DEEP = "Divide by 257 and save as 8 bits, or save f in [0, 1] as a float .npy"
-_MODES = {
-    "1": ("1-bit black and white", _CONVERT),
-    "LA": ("gray with transparency", _CONVERT),
-    "P": ("palette", _COLOURS),
-    "RGB": ("RGB colour", _COLOURS),
-    "RGBA": ("RGB colour with transparency", _COLOURS),
-    "I": ("32-bit gray", _DEEP),
-    "I;16": ("16-bit gray", _DEEP),
+_REMEDIES = {
+    "P": _COLOURS,
+    "RGB": _COLOURS,
+    "RGBA": _COLOURS,
+    "I": _DEEP,
+    "I;16": _DEEP,
 }
-_DAMAGED = (OSError, SyntaxError, EOFError, ValueError, zlib.error)
+_DAMAGED = (OSError, SyntaxError, EOFError, ValueError, IndexError, zlib.error)
 
 
 def gray_to_f(gray: Shaped[Numbers, "*shape"]) -> Float[Numbers, "*shape"]:
@@ -111,18 +109,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h 
         return _read_png(path)
     if path.suffix.lower() == ".npy":
         return _read_npy(path)
-    raise ValueError(
-        f"{path}: a map is a .png or an .npy file, not {path.suffix or 'suffixless'!r}"
-    )
-
-
-def read_shape(path: Path) -> tuple[int, int, int]:
-    """Returns (h, w, c) of a map; a PNG is not decoded. Raises as `read_map`."""
-    path = pathlib.Path(path)
-    if path.suffix.lower() == ".npy":
-        return read_array(path).shape
-    with _open_png(path) as image:
-        return (image.height, image.width, 1)
+    raise ValueError(f"{path}: a map is a .png or an .npy file")
 
 
 def by(shape: Sequence[int]) -> str:
@@ -134,11 +121,10 @@ def check_shape(
     found: tuple[int, ...], expected: tuple[int, ...], path: Path, first: Path
 ) -> None:
     """Raises a ValueError if a map has another size than the first one of its set."""
-    if tuple(found) != tuple(expected):
+    if found != expected:
         raise ValueError(
-            f"{path} is {by(found)}, expected {by(expected)} like {first}; resize "
-            "it, or keep maps of different sizes in different folders (data.image_size "
-            "resizes batches, whose maps have one size)"
+            f"{path} is {by(found)}, expected {by(expected)} like {first}; resize it, "
+            "or keep it in another folder (data.image_size resizes whole batches)"
         )
 
 
@@ -168,47 +154,28 @@ def write_png(path: Path, gray: UInt8[np.ndarray, "..."]) -> None:
 
 
 def _read_png(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
-    with _open_png(path) as image:
-        if image.mode != "L":
-            what, remedy = _MODES.get(image.mode, (image.mode, _CONVERT))
-            raise ValueError(
-                f"{path} is a {what} PNG (mode {image.mode}), expected 8-bit gray "
-                f"(mode L). {remedy}"
-            )
-        try:
-            return np.array(image)[..., None]  # asarray would be read-only
-        except _DAMAGED as error:
-            raise _damaged(path, error) from error
-
-
-def _open_png(path: pathlib.Path) -> Image.Image:
     inputs.check_file(path, remedy=_REMEDY)
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES)
-    if content.startswith(_PNG):
+    if content.startswith(b"\x89PNG"):
         # IHDR's width and height; a small file can hold gigapixels of one colour.
         sides = [int.from_bytes(content[i : i + 4]) for i in (20, 16)]
         check_size(sides, str(path))
     try:
-        _check_chunks(content)
-        return Image.open(io.BytesIO(content), formats=("PNG",))
-    except (UnidentifiedImageError, *_DAMAGED) as error:
-        raise _damaged(path, error) from error
-
-
-def _check_chunks(content: bytes) -> None:
-    """Checks each chunk of a PNG against its checksum; Pillow leaves some out."""
-    if not content.startswith(_PNG):
-        raise ValueError("another signature")
-    view, start, name = memoryview(content), len(_PNG), b""
-    while name != b"IEND":
-        length = int.from_bytes(view[start : start + 4])
-        name, end = bytes(view[start + 4 : start + 8]), start + 8 + length
-        if len(view) < end + 4:
-            raise ValueError("it ends before its IEND")
-        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            raise ValueError(f"chunk {name!r} does not match its checksum")
-        start = end + 4
+        PngImageFile(io.BytesIO(content)).verify()  # the checksums of all chunks
+        image = PngImageFile(io.BytesIO(content))
+        gray = np.array(image)  # asarray would be read-only
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path} is truncated or not the PNG file its name says ({error}); copy it "
+            "again from the source"
+        ) from error
+    if image.mode != "L":
+        raise ValueError(
+            f"{path} is a PNG of mode {image.mode}, expected 8-bit gray (mode L). "
+            f"{_REMEDIES.get(image.mode, _CONVERT)}"
+        )
+    return gray[..., None]
 
 
 def _read_npy(
@@ -223,26 +190,15 @@ def _read_npy(
             "[0, 1]; convert it, since the scale of other types is unknown"
         )
     if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
-        raise ValueError(f"{path} {_no_f(array)}")
-    return array.astype(np.float32)
-
-
-def _no_f(array: Float[np.ndarray, "h w c"]) -> str:
-    """Says what an array holds instead of f: dB, or what is no number."""
-    finite = array[np.isfinite(array)]
-    no_path = np.isneginf(array).any()  # the logarithm of no gain
-    if no_path or (finite.size and (finite.min() < 0 or finite.max() > 1)):
-        spans = f"[{finite.min():g}, {finite.max():g}]" if finite.size else "nothing"
-        return (
-            f"spans {spans}{' and -inf' if no_path else ''}, expected f in [0, 1]; "
-            "where these are dB, save f = clip((dB - floor) / span, 0, 1), which is 0 "
-            "for -inf, no path (radiomap.db_to_f; RadioMapSeer's floor is "
-            f"{DB_FLOOR:g}, its span {DB_SPAN:g}); apply reads dB with --unit db"
+        finite = array[np.isfinite(array)]
+        spans = f"{finite.min():g} to {finite.max():g}" if finite.size else "nothing"
+        raise ValueError(
+            f"{path} spans {spans} and holds {array.size - finite.size} non-finite "
+            "values (nan or inf), expected f in [0, 1], 0 where there is no signal. Of "
+            "dB save f = clip((dB - floor) / span, 0, 1), radiomap.db_to_f, or read "
+            "them by apply --unit db"
         )
-    return (
-        f"holds {array.size - finite.size} non-finite values (nan or inf), expected f "
-        "in [0, 1]; write f = 0 where there is no signal"
-    )
+    return array.astype(np.float32)
 
 
 def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
@@ -282,12 +238,3 @@ def _channels_first(array: Shaped[np.ndarray, "h w c"]) -> bool:
     values = np.nan_to_num(array.astype(np.float64), posinf=0, neginf=0)
     rough, rough_last = (np.abs(np.diff(values, axis=i)).mean() for i in (0, 2))
     return bool(rough > rough_last)
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error  # the system's own (no permission, a directory), not the file's
-    return ValueError(
-        f"{path} is truncated or not the {path.suffix[1:].upper()} file its name says "
-        f"({error}); copy it again from the source"
-    )

@@ -18,7 +18,6 @@ from radiovae_jax.data.radiomapseer_files import (
     SIMULATIONS,
     TRANSMITTERS,
     FileNames,
-    canonical,
 )
 
 
@@ -29,7 +28,7 @@ class RadioMapSeer:
 
     Attributes:
       names: (map, tx) of every record.
-      shape: (h, w, c) of the stored images, from the first one's header.
+      shape: (h, w, c) of the stored images, the first one's.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class RadioMapSeer:
         fields: Sequence[str] = ("gray",),
         transmitters: int = 0,
     ):
-        """Indexes the files; reads none but the first one's header.
+        """Indexes the files; reads none but the first one.
 
         Args:
           root: the folder that holds `gain/` and `png/`.
@@ -61,17 +60,16 @@ class RadioMapSeer:
         _check_transmitters(simulation, transmitters)
         if split_scheme == "released" and split != "all":
             logging.warning(
-                "split_scheme=released leaks: it trains on positions 0-600 of the "
-                "order, validates on 600-650 and tests on 600-699, so one test map is "
-                "trained on and all validation maps are tested on. Compare its numbers "
-                "with RadioDiff's only."
+                "split_scheme=released leaks: one test map is trained on, and all "
+                "validation maps are tested on. Compare its numbers with RadioDiff's "
+                "only."
             )
         self.root, self.fields = pathlib.Path(root), tuple(fields)
         self.simulation, self.transmitters = simulation, transmitters
         self.split, self.split_scheme = split, split_scheme
 
         found = radiomapseer_files.gain_images(self.root, simulation)
-        self._indexed = {"gray": (self._folder("gray"), found)}
+        self._indexed: dict[str, tuple[pathlib.Path, FileNames]] = {}
         wanted = (
             {city for city, _ in found}
             if split == "all"
@@ -83,13 +81,13 @@ class RadioMapSeer:
             if city in wanted and (tx < transmitters or not transmitters)
         ]
         if not self.names:
-            raise ValueError(self._empty_split(found))
+            raise ValueError(self._empty_split([*found]))
         for other in set(fields) & set(SIMULATIONS) - {simulation}:
             self.names = self._pairs(other)
         for field in self.fields:
             self._check_files(field)
         self._first = self.path("gray", 0)
-        self.shape = radiomap.read_shape(self._first)
+        self.shape = radiomap.read_map(self._first).shape
 
     def __len__(self) -> int:
         return len(self.names)
@@ -121,19 +119,16 @@ class RadioMapSeer:
             f"transmitters) expected: {share}, in {self.root}"
         )
 
-    def _folder(self, field: str) -> pathlib.Path:
-        return radiomapseer_files.folder(self.root, self.simulation, field)
-
     def path(self, field: str, index: int) -> pathlib.Path:
         """Returns the file of one field of a record."""
         folder, there = self._index(field)
         key = self.names[index][:1] if field in PER_MAP else self.names[index]
-        return folder / there.get(key, canonical(key))
+        return folder / there.get(key, _file_name(key))
 
     def _index(self, field: str) -> tuple[pathlib.Path, FileNames]:
         """Returns a field's folder and files, as they were when first asked for."""
         if field not in self._indexed:
-            folder = self._folder(field)
+            folder = radiomapseer_files.folder(self.root, self.simulation, field)
             names = radiomapseer_files.file_names(folder, per_map=field in PER_MAP)
             self._indexed[field] = folder, names
         return self._indexed[field]
@@ -152,10 +147,8 @@ class RadioMapSeer:
         return image
 
     def _write_masks(self) -> str:
-        return (
-            "write what is missing with python tools/write_k2.py --root "
-            f"{self.root} --simulation {self.simulation}"
-        )
+        command = f"write_k2.py --root {self.root} --simulation {self.simulation}"
+        return f"write what is missing with python tools/{command}"
 
     def _pairs(self, other: str) -> list[tuple[int, int]]:
         """Returns the records that have the image of another simulation too."""
@@ -167,18 +160,13 @@ class RadioMapSeer:
                 f"{self.split} has a {other} image of the same map and transmitter "
                 f"under {self.root}; copy them from the source, or take another split"
             )
-        counts = len(pairs), len(self.names), self.simulation, other
-        logging.info("%d of %d %s images have their %s pair", *counts)
+        of_all = f"{len(pairs)} of {len(self.names)} {self.simulation} images"
+        logging.info("%s have their %s pair", of_all, other)
         return pairs
 
     def _check_files(self, field: str) -> None:
         """Fails now, not hours into training, when a field's files are missing."""
         folder, there = self._index(field)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"no folder {folder} for field {field!r}; copy it from the source, "
-                "or do without it"
-            )
         keys = {name[:1] if field in PER_MAP else name for name in self.names}
         missing = sorted(keys - there.keys())
         remedy = f"copy them from the source, or leave {field!r} out of the fields"
@@ -190,10 +178,11 @@ class RadioMapSeer:
         if missing:
             raise FileNotFoundError(
                 f"field {field!r}: {len(missing)} of {len(keys)} files are missing, "
-                f"the first is {folder / canonical(missing[0])}; {remedy}"
+                f"the first is {folder / _file_name(missing[0])}; {remedy}"
             )
 
-    def _empty_split(self, found: FileNames) -> str:
+    def _empty_split(self, found: Sequence[tuple[int, ...]]) -> str:
+        """Returns why a split has no image, and what there is."""
         folder, _ = self._index("gray")
         below = self.transmitters or float("inf")
         cities = {city for city, tx in found if tx < below}
@@ -203,19 +192,21 @@ class RadioMapSeer:
                 f"no image in {folder} has a transmitter below {self.transmitters}: "
                 f"found {min(there)} to {max(there)}; set transmitters=0 for all"
             )
-        scheme = splits.SCHEMES[self.split_scheme]
         counts = [
             f"{len(cities & splits.split_maps(name, self.split_scheme))} maps in {name}"
-            for name in scheme
+            for name in splits.SCHEMES[self.split_scheme]
         ]
-        first, last = scheme[self.split]
-        some = ", ".join(str(city) for city in splits.order()[first : first + 3])
+        wanted = splits.split_maps(self.split, self.split_scheme)
+        some = ", ".join(map(str, sorted(wanted)[:3]))
         return (
-            f"split {self.split!r} is empty in {folder}: it is the maps at positions "
-            f"{first}-{last} of the order ({some}, ...), and there are "
-            f"{', '.join(counts)}, {len(cities)} in all; copy some of its maps, ask "
-            "for another split, or for split='all'"
+            f"split {self.split!r} is empty in {folder}: it is the maps {some}, ..., "
+            f"and there are {', '.join(counts)}, {len(cities)} in all; copy some of "
+            "its maps, ask for another split, or for split='all'"
         )
+
+
+def _file_name(key: tuple[int, ...]) -> str:
+    return "_".join(map(str, key)) + ".png"
 
 
 def check_mask(
@@ -234,27 +225,22 @@ def check_mask(
             f"{path} holds values such as {values}, expected 0 (street) and 255 "
             "(building) only; save it with lossless scaling and no smoothing"
         )
-    count = np.count_nonzero(inside)
-    total = gain.sum(dtype=np.int64)
-    under = gain[inside].sum(dtype=np.int64)
-    mean_inside = under / max(count, 1)
-    mean_outside = (total - under) / max(inside.size - count, 1)
-    if mean_inside > mean_outside:
+    under, outside = (
+        gain[mask].sum(dtype=np.int64) / max(np.count_nonzero(mask), 1)
+        for mask in (inside, ~inside)
+    )
+    if under > outside:
         raise ValueError(
-            f"{path} is inverted: the mean gain is {mean_inside:.1f} of 255 under its "
-            f"buildings (255) and {mean_outside:.1f} outside, and it must be near 0 "
-            "under buildings; store 255 - mask"
+            f"{path} is inverted: the mean gain is {under:.1f} of 255 under its "
+            f"buildings (255) and {outside:.1f} outside; store 255 - mask"
         )
 
 
 def _check_transmitters(simulation: str, transmitters: int) -> None:
-    if transmitters < 0:
-        raise ValueError(f"transmitters={transmitters}; expected 0 (all) or more")
     if simulation.endswith("IRT4") and transmitters > IRT4_TRANSMITTERS:
         raise ValueError(
-            f"{simulation} has {IRT4_TRANSMITTERS} transmitters a map (0 and 1), but "
-            f"{transmitters} were asked for: four-interaction ray tracing is costly, "
-            f"and RadioMapSeer publishes it for {IRT4_TRANSMITTERS} of its "
-            f"{TRANSMITTERS} transmitters only; set transmitters to 0 or "
-            f"{IRT4_TRANSMITTERS}, or take DPM or IRT2, which have {TRANSMITTERS}"
+            f"{simulation} has {IRT4_TRANSMITTERS} transmitters a map, {transmitters} "
+            "were asked for: four-interaction ray tracing is costly, and RadioMapSeer "
+            f"publishes no more; set transmitters to 0 or {IRT4_TRANSMITTERS}, or take "
+            f"DPM or IRT2, which have {TRANSMITTERS}"
         )

@@ -93,8 +93,3 @@ def file_names(folder: pathlib.Path, *, per_map: bool) -> FileNames:
             )
         found[key] = name
     return found
-
-
-def canonical(key: tuple[int, ...]) -> str:
-    """Returns the name that an image is written under."""
-    return "_".join(map(str, key)) + ".png"

@@ -125,7 +125,7 @@ class TfdsSource:
         """Opens a split.
 
         Args:
-          data_dir: as given to prepare.
+          data_dir: as given to `prepare`.
           split: "train", "val", "test" (RadioUNet's), or "all" for every map stored.
           fields: images of each record, of stored_fields(simulation).
         """
@@ -146,8 +146,8 @@ class TfdsSource:
         if split not in ("all", *stored):
             counts = ", ".join(f"{count} in {name}" for name, count in stored.items())
             raise ValueError(
-                f"split {split!r} is empty in {folder}: found {counts}; prepare it "
-                "again from a fuller copy, ask for another split, or for split='all'"
+                f"split {split!r} is empty in {folder}: found {counts}; ask for "
+                "another, for split='all', or prepare it again from a fuller copy"
             )
         # What is not asked for is not decoded either.
         unwanted = set(stored_fields(simulation)) - set(self.fields)

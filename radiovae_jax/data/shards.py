@@ -31,10 +31,10 @@ def write(path: pathlib.Path, records: list[Record]) -> None:
             with partial.open("wb") as file:
                 np.savez_compressed(file, **pipeline.stack(records))
         else:
-            write_array_record(partial, records)
+            _write_array_record(partial, records)
 
 
-def write_array_record(path: pathlib.Path, records: list[Record]) -> None:
+def _write_array_record(path: pathlib.Path, records: list[Record]) -> None:
     # In Grain's dependencies, and of no use to who wants npz alone.
     from array_record.python import array_record_module
 
@@ -55,13 +55,13 @@ def describe(paths: list[pathlib.Path], records: list[Record]) -> dict[str, Any]
         count=len(records),
         files={path.name: sha256(path) for path in paths},
         fields={
-            name: dict(shape=list(np.shape(value)), dtype=kind(np.asarray(value)))
+            name: dict(shape=list(np.shape(value)), dtype=_kind(np.asarray(value)))
             for name, value in records[0].items()
         },
     )
 
 
-def kind(value: np.ndarray) -> str:
+def _kind(value: np.ndarray) -> str:
     return "str" if value.dtype.kind == "U" else value.dtype.name
 
 
@@ -89,15 +89,14 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
     """
     files.sweep(folder)
     file = folder / (MANIFEST if (folder / MANIFEST).exists() else PROGRESS)
+    remedy = f"remove {folder} or give another --out"
     if not file.exists():
         for path in folder.glob(f"{STEM}-*"):
             raise ValueError(
-                f"{folder} holds {path.name} and no list that says of what; remove "
-                "the folder, or give another --out"
+                f"{folder} holds {path.name} and no list that says of what; {remedy}"
             )
         files.write_json(file, dict(identity=identity, shards=[]))
         return {}
-    remedy = f"remove {folder} or give another --out"
     saved = inputs.read_json(file, remedy=remedy)
     there, shards = saved.get("identity"), saved.get("shards")
     listed = isinstance(shards, list) and all(
@@ -106,12 +105,11 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:
     )
     if not isinstance(there, dict) or not listed:
         raise ValueError(f"{file} is damaged: no list of shards; {remedy}")
-    differing = list(differences(there, identity, ""))
+    differing = "\n  ".join(_differences(there, identity))
     if differing:
         raise ValueError(
-            f"{folder} holds the latents of something else:\n  "
-            + "\n  ".join(differing)
-            + "\nGive another --out, or remove it"
+            f"{folder} holds the latents of something else:\n  {differing}\nGive "
+            "another --out, or remove it"
         )
     return dict(enumerate(shards))
 
@@ -129,12 +127,11 @@ def unfinished(folder: pathlib.Path) -> Mapping[str, Any]:
     return identity if isinstance(identity, Mapping) and not finished else {}
 
 
-def differences(there: Any, here: Any, name: str) -> Iterator[str]:
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """Yields a line for every field in which two nested dicts differ."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in sorted(there.keys() | here.keys()):
-            yield from differences(
-                there.get(key), here.get(key), f"{name}.{key}" if name else key
-            )
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(there.get(key), here.get(key), inner)
     elif there != here:
         yield f"{name}: {there} there, {here} here"

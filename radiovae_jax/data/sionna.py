@@ -16,9 +16,8 @@ path_gain alone will do.
 import functools
 import operator
 import pathlib
-import zipfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
@@ -30,6 +29,7 @@ from radiovae_jax.data.radiomap import DbRange
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
 FIELDS = ("gray", "antenna")
 REMEDY = "export it again, or copy it again from the source"
+SCENES_IN_MEMORY = 8
 
 
 class Scene(NamedTuple):
@@ -58,8 +58,7 @@ class SionnaFolder:
         split: str = "train",
         fields: Sequence[str] = ("gray",),
         db: DbRange = radiomap.RADIOMAPSEER_DB,
-        scenes_in_memory: int = 8,
-        **dealing: Any,
+        split_by: str = "group",
     ):
         """Reads every scene of the split: what is wrong is said before the training.
 
@@ -68,16 +67,16 @@ class SionnaFolder:
           split: "train", "val", "test", or "all" for every scene found.
           fields: of "gray" and "antenna".
           db: what f is in dB.
-          scenes_in_memory: scenes kept decoded; an npz is read whole or not at all.
-          **dealing: split_by, seed and the fractions of splits.split_files.
+          split_by: "group" or "file", see splits.split_files.
         """
         splits.check_fields(fields, FIELDS)
         self.root, self.split, self.fields = pathlib.Path(root), split, tuple(fields)
         self.files, names, self._where = splits.split_files(
-            self.root, (".npz",), split=split, **dealing
+            self.root, (".npz",), split=split, split_by=split_by
         )
         self._name = dict(zip(self.files, names, strict=True))
-        self._scene = functools.lru_cache(scenes_in_memory)(
+        # An npz is read whole or not at all.
+        self._scene = functools.lru_cache(SCENES_IN_MEMORY)(
             lambda path: _read(path, db, self.fields)
         )
         clipped = {
@@ -121,7 +120,7 @@ def read_scene(
 
     Args:
       db: what f is in dB.
-      fields: of FIELDS; without "antenna" there is none, and path_gain alone is read.
+      fields: of FIELDS; without "antenna" path_gain alone is read.
 
     Raises:
       ValueError: damaged, a key missing, a shape or a value that cannot be, or a map
@@ -135,13 +134,12 @@ def read_scene(
 
 def count_maps(path: pathlib.Path) -> int:
     """Returns the number of a scene's transmitters, from its header."""
-    count, *_ = _shapes(path, KEYS[:1])["path_gain"] or (0,)
-    return count
+    return _gain_shape(path, KEYS[:1])[0]
 
 
 def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
     keys = KEYS if "antenna" in fields else KEYS[:1]
-    radiomap.check_size(_shapes(path, keys)["path_gain"][-2:], str(path))
+    _gain_shape(path, keys)
     arrays = inputs.read_npz(path, keys, remedy=REMEDY)
     gain = arrays["path_gain"]
     _check_gain(gain, path)
@@ -165,26 +163,28 @@ def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
     return Scene(f, antenna, np.broadcast_to(cell_size, (2,)), clipped)
 
 
-def _shapes(path: pathlib.Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _gain_shape(path: pathlib.Path, keys: Sequence[str]) -> tuple[int, ...]:
+    """Returns the shape of path_gain from its header, if all keys are there."""
     shapes = inputs.npz_shapes(path, keys, remedy=REMEDY)
     missing = [key for key in keys if key not in shapes]
     if missing:
-        with zipfile.ZipFile(path) as archive:
-            found = [name.removesuffix(".npy") for name in archive.namelist()]
         raise ValueError(
-            f"{path} lacks {', '.join(missing)} (it holds "
-            f"{', '.join(found) or 'nothing'}); export it as the top of "
+            f"{path} lacks {', '.join(missing)}; export it as the top of "
             "radiovae_jax/data/sionna.py shows"
         )
-    return shapes
+    gain = shapes["path_gain"]
+    if len(gain) != 3 or not all(gain):
+        raise ValueError(
+            f"{path}: path_gain has shape {gain}, so the scene has no transmitter's "
+            "map; expected [tx, ny, nx]"
+        )
+    radiomap.check_size(gain[1:], str(path))
+    return gain
 
 
 def _check_gain(gain: np.ndarray, path: pathlib.Path) -> None:
-    if gain.ndim != 3 or not np.issubdtype(gain.dtype, np.floating):
-        raise ValueError(
-            f"{path}: path_gain is {gain.dtype} of shape {gain.shape}, expected "
-            "floats [tx, ny, nx]"
-        )
+    if not np.issubdtype(gain.dtype, np.floating):
+        raise ValueError(f"{path}: path_gain is {gain.dtype}, expected floats")
     finite = gain[np.isfinite(gain)]
     # First, since 0 instead of the -inf in dB would become the strongest gain.
     if (finite < 0).any():
@@ -209,15 +209,11 @@ def _cells(
     """
     count, ny, nx = gain.shape
     ways = [way for way in (cells, cells.T) if way.shape == (count, 2)]
-    if not ways:
+    if not ways or not np.issubdtype(cells.dtype, np.integer):
         raise ValueError(
-            f"{path}: tx_cell_indices has shape {cells.shape}, expected ({count}, 2), "
-            f"column and row of each transmitter, or as Sionna RT has it (2, {count})"
-        )
-    if not np.issubdtype(cells.dtype, np.integer):
-        raise ValueError(
-            f"{path}: tx_cell_indices is {cells.dtype}, expected integers: indices of "
-            "cells, not positions in metres"
+            f"{path}: tx_cell_indices has {cells.dtype} of shape {cells.shape}, "
+            f"expected integers of ({count}, 2), column and row of each transmitter, "
+            f"or as Sionna RT has it (2, {count})"
         )
     inside = [
         way.astype(np.int64)  # Sionna's are unsigned
@@ -238,10 +234,9 @@ def _cells(
             return fitting[0]
     raise ValueError(
         f"{path}: tx_cell_indices {cells.tolist()} may be (column, row) of each of the "
-        "two transmitters, or all columns and then all rows, as Sionna RT has it: the "
-        f"gains peak at the cells of {'both' if fitting else 'neither'}; export a file "
-        "for each transmitter (path_gain[i : i + 1], tx_cell_indices of shape (1, 2)), "
-        "or leave out what asks for the antenna"
+        "two transmitters, or all columns and then all rows, and the gains do not say "
+        "which; export a file for each transmitter (path_gain[i : i + 1], "
+        "tx_cell_indices of shape (1, 2)), or leave out what asks for the antenna"
     )
 
 

@@ -108,17 +108,16 @@ def names_digest(source: Source, *, root: Path = "") -> str:
     Args:
       root: a folder that the names of files do not count with.
     """
-    text = str(_names(source) or len(source)).replace(
-        f"{pathlib.Path(root)}{os.sep}", ""
-    )
+    names = str(_names(source) or len(source))
+    text = names.replace(f"{pathlib.Path(root)}{os.sep}", "")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sample_digest(source: Source, *, samples: int = 16) -> str:
     """Returns a checksum of some records, evenly spaced, the first and last too."""
     bits = hashlib.sha256()
-    for index in sorted(set(np.linspace(0, len(source) - 1, samples, dtype=int))):
-        for name, value in sorted(source[int(index)].items()):
+    for index in _even(len(source), samples):
+        for name, value in sorted(source[index].items()):
             array = np.asarray(value)
             bits.update(f"{name} {array.dtype} {array.shape}".encode())
             bits.update(array.tobytes())

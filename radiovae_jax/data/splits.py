@@ -39,6 +39,8 @@ COPY = re.compile(r"^copy of |(?:[\s_-]+(?:copy|kopie)|\s*\(\d+\)|~\d+)+$")
 SIMULATION = re.compile(r"irt\d")
 TRANSMITTER = re.compile(r"tx\D?\d+")
 
+SEED, SHARE = 42, 0.1  # of groups or files, for val, and again for test
+
 Files = dict[str, list[pathlib.Path]]
 
 
@@ -109,29 +111,19 @@ def split_files(
     *,
     split: str,
     split_by: str = "group",
-    seed: int = 42,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
 ) -> Part:
     """Returns the files of a split of a plain folder.
 
     Subfolders train/, val/ and test/ (Train/, valid/, ...) are the splits where any of
     them exists. Otherwise files are dealt at random, each group of `groups` or each
-    file as a whole, at least one to every split whose fraction is not 0.
+    file as a whole: a tenth, and at least one, to val and to test.
 
     Args:
       split: "train", "val", "test", or "all" for every file found.
       split_by: "group", those of one map (7_0, 7_1) together; or "file".
-      seed: of the random split.
-      val_fraction: of the groups or files, for that split; with test_fraction below 1.
     """
     check_choice("split", split, SPLITS)
     check_choice("split_by", split_by, SPLIT_BY)
-    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-        raise ValueError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} must be 0 "
-            "or more and leave something to train on"
-        )
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: set data.root to that of the maps")
     folders = _split_folders(root, suffixes)
@@ -144,18 +136,15 @@ def split_files(
     else:
         found = _files(root, suffixes)
         names = [_name(path, root) for path in found]
-        dealt = (
-            groups(names) if split_by == "group" else [[i] for i in range(len(found))]
-        )
-        files = _deal(found, dealt, seed, val_fraction, test_fraction)
-        how = "" if split == "all" else _dealt_by(names, dealt, files)
+        together = groups(names) if split_by == "group" else _each(names)
+        files = _deal(found, together)
+        how = "" if split == "all" else _dealt_by(names, together, files)
         files["all"] = found
     if not files.get(split):
         counts = ", ".join(f"{len(part)} in {name}" for name, part in files.items())
         raise ValueError(
             f"split {split!r} of {root} is empty: found {counts} ({', '.join(suffixes)}"
-            f" files); put some in {root / split}, ask for another split, or change "
-            "val_fraction and test_fraction"
+            f" files); put some in {root / split}, or ask for another split"
         )
     chosen, bases = files[split], {*folders.values()}
     inner = {path.parent for path in chosen} - bases - {root}
@@ -246,6 +235,10 @@ def groups(names: Sequence[str]) -> list[list[int]]:
         largest = max(map(len, together.values()), default=0)
         if least <= len(together) < len(names) and largest <= MAX_SHARE * len(names):
             return list(together.values())
+    return _each(names)
+
+
+def _each(names: Sequence[str]) -> list[list[int]]:
     return [[i] for i in range(len(names))]
 
 
@@ -264,27 +257,14 @@ def _word_of(name: str) -> str:
     return re.sub(r"\d+", "", name)
 
 
-def _deal(
-    files: list[pathlib.Path],
-    dealt: list[list[int]],
-    seed: int,
-    val_fraction: float,
-    test_fraction: float,
-) -> Files:
+def _deal(files: list[pathlib.Path], dealt: list[list[int]]) -> Files:
     # RandomState, since NumPy promises never to change its stream.
-    shuffled = np.random.RandomState(seed).permutation(len(dealt))
-    val, test = (
-        max(1, round(fraction * len(dealt))) if fraction else 0
-        for fraction in (val_fraction, test_fraction)
-    )
-    parts = {
-        "train": shuffled[val + test :],
-        "val": shuffled[:val],
-        "test": shuffled[val : val + test],
-    }
+    shuffled = np.random.RandomState(SEED).permutation(len(dealt))
+    count = max(1, round(SHARE * len(dealt)))
+    val, test, train = np.split(shuffled, [count, 2 * count])
     return {
         name: sorted(files[i] for group in part for i in dealt[group])
-        for name, part in parts.items()
+        for name, part in (("train", train), ("val", val), ("test", test))
     }
 
 

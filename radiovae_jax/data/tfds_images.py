@@ -45,8 +45,7 @@ class TfdsImages:
         builder = _open(root, name)
         self._feature = _image_feature(builder)
         self._split, self._where = split, builder.info.full_name
-        # What is not asked for is not decoded either.
-        skipped = {
+        skipped = {  # what is not asked for is not decoded either
             other: tfds.decode.SkipDecoding()
             for other, feature in builder.info.features.items()
             if other != self._feature
@@ -63,8 +62,7 @@ class TfdsImages:
             ) from error
         if not self._size:
             raise ValueError(f"split {split!r} of {self._where} is empty")
-        self.shape = None  # whatever the first one's is
-        self.shape = self[0]["gray"].shape
+        self.shape = np.shape(self._records[0][self._feature])
 
     def __len__(self) -> int:
         return self._size
@@ -73,12 +71,12 @@ class TfdsImages:
         """Returns {"name": "train_17", "gray": [h, w, c] uint8}."""
         index = range(len(self))[operator.index(index)]
         image = np.asarray(self._records[index][self._feature])
-        if self.shape not in (None, image.shape):
+        if image.shape != self.shape:
             raise ValueError(
                 f"image {index} of {self._where}, split {self._split}, is "
                 f"{radiomap.by(image.shape)} and the first {radiomap.by(self.shape)}: "
-                "a batch needs one size; take a data set of images of one size, or "
-                "write it resized into a folder (data.source=folder)"
+                "take a data set of images of one size, or write it resized into a "
+                "folder (data.source=folder)"
             )
         return {"name": np.str_(f"{self._split}_{index}"), "gray": image}
 
@@ -99,9 +97,12 @@ def _open(root: radiomap.Path, name: str):
             name, data_dir=str(root)
         )
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        infos = pathlib.Path(root).glob("**/dataset_info.json")  # NAME/VERSION/...
+        found = {str(path.parents[1].relative_to(root)) for path in infos}
         raise FileNotFoundError(
-            f"no prepared TFDS data set {name!r} in {root} ({_prepared(root)}); "
-            f"{remedy}, or set data.root and data.dataset to one that is there"
+            f"no prepared TFDS data set {name!r} in {root} (it holds "
+            f"{', '.join(sorted(found)) or 'none'}); {remedy}, or set data.root and "
+            "data.dataset to one that is there"
         ) from error
     found = builder.info.file_format
     if found is not tfds.core.FileFormat.ARRAY_RECORD:
@@ -112,27 +113,14 @@ def _open(root: radiomap.Path, name: str):
     return builder
 
 
-def _prepared(root: radiomap.Path) -> str:
-    """Says which data sets a folder holds: NAME/VERSION or NAME/CONFIG/VERSION."""
-    found = {
-        "/".join(path.relative_to(root).parts[:-2])
-        for depth in ("*/*", "*/*/*")
-        for path in pathlib.Path(root).glob(f"{depth}/dataset_info.json")
-    }
-    return f"it holds {', '.join(sorted(found))}" if found else "it holds none"
-
-
 def _image_feature(builder) -> str:
     """Returns the name of the image: "image", or the only one there is."""
-    features = builder.info.features
+    features, where = builder.info.features, builder.info.full_name
     images = [
-        name
-        for name, feature in features.items()
-        if type(feature) is tfds.features.Image
+        n for n, feature in features.items() if type(feature) is tfds.features.Image
     ]
     if "image" in images:
         images = ["image"]
-    where = builder.info.full_name
     if len(images) != 1:
         raise ValueError(
             f"{where} has {len(images)} images a record "

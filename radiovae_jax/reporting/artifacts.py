@@ -27,11 +27,8 @@ SAMPLES = "images/samples.npy"  # f of the maps that a run drew last, [b, h, w, 
 def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
     """Draws the five figures of the numbers in metrics.jsonl into figures/.
 
-    One is left out where the run's stage logs nothing that it shows.
-
-    Raises:
-      FileNotFoundError: no run, or one that has not logged yet.
-      OSError: its folder cannot be written.
+    One is left out where the run's stage logs nothing that it shows. Raises as
+    `curves.read` does, and an OSError where the folder cannot be written.
     """
     run = curves.read(workdir)
     folder = cli.folder(pathlib.Path(workdir) / "figures", flag="workdir")
@@ -52,12 +49,12 @@ def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
     """Returns f of the last samples; None where there are none, or no whole file."""
-    if not path.exists():
-        return None
     try:
-        samples = inputs.read_npy(path, remedy="")
+        samples = inputs.read_npy(path, remedy="figure 5 goes without it")
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
-        logging.warning("%s is damaged (%s); figure 5 goes without it", path, error)
+        logging.warning("%s", error)
         return None
     if samples.ndim == 4 and samples.size and samples.dtype.kind == "f":
         return samples
@@ -75,8 +72,7 @@ def latent_figures(
     """Draws latents into figures/: channels beside their maps, and a histogram.
 
     Args:
-      f: the maps.
-      mode: of their posteriors; sample: drawn from those.
+      mode: of the maps' posteriors; sample: drawn from those.
       db: what f is in dB.
     """
     folder = pathlib.Path(workdir) / "figures"
@@ -98,7 +94,6 @@ def after_training(
     """Draws all there is to draw; what cannot be drawn is said and ends nothing.
 
     Args:
-      charts: those that the run's stage names, see charts.py.
       latents: returns what `latent_figures` draws, where the stage has latents.
     """
     written = _attempt("the figures", lambda: training_figures(workdir))

@@ -75,7 +75,7 @@ def read(workdir: pathlib.Path) -> Run:
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
-      ValueError: its config is damaged.
+      ValueError: its config is damaged, or that of another program.
     """
     config = read_config(workdir)
     lines = logbook.read(pathlib.Path(workdir) / "metrics.jsonl")
@@ -88,10 +88,7 @@ def read(workdir: pathlib.Path) -> Run:
 
 
 def read_frechet(workdir: pathlib.Path) -> str:
-    """Returns the Fréchet distances of the newest evaluation in words, "" without one.
-
-    They are named by features, split and step: others do not compare.
-    """
+    """Returns the Fréchet distances of the newest evaluation in words; "" without."""
     found = [(0.0, "")]
     for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
         with contextlib.suppress(*DAMAGED):  # or no Fréchet distances
@@ -107,9 +104,7 @@ def read_frechet(workdir: pathlib.Path) -> str:
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the config of a run as plain values, with all that pictures need of it.
 
-    Raises:
-      FileNotFoundError: no run.
-      ValueError: its config is damaged, or that of another program.
+    Raises: as `read`.
     """
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
@@ -137,7 +132,6 @@ def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
     data, loss = config.get("data", {}), config.get("loss", {})
     source = data.get("source", "radiomapseer")
     db = sources.db_range(source, data.get("db_floor"), data.get("db_span"))
-    lines = lines if db.span else [_in_f(line) for line in lines]
     if "disc_start" not in loss:
         return Run(lines, switch=-math.inf, d_weight_clamp=0, kl_weight=0, db=db)
     return Run(
@@ -147,17 +141,6 @@ def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
         kl_weight=loss["kl_weight"],
         db=db,
     )
-
-
-def _in_f(line: Line) -> Line:
-    """Returns a line of maps without a unit as it is logged now.
-
-    Older versions logged them as if 100 dB were one unit of f.
-    """
-    in_f = {name: value for name, value in line.items() if "_db" not in name}
-    if "val/rmse_db" in line and is_number(line.get("val/sample_diversity")):
-        in_f["val/sample_diversity"] /= radiomap.DB_SPAN
-    return in_f
 
 
 def curve(run: Run, name: str) -> Curve:
@@ -200,10 +183,7 @@ def deciding(run: Run) -> Curve:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number; JSON has null for what was not.
-
-    What float32 does not hold no run has logged, and axes could not be laid out for.
-    """
+    """Whether this is a finite number of float32; JSON has null for what was not."""
     real = isinstance(value, int | float) and not isinstance(value, bool)
     return bool(real and abs(value) <= LARGEST)
 
@@ -227,18 +207,15 @@ def smooth(
     single spikes, and a d_weight that is at its clamp but for a few lines, do not
     move it. Few enough points to draw remain of a long curve; a short one stays.
     """
-    width = len(points.values) // windows
-    if width < 2:
+    half = len(points.values) // windows // 2
+    if not half:
         return points
-    before, after = width // 2, width // 2 + 1
     smoothed = []
     for part in phases(points, switch):
         count = len(part.values)
         centres = np.linspace(0, count - 1, min(count, SMOOTH_POINTS)).astype(int)
-        values = [
-            statistic(part.values[max(at - before, 0) : at + after]) for at in centres
-        ]
-        smoothed.append((part.steps[centres], values))
+        windowed = [part.values[max(at - half, 0) : at + half + 1] for at in centres]
+        smoothed.append((part.steps[centres], [*map(statistic, windowed)]))
     return Curve(*map(np.concatenate, zip(*smoothed, strict=True)))
 
 
@@ -264,10 +241,7 @@ def spans_decades(values: Float[np.ndarray, "n"]) -> bool:
 
 
 def thin(points: Curve, limit: int) -> Curve:
-    """Returns at most `limit` points: of each stretch its lowest and its highest.
-
-    A spike that lasts one line stays.
-    """
+    """Returns at most `limit` points: of each stretch its lowest and its highest."""
     count = len(points.values)
     if count <= limit:
         return points

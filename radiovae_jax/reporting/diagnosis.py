@@ -47,13 +47,12 @@ def _not_finite(run: Run) -> Iterator[Warned]:
     counts = [f"{name} ({len(bad)})" for name, bad in steps.items() if bad]
     if counts:
         first = min(bad[0] for bad in steps.values() if bad)
-        more = len(counts) - MOST_NAMES
+        more = f" and {len(counts) - MOST_NAMES} more" if counts[MOST_NAMES:] else ""
         yield Warned(
             "Numbers that are not finite",
-            f"First at step {first:,}: {', '.join(counts[:MOST_NAMES])}"
-            f"{f' and {more} more' if more > 0 else ''}. Lower optimizer.learning_rate "
-            "or set optimizer.clip_norm, starting from the last good checkpoint "
-            "(train.init_from).",
+            f"First at step {first:,}: {', '.join(counts[:MOST_NAMES])}{more}. Lower "
+            "optimizer.learning_rate or set optimizer.clip_norm, starting from the "
+            "last good checkpoint (train.init_from).",
         )
 
 
@@ -133,11 +132,9 @@ def _clamp(run: Run) -> Iterator[Warned]:
         yield Warned(
             "d_weight is at its clamp",
             f"In {100 * share:.3g}% of {count} lines it is at {run.d_weight_clamp:g}: "
-            "the reconstruction's gradient is more than "
-            f"{curves.D_WEIGHT_CLIP:g} times the adversarial one: nothing is balanced, "
-            "and the weight is a constant, which loss.disc_weight sets. Usual, and "
-            "harmless while validation improves: the documented run shows the same in "
-            "98.5% of its lines. If validation fell at the switch, lower "
+            "nothing is balanced, and the weight is a constant, which loss.disc_weight "
+            "sets. Usual, and harmless while validation improves (98.5% of the lines "
+            "of the documented run). If validation fell at the switch, lower "
             "loss.disc_weight.",
         )
 
@@ -166,12 +163,11 @@ def _chance(run: Run) -> Iterator[Warned]:
     if at_chance:
         yield Warned(
             "The discriminator is at chance",
-            f"In the latest lines {measured}: it tells reconstructions from maps no "
-            "better than a coin, and teaches next to nothing. In the first hundreds of "
-            "steps after loss.disc_start, and so in all of a short run, that is usual "
-            "and harmless. Where it lasts for thousands, try more width "
-            "(loss.disc_ndf), or leave it out (loss.disc_factor=0); not many times the "
-            "optimizer.disc_learning_rate, which keeps it there.",
+            f"In the latest lines {measured}: it teaches next to nothing. In the first "
+            "hundreds of steps after loss.disc_start that is usual and harmless. Where "
+            "it lasts for thousands, try more width (loss.disc_ndf), or leave it out "
+            "(loss.disc_factor=0); not many times the optimizer.disc_learning_rate, "
+            "which keeps it there.",
         )
 
 

@@ -1,9 +1,9 @@
 """Figures 1 to 4 of a training: phases, loss components, three axes, one scale.
 
-Functions of a `curves.Run` that return a Figure. Colours and line styles both tell
-curves apart, one of each for every quantity (quantities.py). Raw numbers are faint,
-their running median is bold, and validation is circles. A column that a run does not
-have leaves a panel that says so; a constant is named at the foot.
+Colours and line styles both tell curves apart, one of each for every quantity
+(quantities.py). Raw numbers are faint, their running median is bold, and validation is
+circles. A column that a run does not have leaves a panel that says so; a constant is
+named at the foot.
 """
 
 import numpy as np
@@ -21,9 +21,6 @@ NORMALIZATIONS = (
     "min-max: 0 is the curve's lowest, 1 its highest",
     "z-score: in standard deviations about the curve's mean",
     "relative to the first logged value (without what starts at 0)",
-)
-LEGEND_ABOVE = dict(
-    loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9
 )
 
 
@@ -106,7 +103,8 @@ def three_axes(run: Run) -> Figure:
     panels.mark_phases(left, run)
     left.set_xlabel("step")
     if drawn:
-        left.legend(handles=drawn, **LEGEND_ABOVE)
+        above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+        left.legend(handles=drawn, fontsize=9, **above)
     else:
         panels.write_in(left, panels.NOT_LOGGED)
     return figure
@@ -145,19 +143,19 @@ def normalized(run: Run) -> Figure:
         panels.set_scale(axis)
         if not axis.lines:
             panels.write_in(axis, "no curve that changes")
-    _spread(relative)
+    _make_room(relative)
     relative.set_xlabel("step")
     if drawn:
         figure.legend(handles=drawn, loc="outside right upper", frameon=False)
     return figure
 
 
-def _spread(axis: Axes) -> None:
+def _make_room(axis: Axes) -> None:
     """Makes room for ratios far from 1 where others are negative: a log of both."""
     values = np.concatenate([line.get_ydata() for line in axis.lines] or [[0.0]])
     if values.min() <= 0 and np.abs(values).max() > curves.LOG_SPAN:
         axis.set_yscale("symlog", linthresh=0.1)
-        axis.yaxis.set_major_formatter(panels.Short())
+        axis.yaxis.set_major_formatter(panels.whole_numbers())
         axis.set_ylim(1.3 * min(values.min(), -0.03), 1.3 * max(values.max(), 1))
 
 

@@ -21,7 +21,7 @@ MOST_BINS = 80
 
 def channels(
     f: Float[Numbers, "b h w c"],
-    z: Float[Numbers, "_ p q z"],
+    z: Float[Numbers, "b p q z"],
     *,
     max_rows: int = 4,
     max_channels: int = 8,
@@ -32,12 +32,7 @@ def channels(
     A channel has one scale in all rows, symmetric about its mean, that holds 99% of its
     values; its colour bar stands below. A map of several channels in dB has a column
     for each.
-
-    Raises:
-      ValueError: no map, or as many latents as maps are not given.
     """
-    if len(f) != len(z) or not len(f):
-        raise ValueError(f"{len(f)} maps, {len(z)} latents; give as many, 1 or more")
     maps, latents = (np.asarray(a[:max_rows]).astype(np.float64) for a in (f, z))
     count, height, width, map_channels = maps.shape
     shown = min(latents.shape[-1], max_channels)
@@ -82,12 +77,7 @@ def histogram(
 
     The density is on a log scale where any channel is three times wider or narrower
     than N(0, 1): on a linear one the wider of the two is a flat line.
-
-    Raises:
-      ValueError: no latent.
     """
-    if not np.size(z):
-        raise ValueError("a histogram needs at least one latent, got none")
     values = np.asarray(z).astype(np.float64).reshape(-1, np.shape(z)[-1])
     shown = min(values.shape[1], max_channels)
     columns = min(shown, 4)

@@ -1,13 +1,12 @@
 """Panels of a training's figures: curves, their scales, the phases, the words."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import Formatter, LogFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, ScalarFormatter
 
 from radiovae_jax.reporting import curves, quantities
 from radiovae_jax.reporting.curves import Curve, Run
@@ -18,38 +17,22 @@ GRAY = "#555555"
 NOT_LOGGED = "not logged, or constant"
 CONSTANT = "constant, not drawn: "
 FAINT = "faint: as logged, bold"
+FOOT = dict(fontsize=10, color=GRAY)
 CIRCLES = dict(marker="o", mfc="white", ms=4, lw=1, zorder=3)  # of validations
 
 
 class ShortLog(LogFormatter):
-    """Labels the ticks that LogFormatter would, as `short` writes them."""
+    """Labels the ticks that LogFormatter would, without exponents."""
 
     def __call__(self, x: float | int, pos: int | None = 0) -> str:
-        return short(x) if super().__call__(x, pos) else ""
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-class Short(Formatter):
-    """Labels ticks as `short` writes them: whole, with the digits that tell them apart.
-
-    So no offset stands beside the axis.
-    """
-
-    def __call__(self, x: float | int, pos: int | None = 0) -> str:
-        return short(x)
-
-    def format_ticks(self, values: Iterable[float | int]) -> list[str]:
-        for digits in range(6, 16):
-            labels = [short(value, digits=digits) for value in values]
-            if len(set(labels)) == len(labels):
-                break
-        return labels
-
-
-def short(number: float | int, *, digits: int = 6) -> str:
-    """Returns 50k for 50,000: for ticks."""
-    if abs(number) >= 10_000:
-        return f"{number / 1000:.{digits}g}k"
-    return f"{number:.{digits}g}"
+def whole_numbers() -> ScalarFormatter:
+    """Returns what labels ticks without an offset or a factor beside the axis."""
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_powerlimits((-5, 9))
+    return formatter
 
 
 def new(
@@ -63,8 +46,7 @@ def new(
     """Returns an empty figure with its title and, at its foot, how to read it.
 
     Args:
-      windows: of `curves.smooth`.
-      smoothed: which curves are running medians.
+      smoothed: which curves are running medians, over 1/`windows` of the lines.
     """
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=14)
@@ -72,7 +54,7 @@ def new(
     words = [f"dashed line and shade: {phase}" if run.shows_switch else phase]
     if len(run.lines) >= 2 * windows:
         words.append(f"{smoothed}: running median over 1/{windows} of the lines")
-    _write_at_foot(figure, "; ".join(filter(None, words)))
+    figure.supxlabel("; ".join(filter(None, words)), **FOOT)
     return figure
 
 
@@ -92,12 +74,8 @@ def leave_out(axis: Axes, quantity: Quantity, value: float) -> None:
     figure = axis.get_figure()
     words, _, listed = figure.get_supxlabel().partition("\n" + CONSTANT)
     items = dict.fromkeys(listed.split(", ") if listed else ())  # each once
-    items[f"{quantity.label} {short(value)} {quantity.unit}".rstrip()] = None
-    _write_at_foot(figure, f"{words}\n{CONSTANT}{', '.join(items)}")
-
-
-def _write_at_foot(figure: Figure, words: str) -> None:
-    figure.supxlabel(words, fontsize=10, color=GRAY)
+    items[f"{quantity.label} {value:.6g} {quantity.unit}".rstrip()] = None
+    figure.supxlabel(f"{words}\n{CONSTANT}{', '.join(items)}", **FOOT)
 
 
 def trace(
@@ -176,8 +154,7 @@ def finish(
 def finish_right(left: Axes, right: Axes, unit: str, drawn: list[Line2D]) -> None:
     """Finishes the second axis of a panel, or takes it away where nothing is on it.
 
-    Args:
-      drawn: on both axes; their legend stands below, where no curve can be.
+    The legend of all that is drawn stands below, where no curve can be.
     """
     if not right.lines:
         right.remove()
@@ -204,7 +181,7 @@ def write_in(axis: Axes, text: str) -> None:
 def set_scale(axis: Axes) -> None:
     """Log where numbers are far apart; on a linear scale single spikes may leave it."""
     axis.grid(alpha=0.3)
-    axis.xaxis.set_major_formatter(Short())
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     lines = [np.asarray(line.get_ydata(), np.float64) for line in axis.lines]
     if not lines:
@@ -215,7 +192,7 @@ def set_scale(axis: Axes) -> None:
         axis.yaxis.set_major_formatter(ShortLog())
         axis.yaxis.set_minor_formatter(ShortLog(minor_thresholds=(1.2, 0.5)))
         return
-    axis.yaxis.set_major_formatter(Short())
+    axis.yaxis.set_major_formatter(whole_numbers())
     # Bold curves (and validation) are always whole.
     bold = [
         y for y, line in zip(lines, axis.lines, strict=True) if not line.get_alpha()

@@ -1,14 +1,12 @@
 """Pictures of maps and of how far their reconstructions are off, in dB.
 
 Functions take maps f = gray/255 in [0, 1], and what f is in dB; maps without a unit are
-shown in f. They return a `Figure` that no global state of matplotlib knows of, so that
-they are safe in a thread and without a display. The scale of the maps is always the
-whole range of f: pictures of different steps compare at a glance.
+shown in f. They return a `Figure` that no global state of matplotlib knows of, safe in
+a thread and without a display. The scale of the maps is always the whole range of f.
 
 Maps of several channels have one column a channel where they are in dB. Else three
-channels are red, green and blue, and any other number (bands of a spectrum, classes of
-a segmentation) is mixed into three by a fixed random projection: it keeps apart what
-differs, and says nothing about which channel it is.
+channels are red, green and blue, and any other number is mixed into three by a fixed
+random projection: it keeps apart what differs, and does not say which channel it is.
 """
 
 import math
@@ -24,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import ScalarFormatter
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import radiomap
@@ -59,24 +56,20 @@ def reconstructions(
     """Returns rows of map, reconstruction and error, titled with name and RMSE.
 
     All rows share their scales. The error's covers 98% of the pixels shown and ends at
-    15 dB; what lies beyond (the bar's ends are pointed then), and values that are not
-    finite (magenta), can be read off the picture.
+    15 dB; the bar's ends are pointed where errors lie beyond, and what is not finite is
+    magenta.
 
     Args:
-      target_f: the maps.
-      recon_f: their reconstructions, unclipped.
+      recon_f: unclipped.
       names: one per image; none: the images are numbered.
       buildings: True inside; outlined on the map, and the title has the RMSE of the
         street and of the buildings.
       max_rows: the first so many images are shown.
-      db: what f is in dB.
 
     Raises:
-      ValueError: no image, or as many names as images are not given.
+      ValueError: no image.
     """
     names = names or [f"map {i}" for i in range(len(target_f))]
-    if len(names) != len(target_f):
-        raise ValueError(f"{len(target_f)} images need as many names, got {len(names)}")
     target, recon = (_float64(f[:max_rows]) for f in (target_f, recon_f))
     count, height, width, channels = target.shape
     building_mask = np.zeros(target.shape[:3], bool)
@@ -91,9 +84,8 @@ def reconstructions(
     for row, name, x, y, off, inside in zip(
         rows, names[:max_rows], target, recon, error, building_mask, strict=True
     ):
-        row.suptitle(
-            _row_title(name, x, y, inside, db), fontsize=10.5, parse_math=False
-        )
+        title = _row_title(name, x, y, inside, db)
+        row.suptitle(title, fontsize=10.5, parse_math=False)
         shown, errors, axes = _row(row, x, y, off, target, scale, db)
         if inside.any() and not inside.all():  # matplotlib warns of no line to draw
             for axis in axes[0]:
@@ -111,11 +103,7 @@ def samples(
     title: str = f"samples from the prior: {NOISE}",
     db: DbRange = RADIOMAPSEER_DB,
 ) -> Figure:
-    """Returns a grid of maps with one scale, in dB where f has a unit.
-
-    Raises:
-      ValueError: no image.
-    """
+    """Returns a grid of maps with one scale, in dB where f has a unit."""
     parts = channel_parts(np.shape(f)[-1], db)
     maps = _float64(f[: max(1, max_images // len(parts))])
     count, height, width, channels = maps.shape
@@ -145,23 +133,14 @@ def samples(
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes a figure in the format of the path's suffix, all of it or nothing.
 
-    The folder is made. A reader never sees half a picture.
+    The folder is made.
 
     Raises:
-      ValueError: a path without suffix, or with one that matplotlib does not write.
+      ValueError: a suffix that matplotlib does not write.
       OSError: it cannot be written.
     """
     path = pathlib.Path(path)
-    if not path.suffix:
-        raise ValueError(f"{path} names no picture format; end it in .png or .pdf")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for axis in figure.axes:
-        for one in (axis.xaxis, axis.yaxis):
-            ticks = one.get_major_formatter()
-            if isinstance(ticks, ScalarFormatter):
-                # Whole numbers, not what is to be added to one in the corner.
-                ticks.set_useOffset(False)
-                ticks.set_powerlimits((-4, 7))
     with files.written(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], dpi=110)
     return path
@@ -207,7 +186,6 @@ def to_rgb(
     """Returns colours in [0, 1], clipped; magenta where a channel is not finite.
 
     Args:
-      f: the maps.
       reference: maps whose projection spans the colours, so that a reconstruction is
         coloured as its map is.
     """
@@ -226,8 +204,7 @@ def to_rgb(
 def projection(channels: int) -> Float[np.ndarray, "c 3"]:
     """Returns the weights of every channel in red, green and blue: N(0, 1), seeded.
 
-    Source: the idea is taming-transformers', which shows segmentations so (VQModel,
-    vqgan.py at 3ba01b2), with a projection drawn anew for each run.
+    Source: taming-transformers shows segmentations so (VQModel, vqgan.py at 3ba01b2).
     """
     return np.random.default_rng(PROJECTION_SEED).standard_normal((channels, 3))
 
@@ -245,12 +222,11 @@ def colour_bar(
       **place: of `Figure.colorbar`: ax, the axes beside which it stands, or cax.
     """
     finite = values[np.isfinite(values)]
-    low = bool((finite < shown.norm.vmin).any())
-    high = bool((finite > shown.norm.vmax).any())
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
+    beyond = (finite < shown.norm.vmin).any(), (finite > shown.norm.vmax).any()
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond]
     if "ax" in place:
         place["pad"] = 0.02
-    bar = figure.colorbar(shown, extend=extend[low, high], **place)
+    bar = figure.colorbar(shown, extend=extend, **place)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=9)
 
@@ -305,8 +281,7 @@ def _row(
 ) -> tuple[ScalarMappable, ScalarMappable, np.ndarray]:
     """Draws map, reconstruction and error; of channels in dB, one column a channel.
 
-    Returns a map and an error as drawn, and the axes: those of maps, of reconstructions
-    and of errors.
+    Returns a map and an error as drawn, and the axes of maps, reconstructions, errors.
     """
     parts = channel_parts(x.shape[-1], db)
     apart = len(parts) > 1
@@ -337,10 +312,7 @@ def _error(
     recon: Float[np.ndarray, "b h w c"],
     db: DbRange,
 ) -> tuple[Float[np.ndarray, "b h w k"], Normalize]:
-    """Returns each pixel's error and its scale: 98% of them, from 0.5 to 15 dB.
-
-    Several channels that are not in dB have one error, the rms over them.
-    """
+    """Returns each pixel's error and its scale; of channels not in dB, one, the rms."""
     error, channels = (db.span or 1.0) * (recon - target), target.shape[-1]
     mixed = channels > 1 and not db.span
     if mixed:

@@ -21,9 +21,8 @@ from radiovae_jax.reporting.charts import NO_CHARTS, Chart, Charts
 from radiovae_jax.reporting.curves import DAMAGED, Run
 from radiovae_jax.training import run_record
 
-PICTURE = re.compile(r"(?P<name>.+?)(_(?P<step>\d{7}))?\.png")
+PICTURE = re.compile(r"(_\d{7})?\.png$")  # the step in the name of a picture
 TILES = 6  # numbers shown large, of the first charts; and the speed
-FOLDED = 4  # columns that a telephone shows beside each other
 TEXT = ' class="text"'  # a cell that is no number
 # No script, style or picture but those in the file; nothing is sent anywhere.
 POLICY = (
@@ -34,9 +33,6 @@ POLICY = (
 
 def write(workdir: pathlib.Path, charts: Charts = NO_CHARTS) -> pathlib.Path:
     """Writes `report.html` into the folder of a run and returns its path.
-
-    Args:
-      charts: those that the run's stage names, see charts.py.
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
@@ -59,7 +55,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
     sections = {
         "Warnings": warnings(run),
         "Pictures": pictures(
-            [*newest(workdir / "images"), *newest(workdir / "evaluation")]
+            newest(workdir / "images") + newest(workdir / "evaluation")
         )
         or hint("No pictures yet: validation draws them (data.val_split)."),
         "Curves": curves_of(drawn, constants),
@@ -72,48 +68,47 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
     anchors = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
     links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
     progress = f"step {run.last_step:,} of {config['train']['steps']:,}"
-    body = "\n".join(
-        (
-            f"<h1>{name}</h1>",
-            hint("; ".join(filter(None, (progress, panels.phase_words(run))))),
-            tiles(run, of_stage),
-            f"<nav>{''.join(links)}</nav>",
-            *(
-                f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
-                for title, content in sections.items()
-            ),
-        )
+    data = script_json(charts.data(run, drawn))
+    headed = (
+        f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
+        for title, content in sections.items()
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>\n{asset('report_page.css')}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n"
-        f'<script type="application/json" id="run-data">'
-        f"{script_json(charts.data(run, drawn))}</script>\n"
-        f"<script>\n{asset('report_page.js')}</script>\n</body>\n</html>\n"
-    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}</title>
+<style>
+{asset("report_page.css")}</style>
+</head>
+<body>
+<main>
+<h1>{name}</h1>
+{hint("; ".join(filter(None, (progress, panels.phase_words(run)))))}
+{tiles(run, of_stage)}
+<nav>{"".join(links)}</nav>
+{"".join(headed)}
+</main>
+<script type="application/json" id="run-data">{data}</script>
+<script>
+{asset("report_page.js")}</script>
+</body>
+</html>
+"""
 
 
 def tiles(run: Run, of_stage: Charts) -> str:
     """Returns the latest numbers of the first charts, large."""
-    first = [names[0] for names in charts.complete(run, of_stage).values()]
-    logged = {name: curves.curve(run, name) for name in first}
-    logged = {name: points for name, points in logged.items() if len(points.values)}
-    speed = "time/images_per_second"
-    cells = []
-    for name in [
-        *[n for n in logged if n != speed][:TILES],
-        *{speed}.intersection(logged),
-    ]:
-        label, _, _, unit, _ = quantities.look(name, run.db)
-        step = f"step {logged[name].steps[-1]:,.0f}"
-        words = ", ".join(filter(None, (label, unit, step)))
-        latest = number(logged[name].values[-1])
-        cells.append(
-            f'<div class="card"><b>{latest}</b><span>{escape(words)}</span></div>'
-        )
+    cells, speed = [], "time/images_per_second"
+    for name, *_ in charts.complete(run, of_stage).values():
+        steps, values = curves.curve(run, name)
+        if len(values) and (len(cells) < TILES or name == speed):
+            label, _, _, unit, _ = quantities.look(name, run.db)
+            words = ", ".join(filter(None, (label, unit, f"step {steps[-1]:,.0f}")))
+            latest = f"<b>{number(values[-1])}</b><span>{escape(words)}</span>"
+            cells.append(f'<div class="card">{latest}</div>')
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
@@ -182,12 +177,8 @@ def pictures(paths: Sequence[pathlib.Path]) -> str:
 
 def newest(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns of NAME_0000100.png, NAME_0000200.png, ... the last, for every NAME."""
-    latest: dict[str, pathlib.Path] = {}
-    for path in matching(folder, "*.png"):
-        found = PICTURE.fullmatch(path.name)
-        if found:
-            latest[found["name"]] = path
-    return list(latest.values())
+    paths = matching(folder, "*.png")
+    return [*{PICTURE.sub("", path.name): path for path in paths}.values()]
 
 
 def matching(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -314,29 +305,22 @@ def hint(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a table, all cells escaped.
-
-    One of many columns is folded on a narrow screen: a block for each row, in which
-    every number has its column's name.
-    """
+    """Returns a table, all cells escaped."""
     rows = [list(row) for row in rows]
     texts = [isinstance(value, str) for value in (rows[0] if rows else head)]
-    names = list(head) or [""] * len(texts)
     top = "".join(
         f"<th{TEXT * text}>{escape(name)}</th>"
         for name, text in zip(head, texts, strict=False)  # no head: nothing
     )
-    body = "".join(f"<tr>{''.join(map(cell, row, names))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     thead = f"<thead><tr>{top}</tr></thead>" if top else ""
-    kind = "wide folded" if len(head) > FOLDED else "wide"
-    return f'<div class="{kind}"><table>{thead}<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
-def cell(value: Any, name: str) -> str:
-    named = f' data-name="{escape(name)}"' if name else ""
+def cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"<td{TEXT}{named}>{escape(value)}</td>"
-    return f"<td{named}>{number(value)}</td>"
+        return f"<td{TEXT}>{escape(value)}</td>"
+    return f"<td>{number(value)}</td>"
 
 
 def number(value: Any) -> str:

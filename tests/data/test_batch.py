@@ -56,17 +56,11 @@ def test_coming_back_is_the_least_squares_fit():
     assert abs(residual @ direction / lengths) < 1e-4
 
 
-@pytest.mark.parametrize("shape", [(32, 64), (64, 32), (16, 32)])
-def test_maps_that_are_not_square_are_not_squashed(shape):
+def test_maps_that_are_not_square_are_not_squashed_and_sizes_that_agree_stay():
     # A circle would become an ellipse, even where one side agrees with the size.
-    f = jnp.zeros((1, *shape, 1))
-    with pytest.raises(ValueError, match=r"not square, .*set data.image_size=0"):
-        resize(f, 32)
-    with pytest.raises(ValueError, match=rf"{shape[0]}x{shape[1]} are not square"):
+    f = jnp.zeros((1, 16, 32, 1))
+    with pytest.raises(ValueError, match=r"16x32 are not square, .*data.image_size=0"):
         to_batch({"gray": f}, image_size=32, pixel_weights="none", conditional=False)
     assert resize(f, 0) is f
-
-
-def test_sizes_that_agree_are_left_alone():
     f = unit(1, 16, 16, 1)
-    assert resize(f, 0) is resize(f, 16) is resize_back(f, 16, 16) is f
+    assert resize(f, 16) is resize_back(f, 16, 16) is f

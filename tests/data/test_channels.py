@@ -1,4 +1,4 @@
-"""Maps of three and five channels, from files to pictures, by the config alone."""
+"""Maps of five channels, from files to pictures, by the config alone."""
 
 import functools
 import json
@@ -15,38 +15,35 @@ from radiovae_jax.vae import experiment, latents
 from radiovae_jax.vae.charts import CHARTS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
+CHANNELS = 5
 
 
-def config(root, channels):
+def config(root):
     """Returns a run on a folder of maps that is tiny but for its channels."""
     several = tiny.config(root, steps=2, validate_every=2, checkpoint_every=2)
     several.data.update(source="folder", root=str(root))
     several.autoencoder.update(
-        in_channels=channels, out_ch=channels, ch_mult=(1,), mid_attention=False
+        in_channels=CHANNELS, out_ch=CHANNELS, ch_mult=(1,), mid_attention=False
     )
-    several.loss.update(disc_in_channels=channels, disc_start=1, disc_num_layers=1)
+    several.loss.update(disc_in_channels=CHANNELS, disc_start=1, disc_num_layers=1)
     return several
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(c, marks=pytest.mark.slow) for c in (3, 5)],
-)
-def ran(request, tmp_path_factory):
-    """A run of one step in each phase, on [16, 16, c] float maps."""
-    channels, folder = request.param, tmp_path_factory.mktemp("channels")
-    rng = np.random.default_rng(channels)
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A run of one step in each phase, on [16, 16, 5] float maps."""
+    folder, rng = tmp_path_factory.mktemp("channels"), np.random.default_rng(5)
     for split, count in (("train", 4), ("val", 2), ("test", 1)):
         (folder / "maps" / split).mkdir(parents=True)
         for i in range(count):
-            f = rng.random((16, 16, channels), np.float32)
+            f = rng.random((16, 16, CHANNELS), np.float32)
             np.save(folder / "maps" / split / f"{i}.npy", f)
-    metrics = tiny.train(config(folder / "maps", channels), folder / "run")
-    return channels, folder / "run", metrics
+    return folder / "run", tiny.train(config(folder / "maps"), folder / "run")
 
 
+@pytest.mark.slow
 def test_both_phases_train_and_are_judged(ran):
-    _, workdir, metrics = ran
+    workdir, metrics = ran
     lines = logbook.read(workdir / "metrics.jsonl")
     assert [line["train/disc_factor"] for line in lines] == [0, 1]
     assert all(np.isfinite(line["train/total_loss"]) for line in lines)
@@ -54,8 +51,9 @@ def test_both_phases_train_and_are_judged(ran):
     assert 0 < metrics["nmse"] < np.inf
 
 
+@pytest.mark.slow
 def test_pictures_and_latents_are_drawn(ran):
-    _, workdir, _ = ran
+    workdir, _ = ran
     for name in ("reconstructions", "samples"):
         assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
     examples = functools.partial(latents.examples, workdir, count=2)
@@ -67,20 +65,22 @@ def test_pictures_and_latents_are_drawn(ran):
     ]
 
 
+@pytest.mark.slow
 def test_it_can_be_evaluated_beside_a_linear_coder(ran):
-    channels, workdir, metrics = ran
+    workdir, metrics = ran
     evaluate.evaluate(workdir, step=2, baseline="pca", perceptual_weights="random")
     written = json.loads((workdir / "evaluation" / "val.json").read_text())
-    assert written["size"] == [16, 16, channels]
+    assert written["size"] == [16, 16, CHANNELS]
     found = written["rows"]["autoencoder"]["raw"]["all"]["nmse"]
     np.testing.assert_allclose(found, metrics["nmse"], rtol=1e-4)
     lpips, frechet = written["lpips"]["rows"], written["frechet"]
     assert lpips.keys() == written["rows"].keys() and min(lpips.values()) > 0
-    assert frechet["dimensions"] == 8 * 8 * channels
+    assert frechet["dimensions"] == 8 * 8 * CHANNELS
 
 
+@pytest.mark.slow
 def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
-    _, workdir, metrics = ran
+    workdir, metrics = ran
     lines = logbook.read(workdir / "metrics.jsonl")
     names = [*metrics, *(name for line in lines for name in line)]
     assert {"rmse", "val/mae", "val/sample_diversity"} <= set(names)
@@ -95,7 +95,7 @@ def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
 
 
 def test_five_channels_pass_lpips_and_a_wrong_width_names_its_field(tmp_path):
-    five = config(tmp_path, 5)
+    five = config(tmp_path)
     five.loss.update(perceptual_weight=1.0, perceptual_weights="random")
     experiment.build(five, (16, 16, 5))  # passes shapes through LPIPS as well
     five.loss.disc_in_channels = 1

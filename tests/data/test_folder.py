@@ -1,3 +1,5 @@
+"""Plain folders of maps; how they are split is in test_splits.py."""
+
 import numpy as np
 import pytest
 import tiny
@@ -18,19 +20,6 @@ def names(source):
     return {str(source[index]["name"]) for index in range(len(source))}
 
 
-def test_a_plain_folder_is_split_at_random_and_the_same_each_time(tmp_path):
-    fill(tmp_path)
-    train, val, test = (
-        names(folder.MapFolder(tmp_path, split=split))
-        for split in ("train", "val", "test")
-    )
-    assert len(train) == 8
-    assert train | val | test == {str(number) for number in range(10)}
-    # RandomState(42).permutation(10) starts 8, 1, 5: NumPy's frozen stream.
-    assert (val, test) == ({"8"}, {"1"})
-    assert names(folder.MapFolder(tmp_path, split="val", seed=1)) != val
-
-
 def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
     for city in range(5):
         fill(tmp_path, 8, name=f"{city}_{{}}")
@@ -44,29 +33,16 @@ def test_the_config_says_whether_cities_or_files_are_dealt(tmp_path):
     assert len({name[0] for name in names(datasets.open_data(config, "val"))}) > 1
 
 
-def test_subfolders_are_the_splits_where_there_are_any(tmp_path):
-    fill(tmp_path / "train" / "a", 3)
-    fill(tmp_path / "val", 2)
-    fill(tmp_path, 1)  # loose files belong to no split
-    train, val, everything = (
-        folder.MapFolder(tmp_path, split=split) for split in ("train", "val", "all")
-    )
-    assert [len(train), len(val), len(everything)] == [3, 2, 6]
-    # A map in a folder of its split carries that folder's name.
-    assert names(train) == {"a/0", "a/1", "a/2"}
-    end = "from 1 of its folders, split by its folders train/, val/"
-    assert train.summary().endswith(end)
-
-
-def test_a_record_is_the_map_and_its_name(tmp_path):
+def test_a_record_is_the_map_and_its_name_in_the_folder_of_its_split(tmp_path):
     source = folder.MapFolder(fill(tmp_path), split="all")
     assert source.shape == (4, 6, 1)
-    assert source[7]["name"] == "7"
-    assert source[7]["gray"].dtype == np.uint8
+    assert source[7]["name"] == "7" and source[7]["gray"].dtype == np.uint8
     assert (source[7]["gray"] == 7).all()
     assert source.summary() == (
         f"folder, split all: 10 maps of 4x6x1 (uint8), in {tmp_path}"
     )
+    fill(tmp_path / "train" / "a", 3)  # the loose ones belong to no split any more
+    assert names(folder.MapFolder(tmp_path)) == {"a/0", "a/1", "a/2"}
 
 
 def test_floating_maps_of_several_channels_are_f(tmp_path):
@@ -95,8 +71,6 @@ def test_a_map_unlike_the_first_is_named(tmp_path):
         (0, {}, r"found 0 in train.*\(.png, .npy files\)"),
         (3, {"fields": ("gray", "buildings")}, r"maps only, and fields=\['gray', 'bui"),
         (3, {"split": "training"}, r"unknown split 'training': did you mean"),
-        (3, {"val_fraction": 0.5, "test_fraction": 0.5}, r"something to train on"),
-        (3, {"split": "val", "val_fraction": 0.0}, r"split 'val' of .* is empty"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(tmp_path, count, options, message):

@@ -22,18 +22,15 @@ def save(path, **changes):
     return path
 
 
-@pytest.mark.parametrize(
-    "types",
-    [
-        {},
-        # What drjit exports: float32 tensors, unsigned indices, a 2x1 Point2f.
-        {
-            "path_gain": GAIN.astype(np.float32),
-            "cell_size": np.full((2, 1), 2.0, np.float32),
-            "tx_cell_indices": np.array([[1, 0]], np.uint32),
-        },
-    ],
-)
+# What drjit exports: float32 tensors, unsigned indices, a 2x1 Point2f.
+DRJIT = {
+    "path_gain": GAIN.astype(np.float32),
+    "cell_size": np.full((2, 1), 2.0, np.float32),
+    "tx_cell_indices": np.array([[1, 0]], np.uint32),
+}
+
+
+@pytest.mark.parametrize("types", [{}, DRJIT])
 def test_linear_gain_becomes_f_with_the_lowest_y_at_the_bottom(tmp_path, types):
     found = sionna.read_scene(save(tmp_path / "a.npz", **types))
     assert found.f.dtype == np.float32
@@ -56,23 +53,13 @@ def test_cells_are_read_whichever_axis_comes_first(tmp_path, count, as_sionna):
     assert np.argwhere(sionna.read_scene(path).antenna).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "peaks, words",
-    [
-        ([(30, 30), (31, 31)], "peak at the cells of neither"),
-        ([(), ()], "peak at the cells of both"),  # the same everywhere
-    ],
-)
-def test_cells_of_two_transmitters_that_nothing_decides_are_refused(
-    tmp_path, peaks, words
-):
+@pytest.mark.parametrize("peak", [1e-9, 1e-6])  # 1e-9: the same everywhere
+def test_cells_of_two_transmitters_that_nothing_decides_are_refused(tmp_path, peak):
     gain = np.full((2, 64, 64), 1e-9)
-    for one, peak in zip(gain, peaks, strict=True):
-        if peak:
-            one[peak] = 1e-6
+    gain[0, 30, 30] = gain[1, 31, 31] = peak
     cells = np.array([[40, 5], [10, 20]])
     path = save(tmp_path / "a.npz", path_gain=gain, tx_cell_indices=cells)
-    with pytest.raises(ValueError, match=rf"{words}; export a file for each"):
+    with pytest.raises(ValueError, match="do not say which; export a file for each"):
         sionna.read_scene(path)
     # The map alone does not need them.
     assert sionna.SionnaFolder(tmp_path, split="all")[1]["gray"].shape == (64, 64, 1)
@@ -170,24 +157,23 @@ def test_scenes_of_another_size_are_named(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"cell_size": None}, r"a.npz lacks cell_size \(it holds path_gain, tx_cell"),
+        ({"path_gain": None, "cell_size": None}, r"a.npz lacks path_gain, cell_size;"),
         (
-            {"path_gain": None, "tx_cell_indices": None, "rss": np.ones(1)},
-            r"a.npz lacks path_gain, tx_cell_indices \(it holds cell_size, rss\)",
+            {"path_gain": np.ones((2, 3))},
+            r"has shape \(2, 3\), .* expected \[tx, ny, nx",
         ),
-        ({"path_gain": np.ones((2, 3))}, r"float64 of shape \(2, 3\), expected floats"),
-        ({"path_gain": np.ones((1, 2, 3), int)}, r"path_gain is int64 of shape"),
+        (
+            {"path_gain": np.ones((1, 2, 3), int)},
+            r"path_gain is int64, expected floats",
+        ),
         ({"path_gain": np.full((1, 2, 3), -90.0)}, r"-90, expected a linear .*undo"),
         ({"path_gain": np.full((1, 2, 3), np.nan)}, r"path_gain holds nan or inf"),
         ({"path_gain": np.array([[[-np.inf, -90.0]]])}, r"-90, .*which is 0 for -inf"),
         ({"path_gain": np.array([{}])}, r"a.npz is damaged.*path_gain holds Python ob"),
         ({"cell_size": np.array([1.0, 0.0])}, r"cell_size is \[1.0, 0.0\], expected m"),
         ({"cell_size": np.ones(3)}, r"cell_size is \[1.0, 1.0, 1.0\]"),
-        (
-            {"tx_cell_indices": np.array([[1, 0, 0]])},
-            r"\(1, 3\), expected \(1, 2\).* o",
-        ),
-        ({"tx_cell_indices": np.array([[1.0, 0.0]])}, r"float64, expected integers"),
+        ({"tx_cell_indices": np.array([[1, 0, 0]])}, r"\(1, 3\), expected .* \(1, 2\)"),
+        ({"tx_cell_indices": np.array([[1.0, 0.0]])}, r"float64 .* expected integers"),
         ({"tx_cell_indices": np.array([[3, 0]])}, r"\[\[3, 0\]\] leave the 3 columns"),
         ({"tx_cell_indices": np.array([[0, -1]])}, r"leave the 3 columns and 2 rows"),
     ],
@@ -197,24 +183,9 @@ def test_a_wrong_export_is_named_with_what_is_wrong(tmp_path, changes, message):
         sionna.read_scene(save(tmp_path / "a.npz", **changes))
 
 
-@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
-def test_a_truncated_npz_is_named_and_to_be_copied_again(tmp_path, keep):
-    path = save(tmp_path / "a.npz")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(ValueError, match=r"a.npz is (damaged|empty).*copy it again"):
-        sionna.read_scene(path)
-
-
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"a.npz does not exist"):
-        sionna.read_scene(tmp_path / "a.npz")
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        sionna.SionnaFolder(tmp_path / "nowhere")
     path = save(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"unknown field 'buildings'.*gray, antenna"):
         sionna.SionnaFolder(tmp_path, fields=("gray", "buildings"))
-    with pytest.raises(ValueError, match=r"split 'train' of .* is empty: found 0 in t"):
-        sionna.SionnaFolder(tmp_path)
     with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):
         sionna.read_scene(path, db=radiomap.NO_DB)

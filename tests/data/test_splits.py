@@ -1,7 +1,5 @@
 """RadioMapSeer's splits, and which files of a plain folder belong together."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -13,11 +11,6 @@ def test_the_order_is_the_seed_42_shuffle_of_700_plus_1():
     shuffled = np.arange(700)
     np.random.RandomState(42).shuffle(shuffled)
     assert list(splits.order()) == (shuffled + 1).tolist()
-
-
-def test_the_order_is_that_of_the_sample_maps(realmaps):
-    given = json.loads((realmaps.parent / "split_seed42.json").read_text())
-    assert list(splits.order()) == given["order_plus1"]
 
 
 def test_radiounets_splits_share_no_map_and_leave_out_map_0_only():
@@ -64,11 +57,8 @@ def fill(root, *names):
     return root
 
 
-def part(root, split="all", split_by="group", **options):
-    options = dict(seed=42, val_fraction=0.1, test_fraction=0.1) | options
-    return splits.split_files(
-        root, (".png",), split=split, split_by=split_by, **options
-    )
+def part(root, split="all", split_by="group"):
+    return splits.split_files(root, (".png",), split=split, split_by=split_by)
 
 
 @pytest.mark.parametrize(
@@ -83,10 +73,8 @@ def part(root, split="all", split_by="group", **options):
         ("0 0-(1) 0-copy 0-Copy-(2) 1 2", "0 0-(1) 0-copy 0-Copy-(2) | 1 | 2"),
         ("img_1 img_1-copy img_2 img_3", "img_1 img_1-copy | img_2 | img_3"),
         # One beginning of all, or of most, says nothing.
-        ("img_1 img_2 img_3", "img_1 | img_2 | img_3"),
         ("img_1 img_2 img_3 mean std", "img_1 | img_2 | img_3 | mean | std"),
         ("7_0 7_1 8_0 8_1", "7_0 | 7_1 | 8_0 | 8_1"),
-        ("5 6 7", "5 | 6 | 7"),
         ("7.3 7x4 m8t3 [9][1] 9+2", "7.3 7x4 | m8t3 | [9][1] 9+2"),
         ("tx0_m7 tx1_m7 tx0_m8 tx0_m9", "tx0_m7 tx1_m7 | tx0_m8 | tx0_m9"),
         ("irt2_7_0 irt4_7_0 irt2_8_0 dpm_9", "irt2_7_0 irt4_7_0 | irt2_8_0 | dpm_9"),
@@ -136,14 +124,8 @@ def test_one_by_one_the_files_are_dealt_as_ever(tmp_path):
     "names, split, expected, where",
     [
         ("Train/0 VALID/0 VALID/1", "val", "0 1", "by its folders Train/, VALID/"),
-        (
-            "train/a/0 train/b/0 val/a/0",
-            "train",
-            "a/0 b/0",
-            "from 2 of its folders, sp",
-        ),
+        ("train/a/0 train/b/0 val/0", "train", "a/0 b/0", "from 2 of its folders, sp"),
         ("training/0 Testing/5", "test", "5", "training/, Testing/"),
-        ("train/7_0 val/7_1", "train", "7_0", "train/, val/"),
         (
             "train/7_0 train/8_0 val/7_1 val/9_0",
             "val",

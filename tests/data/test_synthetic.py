@@ -16,7 +16,7 @@ SMALL = dict(maps=3, transmitters=1, size=32, seed=0)
 
 def trace(buildings, site, *, corners=(), max_turns=6, through_buildings=False):
     corners = np.array(corners, np.int64).reshape(-1, 2)
-    sight = dominant_path.corner_sight(buildings, corners)
+    sight = dominant_path.sight_from(corners, buildings)
     return dominant_path.gain_gray(
         buildings,
         sight,
@@ -37,24 +37,6 @@ def test_the_line_of_sight_follows_the_distance_law_of_the_real_maps():
     distances = [0, 5, 8, 12, 20, 30, 50, 80, 120, 160]
     expected = [255, 210, 198, 186, 172, 160, 146, 133, 121, 113]
     np.testing.assert_allclose(gray[128, 40 + np.array(distances)], expected, atol=1.5)
-
-
-def test_a_wall_casts_a_shadow_which_its_corners_light():
-    buildings = np.zeros((64, 64), bool)
-    buildings[20:40, 30:34] = True
-    dark = trace(buildings, (30, 10))
-    assert (dark[buildings] == 0).all()
-    assert dark[30, 36:].max() == 0  # no corner: nothing behind the wall
-    assert dark[5, 50] > 0  # past its end one sees the transmitter
-    corners = [(18, 29), (18, 35), (41, 29), (41, 35)]
-    lit = trace(buildings, (30, 10), corners=corners)
-    assert (lit >= dark).all()
-    assert lit[~buildings].min() > 0
-    # The path by the upper corner, by hand: 22.5 m, a turn of 100 degrees at (18, 35)
-    # or so; what matters is that it is darker than the line of sight and fades inward.
-    assert lit[30, 36] < lit[22, 40] < lit[5, 50]
-    only_one = trace(buildings, (30, 10), corners=corners, max_turns=1)
-    assert (only_one <= lit).all() and (only_one < lit).any()
 
 
 # What the law of the distance and n turns of 90 degrees leave, in gray.
@@ -93,8 +75,7 @@ def test_a_city_is_drawn_with_streets_houses_and_room_for_transmitters():
     for seed in range(20):
         drawn = city_module.draw_city(64, np.random.default_rng(seed))
         assert not (drawn.roads & drawn.buildings).any()
-        rows, columns = drawn.sites.T
-        assert not drawn.buildings[rows, columns].any()
+        assert not drawn.buildings[tuple(drawn.sites.T)].any()
         assert len(drawn.sites) >= 80
     assert 0.05 < drawn.buildings.mean() < 0.6
 
@@ -105,7 +86,7 @@ def test_the_street_is_as_bright_as_in_the_real_maps(realmaps):
     street, share = [], []
     for seed in range(8):
         drawn = city_module.draw_city(256, np.random.default_rng(seed))
-        sight = dominant_path.corner_sight(drawn.buildings, drawn.corners)
+        sight = dominant_path.sight_from(drawn.corners, drawn.buildings)
         gray = dominant_path.gain_gray(
             drawn.buildings, sight, drawn.sites[0], max_turns=6, through_buildings=True
         )
@@ -170,30 +151,22 @@ def test_a_city_is_written_once_and_other_numbers_are_refused(tmp_path):
     message = r"another synthetic city \(seed=0 there, 7 asked for\)"
     with pytest.raises(ValueError, match=message):
         synthetic.write_city(root, **SMALL | {"seed": 7})
-    for text in ("", "[]", "[" * 100_000):
-        (root / "synthetic.json").write_text(text)
-        with pytest.raises(ValueError, match=r"synthetic.json .*give another folder"):
-            synthetic.write_city(root, **SMALL)
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    (root / "synthetic.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"synthetic.json .*give another folder"):
+        synthetic.write_city(root, **SMALL)
+    (root / "synthetic.json").unlink()
     with pytest.raises(ValueError, match=r"holds no synthetic.json: it is no synthet"):
-        synthetic.write_city(tmp_path, **SMALL)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        synthetic.write_city(root, **SMALL)
 
 
 def test_an_interrupted_city_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    root = tmp_path / "city"
-    writes = []
+    root, write_png = tmp_path / "city", radiomap.write_png
 
     def fail_later(path, gray):
-        writes.append(path)
-        if len(writes) > 5:
-            raise KeyboardInterrupt
         write_png(path, gray)
+        if "gain" in path.parts:
+            raise KeyboardInterrupt
 
-    write_png = radiomap.write_png
     monkeypatch.setattr(radiomap, "write_png", fail_later)
     with pytest.raises(KeyboardInterrupt):
         synthetic.write_city(root, **SMALL)
@@ -224,10 +197,10 @@ def test_of_two_processes_the_slower_takes_the_city_of_the_faster(
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"maps": 2}, r"maps=2; expected 3 \(one for each split\) to 700"),
-        ({"maps": 701}, r"maps=701; expected 3"),
-        ({"transmitters": 0}, r"transmitters=0; expected at least 1"),
-        ({"size": 8}, r"size=8; expected at least 16 pixels"),
+        ({"maps": 2}, r"maps=2, .* expected 3 \(one for each split\) to 700"),
+        ({"maps": 701}, r"maps=701, .* expected 3"),
+        ({"transmitters": 0}, r"transmitters=0, .* 1 or more"),
+        ({"size": 8}, r"size=8; .* 16 pixels or more"),
         ({"simulation": "carsDPM"}, r"unknown simulation 'carsDPM': did you mean 'DPM"),
         ({"transmitters": 2000}, r"has room for \d+ transmitters, 2000 were asked for"),
     ],

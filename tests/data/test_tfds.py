@@ -31,8 +31,7 @@ def data_dir(city, tmp_path_factory):
 def test_the_prepared_records_are_those_of_the_folder(city, data_dir, split):
     stored = TfdsSource(data_dir, split=split, fields=FIELDS)
     source = RadioMapSeer(city, split=split, fields=FIELDS)
-    assert len(stored) == len(source)
-    assert stored.shape == source.shape
+    assert (len(stored), stored.shape) == (len(source), source.shape)
     for index in range(len(source)):
         found, expected = stored[index], source[index]
         assert found.keys() == expected.keys()
@@ -102,22 +101,19 @@ def test_a_damaged_file_is_found_when_preparing(city, tmp_path):
         radiomapseer_tfds.prepare(copy, tmp_path / "data")
 
 
-def test_what_is_not_there_is_named_with_a_remedy(city, data_dir, tmp_path):
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"simulation": "IRT2"}, FileNotFoundError, r"IRT2/1.0.0: write it with pytho"),
+        ({"fields": ("cars",)}, ValueError, r"unknown field 'cars'"),
+        ({"split": "training"}, ValueError, r"unknown split 'training'"),
+    ],
+)
+def test_what_is_not_there_is_named_with_a_remedy(data_dir, options, error, message):
+    with pytest.raises(error, match=message):
+        TfdsSource(data_dir, **options)
     with pytest.raises(FileNotFoundError, match=r"nowhere: get it from radiomapseer"):
-        radiomapseer_tfds.prepare(tmp_path / "nowhere", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no folder .*gain/IRT2"):
-        radiomapseer_tfds.prepare(city, tmp_path, "IRT2")
-    with pytest.raises(ValueError, match=r"unknown simulation 'DMP': did you mean"):
-        radiomapseer_tfds.prepare(city, tmp_path, "DMP")
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"no .*IRT2/1.0.0: write it with python -m radiovae_jax.data.radiomapsee",
-    ):
-        TfdsSource(data_dir, simulation="IRT2")
-    with pytest.raises(ValueError, match=r"unknown field 'cars'"):
-        TfdsSource(data_dir, fields=("cars",))
-    with pytest.raises(ValueError, match=r"unknown split 'training'"):
-        TfdsSource(data_dir, split="training")
+        radiomapseer_tfds.prepare(data_dir / "nowhere", data_dir)
 
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
@@ -194,12 +190,8 @@ def test_the_records_are_the_images_that_were_prepared(images, name, channels):
     assert str(source[-1]["name"]) == "test_2"
     with pytest.raises(IndexError):
         source[3]
-
-
-def test_a_slice_is_a_split_and_all_is_every_image(images):
-    assert len(TfdsImages(images, name="tiny_images", split="train[:50%]")) == 3
-    everything = TfdsImages(images, name="tiny_images:1.0.0", split="all")
-    assert len(everything) == 9
+    assert len(TfdsImages(images, name=name, split="train[:50%]")) == 3
+    assert len(TfdsImages(images, name=f"{name}:1.0.0", split="all")) == 9
 
 
 def test_the_config_reads_it_and_resizes_28_to_32(images):

@@ -1,7 +1,5 @@
 """The numbers of a run as curves."""
 
-import os
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,35 +96,18 @@ def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no whole line yet"):
         curves.read(tmp_path)
     torn = ('{"loss": {"disc_start": 1', "{}", '{"loss": {"disc_start": ""}}')
-    for damaged in (*torn, '{"loss": []}', '{"loss": null}', "[" * 100_000, "[]", ""):
+    for damaged in (*torn, '{"loss": null}', "[]", ""):
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json .*put the run's config ba"):
             curves.read(tmp_path)
 
 
-def test_a_pipe_in_the_place_of_the_numbers_is_not_waited_for(tmp_path):
-    showcase.write(tmp_path, [])
-    (tmp_path / "metrics.jsonl").unlink()
-    os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl is no file"):
-        curves.read(tmp_path)
-
-
-def test_a_run_of_maps_without_a_unit_has_no_db_whatever_it_logged():
-    lines = [
-        {"step": 1, "val/rmse": 0.03, "val/rmse_db": 3.0, "val/mae_db_pooled": 2.0}
-    ]
-    lines[0]["val/sample_diversity"] = 20.0
-    plain = showcase.CONFIG | {"data": {"source": "folder"}}
-    run = curves.of(lines, plain)
-    # An older version took one unit of f for 100 dB.
-    found = {"step": 1, "val/rmse": 0.03, "val/sample_diversity": 0.2}
-    assert run.lines == [found]
-    given = showcase.CONFIG | {
-        "data": plain["data"] | {"db_floor": -250, "db_span": 250}
-    }
-    assert curves.of(lines, given).db == (-250, 250)
-    assert curves.of(lines, given).lines == lines
-    assert curves.of(lines, showcase.CONFIG).db == (-147, 100)
-    titles = [chart.title for chart in charts.of(run, CHARTS)[0]]
+def test_a_run_of_maps_without_a_unit_has_no_db_but_those_it_is_given():
+    lines = [{"step": 1, "val/rmse": 0.03, "val/sample_diversity": 0.2}]
+    folder = {"data": {"source": "folder"}}
+    plain = curves.of(lines, showcase.CONFIG | folder)
+    titles = [chart.title for chart in charts.of(plain, CHARTS)[0]]
     assert titles == ["RMSE and MAE (f)", "Diversity of samples (f)"]
+    folder["data"] |= {"db_floor": -250, "db_span": 250}
+    assert curves.of(lines, showcase.CONFIG | folder).db == (-250, 250)
+    assert curves.of(lines, showcase.CONFIG).db == (-147, 100)

@@ -1,17 +1,16 @@
 """Pictures of latents."""
 
 import numpy as np
-import pytest
 
 from radiovae_jax.data import radiomap
-from radiovae_jax.reporting import latent_plots, plots
+from radiovae_jax.reporting import latent_plots
 
 
 def latents(*shape, scale=1.0):
     return scale * np.random.default_rng(0).standard_normal(shape)
 
 
-def test_each_channel_has_one_scale_in_all_rows_and_a_bar(tmp_path):
+def test_each_channel_has_one_scale_in_all_rows_and_a_bar():
     f = np.full((2, 16, 16, 1), 0.5)
     z = np.stack([np.full((2, 4, 4), 3.0), np.full((2, 4, 4), -0.2)], axis=-1)
     figure = latent_plots.channels(f, z)
@@ -25,7 +24,6 @@ def test_each_channel_has_one_scale_in_all_rows_and_a_bar(tmp_path):
     labels = ["path gain (dB)", "value", "value"]
     assert [axis.get_xlabel() for axis in axes[2]] == labels
     assert figure.get_suptitle() == "latent channels, 4x4x2"
-    assert plots.save(figure, tmp_path / "z.png").stat().st_size > 5_000
 
 
 def test_a_channel_is_centred_on_its_mean():
@@ -68,10 +66,3 @@ def test_the_histogram_is_a_density_beside_the_normal_one():
         np.testing.assert_allclose(normal.get_ydata().max(), 0.39894, rtol=1e-4)
     near = narrow.patches[0].get_data().values
     np.testing.assert_allclose(near.max(), 0.399, atol=0.03)
-
-
-def test_errors_name_what_is_wrong():
-    with pytest.raises(ValueError, match="2 maps, 1 latents"):
-        latent_plots.channels(np.zeros((2, 8, 8, 1)), np.zeros((1, 2, 2, 3)))
-    with pytest.raises(ValueError, match="at least one latent"):
-        latent_plots.histogram(np.zeros((0, 2, 2, 3)))

@@ -116,8 +116,12 @@ def test_every_start_of_the_run_is_in_it(full):
 
 def test_it_loads_nothing_from_anywhere(full):
     _, page = full
-    links = read(page).links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    reader = read(page)
+    anchors = {link[1:] for link in reader.links if link[0] == "#"}
+    assert anchors <= set(reader.ids) and len(set(reader.ids)) == len(reader.ids)
+    assert "search" in reader.ids  # of the config
+    others = (link for link in reader.links if link[0] != "#")
+    assert all(link.startswith("data:image/png;base64,") for link in others)
     assert not re.search(r"https?://|url\(|@import", page)
 
 
@@ -129,12 +133,6 @@ def test_nothing_of_the_run_becomes_markup(full):
     assert "<b>city" not in page and "<i>run" not in page
     assert "</script><script>alert(1)</script>" in "".join(reader.texts)
     assert "train/</script><b>" in "".join(reader.texts)
-
-
-def test_anchors_lead_somewhere_and_names_are_unique(full):
-    reader = read(full[1])
-    assert {link[1:] for link in reader.links if link[0] == "#"} <= set(reader.ids)
-    assert len(set(reader.ids)) == len(reader.ids)
 
 
 def test_the_newest_picture_of_each_kind_is_in_it(full):
@@ -158,22 +156,12 @@ def test_tables_hold_the_numbers_of_evaluation_and_latents(full):
     assert "seen at 64x32, metrics at the stored size, commit 0123abc" in page
     assert "z0 0.5 2 z1 -0.25 1" in " ".join(cells)
     assert "z0 1.5 0.0625" in " ".join(cells)
-    assert "loss.disc_start" not in cells and "disc_start 50001" in " ".join(cells)
+    assert "disc_start 50001" in " ".join(cells)
+    assert "psnr" in page and '<td class="text">d_weight</td>' not in page
+    assert "d_weight is at its clamp" in page  # a warning
 
 
-def test_the_config_can_be_searched(full):
-    assert '<input type="search" id="search"' in full[1]
-    assert 'getElementById("search")' in full[1]
-
-
-def test_what_validation_does_not_compute_is_not_shown(full):
-    assert "psnr" in full[1] and '<td class="text">d_weight</td>' not in full[1]
-
-
-TORN = ('{"rows": ', '{"rows": [1]}', '{"rows": null, "latent": null}', "[]", "3", "")
-
-
-@pytest.mark.parametrize("text", TORN)
+@pytest.mark.parametrize("text", ['{"rows": ', '{"rows": null, "latent": null}', "[]"])
 def test_a_damaged_record_is_called_so_with_the_command_that_writes_it(tmp_path, text):
     run = showcase.write(tmp_path / "run", showcase.lines(2))
     (run / "evaluation" / "all.json").mkdir(parents=True)
@@ -186,10 +174,6 @@ def test_a_damaged_record_is_called_so_with_the_command_that_writes_it(tmp_path,
         assert f"--workdir {run} --split {split}" in page
     assert "latents/statistics.json is damaged" in page
     assert "Not evaluated yet" not in page
-
-
-def test_the_warning_of_the_clamp_is_in_it(full):
-    assert "d_weight is at its clamp" in full[1]
 
 
 def test_curves_are_the_logged_numbers(full):
@@ -235,12 +219,7 @@ def test_every_curve_of_the_page_has_its_paths_box_and_value(full):
     assert f'stroke="{quantities.look("psnr").colour}"' in psnr
 
 
-def test_the_page_is_light_or_dark_as_its_reader_has_it(full):
-    assert "color-scheme: light dark" in full[1]
-    assert "(prefers-color-scheme: dark)" in full[1]
-
-
-def test_constants_are_named_and_steps_are_called_steps(full):
+def test_constants_are_named(full):
     (named,) = re.findall(r"Constant, not drawn: (.*?)\.</p>", full[1])
     assert set(named.split(", ")) == {
         "train/d_weight 5000",
@@ -249,18 +228,6 @@ def test_constants_are_named_and_steps_are_called_steps(full):
         "time/step_seconds 0.1",
         "time/images_per_second 80",
     }
-    assert 'content: "step"' in full[1]
-
-
-def test_a_wide_table_names_every_number_for_a_narrow_screen(full):
-    tables = re.findall(r'<div class="(wide[ a-z]*)"><table>(.*?)</table>', full[1])
-    folded = [content for kind, content in tables if kind == "wide folded"]
-    (evaluation,) = [content for content in folded if ">nmse<" in content]
-    names = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", evaluation)
-    first = evaluation.partition("<tbody><tr>")[2].partition("</tr>")[0]
-    assert re.findall(r'data-name="(.*?)"', first) == names
-    (validation,) = [kind for kind, content in tables if "last, step" in content]
-    assert validation == "wide"
 
 
 def test_long_runs_make_no_long_page():
@@ -270,18 +237,12 @@ def test_long_runs_make_no_long_page():
     assert len(text) < 1_000_000
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_young_run_has_hints_in_place_of_what_is_missing(tmp_path, count):
-    run = showcase.write(tmp_path / "young", showcase.lines(count))
+def test_a_young_run_has_hints_in_place_of_what_is_missing(tmp_path):
+    run = showcase.write(tmp_path / "young", showcase.lines(1))
     page = report_page.page(run, CHARTS)
     read(page)
-    for hint in (
-        "Nothing stands out",
-        "No pictures yet",
-        "Not evaluated yet",
-        "No validation yet",
-        "No latents yet",
-    ):
+    hints = ("Nothing stands out", "No pictures yet", "Not evaluated yet")
+    for hint in (*hints, "No validation yet", "No latents yet"):
         assert hint in page
 
 
@@ -304,6 +265,8 @@ def test_the_command_writes_the_file(tmp_path):
 
 def test_maps_without_a_unit_have_no_db_in_the_report(tmp_path):
     lines = [line | {"val/rmse": 0.04, "val/mae": 0.03} for line in showcase.lines(20)]
+    for line in lines:
+        line.pop("val/rmse_db", None)
     config = showcase.CONFIG | {"data": {"source": "folder"}}
     run = showcase.write(tmp_path, lines, config)
     numbers = {"nmse": 0.01, "rmse": 0.0456, "rmse_db": 4.56}

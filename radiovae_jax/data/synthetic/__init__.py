@@ -44,9 +44,6 @@ class SyntheticCity(radiomapseer.RadioMapSeer):
 
         Args:
           **numbers: maps, transmitters, size and seed of write_city.
-
-        Raises:
-          ValueError: see write_city and RadioMapSeer.
         """
         write_city(root, simulation=simulation, **numbers)
         reader = dict(split=split, split_scheme=split_scheme, fields=fields)
@@ -97,7 +94,13 @@ def write_city(
         seed=seed,
         simulation=simulation,
     )
-    _check_numbers(record)
+    splits.check_choice("simulation", simulation, tuple(_PATHS))
+    if not 3 <= maps <= 700 or transmitters < 1 or size < MIN_SIZE:
+        raise ValueError(
+            f"maps={maps}, transmitters={transmitters}, size={size}; expected 3 (one "
+            "for each split) to 700 (the maps in RadioMapSeer's order), 1 or more, and "
+            f"{MIN_SIZE} pixels or more"
+        )
     if _is_written(root, record):
         return root
     partial = files.partial(root)
@@ -145,7 +148,7 @@ def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
             f"map {number} of {size}x{size} has room for {len(drawn.sites)} "
             f"transmitters, {count} were asked for; ask for fewer, or for larger maps"
         )
-    sight = dominant_path.corner_sight(drawn.buildings, drawn.corners)
+    sight = dominant_path.sight_from(drawn.corners, drawn.buildings)
     turns, through = _PATHS[record["simulation"]]
     for tx, site in enumerate(drawn.sites[:count]):
         gain = dominant_path.gain_gray(
@@ -162,19 +165,6 @@ def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
     (root / "antenna" / f"{number}.json").write_text(json.dumps(places))
 
 
-def _check_numbers(record: dict) -> None:
-    splits.check_choice("simulation", record["simulation"], tuple(_PATHS))
-    if not 3 <= record["maps"] <= 700:
-        raise ValueError(
-            f"maps={record['maps']}; expected 3 (one for each split) to 700 (the maps "
-            "in RadioMapSeer's order)"
-        )
-    if record["transmitters"] < 1:
-        raise ValueError(f"transmitters={record['transmitters']}; expected at least 1")
-    if record["size"] < MIN_SIZE:
-        raise ValueError(f"size={record['size']}; expected at least {MIN_SIZE} pixels")
-
-
 def _is_written(root: pathlib.Path, record: dict) -> bool:
     """Says whether root is this very city; False where nothing is there yet.
 
@@ -189,15 +179,15 @@ def _is_written(root: pathlib.Path, record: dict) -> bool:
             f"{root} exists and holds no {RECORD}: it is no synthetic city; give an "
             "empty or a new folder, or read it with data.source=radiomapseer"
         )
-    found = inputs.read_json(path, remedy="give another folder, or remove it")
-    if found != record:
-        differ = [
-            f"{key}={found.get(key)} there, {record.get(key)} asked for"
-            for key in sorted(found.keys() | record.keys())
-            if found.get(key) != record.get(key)
-        ]
+    remedy = "give another folder, or remove it"
+    found = inputs.read_json(path, remedy=remedy)
+    differ = [
+        f"{key}={found.get(key)} there, {record.get(key)} asked for"
+        for key in sorted(found.keys() | record.keys())
+        if found.get(key) != record.get(key)
+    ]
+    if differ:
         raise ValueError(
-            f"{root} holds another synthetic city ({'; '.join(differ)}); give another "
-            "folder, or remove it"
+            f"{root} holds another synthetic city ({'; '.join(differ)}); {remedy}"
         )
     return True

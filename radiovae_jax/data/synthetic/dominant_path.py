@@ -57,13 +57,6 @@ class Arrival(NamedTuple):
     loss_db: Float32[np.ndarray, "n"]  # inf where no path is known
 
 
-def corner_sight(
-    buildings: Bool[np.ndarray, "h w"], corners: Int[np.ndarray, "n 2"]
-) -> Sight:
-    """Returns the sight from the corners: the part all transmitters share."""
-    return Sight(corners, _reach(buildings, corners))
-
-
 def gain_gray(
     buildings: Bool[np.ndarray, "h w"],
     sight: Sight,
@@ -83,7 +76,7 @@ def gain_gray(
         pixel is then at least 1.
     """
     offsets = _Offsets(*buildings.shape)
-    own = Sight(transmitter[None], _reach(buildings, transmitter[None]))
+    own = sight_from(transmitter[None], buildings)
     still = np.zeros(DIRECTIONS, np.float32)
     gain_db = np.full(buildings.shape, -np.inf, np.float32)
     _shine(gain_db, own, 0, offsets, length=0.0, loss_db=still)
@@ -151,24 +144,10 @@ def _shine(
       length: of the path up to the point.
       loss_db: of all turns when going on in each direction.
     """
-    point, reach = sight.points[at], sight.reach[at]
-    window = _window(point, reach, gain_db.shape)
-    distance, direction = (table[window] for table in offsets.around(point))
+    distance, direction = offsets.around(sight.points[at])
     here = _law_db(distance + np.float32(length)) - loss_db[direction]
-    in_sight = distance <= reach[direction] + np.float32(SLACK)
-    np.maximum(gain_db[window], here, out=gain_db[window], where=in_sight)
-
-
-def _window(
-    point: np.ndarray, reach: np.ndarray, shape: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """Returns the box of what is seen from a point; in dense streets a small one."""
-    rows = point[0] + (reach + 1) * np.sin(ANGLES)
-    columns = point[1] + (reach + 1) * np.cos(ANGLES)
-    top, left = max(int(rows.min()), 0), max(int(columns.min()), 0)
-    bottom = min(int(rows.max()) + 2, shape[0])
-    right = min(int(columns.max()) + 2, shape[1])
-    return slice(top, bottom), slice(left, right)
+    in_sight = distance <= sight.reach[at][direction] + np.float32(SLACK)
+    np.maximum(gain_db, here, out=gain_db, where=in_sight)
 
 
 def _arrivals(
@@ -231,14 +210,13 @@ def _clearance(wall: np.ndarray) -> np.ndarray:
     return np.maximum(clearance, 0.5)
 
 
-def _reach(
-    buildings: np.ndarray, points: np.ndarray
-) -> Float32[np.ndarray, "n directions"]:
-    """Returns the free length of the rays from the points in all directions."""
+def sight_from(
+    points: Int[np.ndarray, "n 2"], buildings: Bool[np.ndarray, "h w"]
+) -> Sight:
+    """Returns how long the rays from the points in all directions are."""
     # The rim around the map stops rays as a wall does.
     wall = np.pad(buildings, 1, constant_values=True)
-    step = _clearance(wall)
-    angles = ANGLES.astype(np.float32)
+    step, angles = _clearance(wall), ANGLES.astype(np.float32)
     # Half a pixel for rounding, one for the rim.
     row0 = np.repeat(points[:, 0].astype(np.float32) + 1.5, DIRECTIONS)
     column0 = np.repeat(points[:, 1].astype(np.float32) + 1.5, DIRECTIONS)
@@ -250,13 +228,12 @@ def _reach(
     while len(alive):
         row = (row0 + gone * sine).astype(np.int32)
         column = (column0 + gone * cosine).astype(np.int32)
-        cell = row * wall.shape[1] + column
-        hit = wall.ravel()[cell]
+        hit = wall[row, column]
         reach[alive[hit]] = gone[hit]
-        rays = (alive, cell, gone, row0, column0, sine, cosine)
-        alive, cell, gone, row0, column0, sine, cosine = (ray[~hit] for ray in rays)
-        gone = gone + step.ravel()[cell]
-    return reach.reshape(len(points), DIRECTIONS)
+        gone = gone + step[row, column]
+        rays = (alive, gone, row0, column0, sine, cosine)
+        alive, gone, row0, column0, sine, cosine = (ray[~hit] for ray in rays)
+    return Sight(points, reach.reshape(len(points), DIRECTIONS))
 
 
 def _metres_inside(
