@@ -81,6 +81,10 @@ class Codec:
         """Decodes latents to images in [-1, 1], unclipped."""
         return _apply(self.model, "decode", params, z)
 
+    def output(self, params: PyTree, z: Latent) -> Image:
+        """Returns what the decoder's last layer gives: the image, or logits of it."""
+        return _apply(self.model, "decode_output", params, z)
+
     def batch(self, raw: Mapping[str, Shaped[Array, "b ..."]]) -> Batch:
         """Returns what the network gets of a batch of a data set, as in training."""
         return batch.to_batch(

@@ -11,14 +11,7 @@ One record is one map, a dict of arrays:
 
 A shard is there in two forms that hold the same: X.npz, every array with an axis of
 maps in front, and X.array_record, whose records are each the bytes of an npz of one
-map. So a PyTorch user reads any map with `pip install array-record` and NumPy:
-
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-    source = ArrayRecordDataSource(sorted(glob.glob(f"{folder}/*.array_record")))
-    record = np.load(io.BytesIO(source[i]))
-    scale = json.load(open(f"{folder}/statistics.json"))  # mean, std of each channel
-    z = (record["mean"] - scale["mean"]) / scale["std"]
-    z = torch.tensor(z, dtype=torch.float32).permute(2, 0, 1)
+map; `tools/export_latents.py --help` shows how PyTorch reads it.
 """
 
 import json
