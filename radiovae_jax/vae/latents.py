@@ -50,11 +50,9 @@ class Examples(NamedTuple):
 
 
 def examples(workdir: pathlib.Path | str, *, count: int) -> Examples:
-    """Returns latents of the best checkpoint.
+    """Returns latents of the best checkpoint, of `count` maps of different cities.
 
-    Args:
-      count: of so many maps of the validation split (else the training one), of
-        different cities where it has them.
+    Of the validation split, else of the training one.
 
     Raises:
       FileNotFoundError, ValueError: no run, no checkpoint, or no data.
@@ -185,10 +183,8 @@ def encoded(
             latent_statistics.moments(latents["mean"], latents["logvar"])
         )
         fields = {name: latents[name] for name in keep} | condition(raw, real)
-        records += [
-            {name: values[i] for name, values in fields.items()}
-            for i in range(int(real.sum()))
-        ]
+        rows = zip(*fields.values(), strict=True)
+        records += [dict(zip(fields, row, strict=True)) for row in rows]
         bar.update(int(real.sum()))
     return records, total
 
