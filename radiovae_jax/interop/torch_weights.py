@@ -198,7 +198,12 @@ def tree_to_torch(
     """Returns the state dict that the table describes; checked as in `from_torch`."""
     arrays = traverse_util.flatten_dict(tree, sep="/")
     check(arrays, {"/".join(entry.flax): entry.flax_shape for entry in table})
-    return {e.torch: to_torch(e, arrays["/".join(e.flax)]) for e in table}
+    return {
+        e.torch: np.asarray(
+            e.layout.torch(np.asarray(arrays["/".join(e.flax)])), order="C"
+        )
+        for e in table
+    }
 
 
 def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -216,10 +221,6 @@ def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
             f"{len(problems)} tensors do not fit the network:\n  "
             + "\n  ".join(sorted(problems))
         )
-
-
-def to_torch(entry: Entry, array: Any) -> np.ndarray:
-    return np.asarray(entry.layout.torch(np.asarray(array)), order="C")
 
 
 def autoencoder_table(names: Names = RADIODIFF, **structure: Any) -> list[Entry]:
