@@ -20,6 +20,8 @@ bytes of an npz of one map; PyTorch users read any of them with
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     source = ArrayRecordDataSource(sorted(glob.glob("FOLDER/*.array_record")))
     record = np.load(io.BytesIO(source[i]))
+    scale = json.load(open("FOLDER/statistics.json"))  # mean, std of each channel
+    z = (record["mean"] - scale["mean"]) / scale["std"]
 
 (pip install array-record, which Grain brings along); len(source) is their number.
 WORKDIR/latents/statistics.json, which tools/export_torch.py reads, is a copy of the
@@ -52,51 +54,34 @@ from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
     stopped = "stopped; the same command goes on"
     return cli.status(lambda: export(args), debug=args.debug, stopped=stopped)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(doc=__doc__)
     add = parser.add_argument
     whole, some = cli.at_least(0), cli.at_least(1)
     seed = cli.at_least(0, cli.MAX_SEED)
     add("workdir", type=cli.path, help="folder of the run")
     add("--split", default="train", help="train (default), val, test, or all maps")
     add("--out", type=cli.path, help="folder (default: WORKDIR/latents/SPLIT)")
-    data_words = "data, if not where the config says"
-    add("--data_root", type=cli.path, help=data_words)
+    add("--data_root", type=cli.path, help="data, if not where the config says")
     add("--sample", action="store_true", help="a draw instead of mean and logvar")
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
-    add(
-        "--format",
-        choices=("both", *shards.FORMATS),
-        default="both",
-        help="what to write (default: both)",
-    )
-    add(
-        "--weights",
-        choices=("ema", "live"),
-        default="ema",
-        help="the average that validation judges (default), or the live weights",
-    )
+    formats, weights = ("both", *shards.FORMATS), ("ema", "live")
+    add("--format", choices=formats, default="both", help="default: both")
+    add("--weights", choices=weights, default="ema", help="default: ema, the average")
     add("--step", type=whole, default=0, help="which checkpoint (default: the best)")
     add("--batch_size", type=some, default=8, help="maps at a time (default: 8)")
     add("--shard_size", type=some, default=512, help="maps a file (default: 512)")
-    add("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_debug()
     return parser.parse_args(argv)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
-
-    Raises:
-      ValueError, OSError: what is wrong, and what to do about it.
-    """
+    """Does what the command line asks for."""
     cli.start_jax()
     config = run_folder.read_config(args.workdir)
     schema.check(config)
@@ -173,15 +158,12 @@ def open_with_condition(
     for field in latents.CONDITION:
         try:
             source = datasets.open_data(config, split, also=(*fields, field))
-        except FileNotFoundError as error:
-            folder = plain.path(field, 0).parent
-            if folder.is_dir():
+            fields.append(field)
+        except (FileNotFoundError, ValueError) as error:
+            absent = isinstance(error, FileNotFoundError)
+            if absent and (folder := plain.path(field, 0).parent).is_dir():
                 raise FileNotFoundError(f"{error}: move {folder} away") from error
             cli.say(f"records without {field}: {error}")
-        except ValueError as error:
-            cli.say(f"records without {field}: {error}")
-        else:
-            fields.append(field)
     return source, fields
 
 
@@ -221,12 +203,12 @@ def describe(folder: pathlib.Path, manifest: dict[str, Any]) -> str:
     channels = zip(
         *(numbers[name] for name in ("mean", "std", "scale_factor")), strict=True
     )
+    record = ", ".join(f"{name} {of['dtype']} {of['shape']}" for name, of in fields)
     lines = [
         manifest["data"],
         f"{manifest['count']} maps in {len(manifest['shards'])} shards, step "
         f"{identity['step']}, {identity['weights']} weights: {folder}",
-        "a record: "
-        + ", ".join(f"{name} {of['dtype']} {of['shape']}" for name, of in fields),
+        f"a record: {record}",
     ]
     for i, (mean, std, factor) in enumerate(channels):
         lines.append(f"channel {i}: mean {mean:.5g}, std {std:.5g}, 1/std {factor:.5g}")

@@ -34,7 +34,6 @@ SUFFIXES = ", ".join(torch_files.SUFFIXES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
     return cli.status(lambda: export(args), debug=args.debug)
 
@@ -63,21 +62,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--latents",
         type=cli.path,
-        help='JSON with the latents\' {"mean": [...], "std": [...]}, one number a '
-        "channel, for diffusers' scaling_factor and shift_factor (default: "
-        "WORKDIR/latents/statistics.json where there is one; else the factors that "
-        "the run was imported with)",
+        help='JSON with the latents\' {"mean": [...], "std": [...]} of each channel '
+        "for diffusers' factors (default: WORKDIR/latents/statistics.json, else the "
+        "factors that the run was imported with)",
     )
     parser.add_debug()
     return parser.parse_args(argv)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
-
-    Raises:
-      ValueError, OSError: what is wrong, and what to do about it.
-    """
+    """Does what the command line asks for."""
     cli.start_jax()
     is_file = bool(args.out.suffix)
     check(args, is_file)
@@ -111,8 +105,8 @@ def check(args: argparse.Namespace, is_file: bool) -> None:
     if run_folder.read_config(args.workdir).loss.reconstruction == "bce":
         raise ValueError(
             f"{args.workdir} was trained with loss.reconstruction=bce: its decoder "
-            "gives logits, and PyTorch's classes would take them for the image. Decode "
-            "with radiovae_jax, or train with another kind of reconstruction"
+            "gives logits, and PyTorch's classes would take them for the image; train "
+            "with another kind of reconstruction"
         )
 
 
@@ -134,11 +128,7 @@ def radiodiff_state(params: dict, logvar, discriminator: dict) -> dict[str, np.n
 
 
 def diffusers_config(args: argparse.Namespace, params: dict) -> dict:
-    """Returns config.json, with the factors where they are known.
-
-    Raises:
-      ValueError, FileNotFoundError: the statistics asked for cannot be used.
-    """
+    """Returns config.json, with the factors where they are known."""
     config = run_folder.read_config(args.workdir)
     structure = torch_weights.structure_of_flax(params["params"])
     factors = latent_factors(args, structure["z_channels"])
@@ -154,9 +144,10 @@ def latent_factors(args: argparse.Namespace, z: int) -> dict[str, Any]:
     imported = args.workdir / torch_files.FACTORS_FILE
     if args.latents or measured.exists():
         found = inputs.read_json(measured, remedy=REMEDY)
-        diffusers_weights.check_statistics(found, z, measured)
-        pair = diffusers_weights.latent_factors(found["mean"], found["std"])
-        return dict(zip(("scaling_factor", "shift_factor"), pair, strict=True))
+        mean, std = found.get("mean"), found.get("std")
+        diffusers_weights.check_numbers(dict(mean=mean, std=std), measured, count=z)
+        scaling, shift = diffusers_weights.latent_factors(mean, std)
+        return dict(scaling_factor=scaling, shift_factor=shift)
     if imported.exists():
         return diffusers_weights.factors_of(inputs.read_json(imported, remedy=REMEDY))
     return {}

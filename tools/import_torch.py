@@ -31,7 +31,8 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from radiovae_jax import cli
+from radiovae_jax import cli, files
+from radiovae_jax.data import shards
 from radiovae_jax.interop import diffusers_weights, torch_files, torch_weights
 from radiovae_jax.training import run_folder, schema
 from radiovae_jax.training.checkpoint import Checkpoints
@@ -43,7 +44,6 @@ StateDict = dict[str, np.ndarray]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
     return cli.status(lambda: import_file(args), debug=args.debug)
 
@@ -63,8 +63,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         choices=("auto", "ema", "model"),
         default="auto",
-        help="which weights of a file: ema is the average, model the raw ones, auto "
-        "(default) the average where there is one",
+        help="ema is the average, model the raw ones, auto (default) the average "
+        "where there is one",
     )
     add(
         "--with-loss",
@@ -79,8 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--prefix",
         default="",
-        help="take only what lies under this key or prefix, first_stage_model. say; "
-        "found by itself where there is one autoencoder",
+        help="take only what lies under this key or prefix, first_stage_model. say",
     )
     add(
         "--ignore",
@@ -102,18 +101,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def import_file(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
-
-    Raises:
-      ValueError, OSError: what is wrong, and what to do about it.
-    """
+    """Does what the command line asks for."""
     cli.start_jax()
     given = schema.read(args.config, args.overrides)
     check(args, given)
     taken, facts = torch_files.read(
         args.file, args.weights, prefix=args.prefix, ignore=args.ignore
     )
-    sums = torch_files.sha256_of(torch_files.files_of(args.file))
+    sums = {p.name: shards.sha256(p) for p in torch_files.files_of(args.file)}
     for name, digest in sums.items():
         cli.say(f"{name}: sha256 {digest}")
     starts = tuple(f"{copy}." for copy in LOSSES)
@@ -136,15 +131,13 @@ def import_file(args: argparse.Namespace) -> None:
         weights=taken.address,
         average=taken.average,
     )
+    params = {"autoencoder": params, "logvar": logvar}
     with torch_files.replacing(args.workdir) as folder:
-        write(
-            folder, config, {"autoencoder": params, "logvar": logvar}, disc, args.step
-        )
-        text = json.dumps(record, indent=2) + "\n"
-        (folder / torch_files.RECORD_FILE).write_text(text)
+        write(folder, config, params, disc, args.step)
+        files.write_json(folder / torch_files.RECORD_FILE, record)
         if facts:
             factors = diffusers_weights.factors_of(facts)
-            (folder / torch_files.FACTORS_FILE).write_text(json.dumps(factors))
+            files.write_json(folder / torch_files.FACTORS_FILE, factors)
     for name, value in fields.items():
         if value != given.autoencoder[name]:
             cli.say(f"autoencoder.{name}={given.autoencoder[name]} became {value}")
@@ -205,17 +198,9 @@ def read_autoencoder(
 def read_loss(
     state: StateDict, copy: str, config: ml_collections.ConfigDict
 ) -> tuple[dict, np.ndarray]:
-    """Returns discriminator and logvar of one copy; fits the config to them.
-
-    Raises:
-      ValueError: the file has no such copy, or another discriminator.
-    """
-    there = [
-        name
-        for name in LOSSES
-        if f"{name}.logvar" in state
-        and any(key.startswith(f"{name}.discriminator.") for key in state)
-    ]
+    """Returns discriminator and logvar of one copy; fits the config to them."""
+    starts = tuple(key.partition(".discriminator.")[0] for key in state)
+    there = [name for name in LOSSES if f"{name}.logvar" in state and name in starts]
     if copy not in there:
         raise ValueError(
             f"--with-loss {copy}: no {copy}.discriminator.* and {copy}.logvar in the "
@@ -244,9 +229,6 @@ def write(
 
     Args:
       disc: the discriminator; empty for a fresh one.
-
-    Raises:
-      ValueError: the config and the weights do not go together.
     """
     # The perceptual weights are not needed here, and may not be at hand.
     without_lpips = config.copy_and_resolve_references()

@@ -24,9 +24,7 @@ if __name__ == "__main__":
 
 import argparse
 import csv
-import functools
 import itertools
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,13 +38,14 @@ from absl import logging
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+import radiovae_jax
 from radiovae_jax import cli, files, inputs, losses, metrics, training
 from radiovae_jax.data import datasets, radiomap
-from radiovae_jax.data.batch import to_batch
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import run_folder, schema
-from radiovae_jax.vae import codec, task
+from radiovae_jax.vae import task
+from radiovae_jax.vae.codec import Codec
 
 KINDS = ("bce", "mse", "l1", "l1_mse")
 BETAS = (0.1, 1.0, 4.0, 10.0)
@@ -96,7 +95,6 @@ class Sweep(NamedTuple):
     overrides: Mapping[str, str] = {}  # {"section.field": text}
 
     def record(self) -> dict[str, Any]:
-        """Returns it as the records of the runs have it."""
         given = [f"--config.{name}={text}" for name, text in self.overrides.items()]
         return dict(steps=self.steps, size=self.size, config=" ".join(sorted(given)))
 
@@ -104,11 +102,7 @@ class Sweep(NamedTuple):
 def configure(
     sweep: Sweep, kind: str, beta: float, schedule: str
 ) -> ml_collections.ConfigDict:
-    """Returns the config of one run.
-
-    Raises:
-      ValueError: there is no such field, or it takes no such value.
-    """
+    """Returns the config of one run; a ValueError where there can be none."""
     steps, size = sweep.steps, sweep.size
     own = {
         "autoencoder.ch_mult": (1, 1, 2),
@@ -135,31 +129,27 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     beta the run was trained with. rec is what the run minimises, the negative logarithm
     of a likelihood up to a constant of its kind: ELBOs compare within a kind.
     """
-    model, params = codec.load_network(folder)
-    # With the weights as arguments, so that all runs share what is compiled.
-    encode, decode, decode_output = (
-        jax.jit(functools.partial(model.apply, method=method))
-        for method in ("encode", "decode", "decode_output")
-    )
-    held_out = read(config, config.data.val_split)
-    posterior = encode(params, held_out["image"])
+    run = radiovae_jax.load_codec(folder)
+    held_out = read(config, run, config.data.val_split)
+    posterior = run.posterior(run.params, held_out["image"])
     target = radiomap.model_to_f(held_out["image"])
-    recon = jnp.clip(radiomap.model_to_f(decode(params, posterior.mode())), 0.0, 1.0)
+    recon = run.image(run.params, posterior.mode())
+    recon = jnp.clip(radiomap.model_to_f(recon), 0.0, 1.0)
     rec_of = losses.RECONSTRUCTION[config.loss.reconstruction]
     recs = [
         losses.sum_per_image(
-            rec_of(held_out["image"], decode_output(params, posterior.sample(key)))
+            rec_of(held_out["image"], run.output(run.params, posterior.sample(key)))
         )
         for key in jax.random.split(jax.random.key(0), SAMPLES)
     ]
     rec, kl = float(np.mean(recs)), float(posterior.kl().mean())
-    db, rmse = datasets.db_range(config), metrics.rmse(target, recon)
-    everything = read(config, "all")
-    means = np.asarray(encode(params, everything["image"]).mode())
+    rmse = metrics.rmse(target, recon)
+    everything = read(config, run, "all")
+    means = np.asarray(run.posterior(run.params, everything["image"]).mode())
     means = means.reshape(len(means), -1)
     buildings, place = everything["buildings"], everything["transmitter"]
     return dict(
-        **{f"rmse{db.suffix}": (db.span or 1.0) * float(rmse.mean())},
+        **{f"rmse{run.db.suffix}": (run.db.span or 1.0) * float(rmse.mean())},
         psnr=float(metrics.psnr(target, recon).mean()),
         ssim=float(metrics.ssim(target, recon).mean()),
         rec=rec,
@@ -171,7 +161,7 @@ def measure(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     )
 
 
-def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
+def read(config: ml_collections.ConfigDict, run: Codec, split: str) -> dict[str, Any]:
     """Returns the images seen, the transmitters' pixels and the buildings' numbers.
 
     Of `MOST` maps at most, evenly over the split; the latter two are empty where the
@@ -182,18 +172,11 @@ def read(config: ml_collections.ConfigDict, split: str) -> dict[str, Any]:
     count = min(len(source), MOST)
     starts = [i // TOGETHER * TOGETHER * len(source) // count for i in range(count)]
     records = [source[start + i % TOGETHER] for i, start in enumerate(starts)]
-    raw = {"gray": np.stack([record["gray"] for record in records])}
-    batch = to_batch(
-        raw,
-        image_size=config.data.image_size,
-        pixel_weights="none",
-        conditional=False,
-    )
     antennas = [record["antenna"][..., 0] for record in records if placed]
     pixels = [np.unravel_index(a.argmax(), a.shape) for a in antennas]
     cities = [str(record["name"]).rpartition("_")[0] for record in records if placed]
     return dict(
-        image=batch.image,
+        image=run.batch({"gray": np.stack([r["gray"] for r in records])}).image,
         transmitter=np.array(pixels, np.float64),
         buildings=np.unique(cities, return_inverse=True)[1],
     )
@@ -254,12 +237,7 @@ def distances(points: Float[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
 
 
 def train_all(sweep: Sweep, runs: Sequence[tuple[str, float, str]]) -> None:
-    """Trains and measures what is not there yet.
-
-    Raises:
-      ValueError: a run that cannot be; before any of them runs.
-      OSError: OUT cannot be written.
-    """
+    """Trains and measures what is not there yet; all configs are checked before."""
     configs = [configure(sweep, *run) for run in runs]
     cli.folder(sweep.out, flag="--out")
     with Bar(runs, unit="run", file=sys.stdout) as bar:
@@ -280,10 +258,7 @@ def train_all(sweep: Sweep, runs: Sequence[tuple[str, float, str]]) -> None:
 
 
 def check_finished(sweep: Sweep) -> None:
-    """Raises a ValueError if what is in OUT does not go into one table with new runs.
-
-    Before anything runs: a sweep takes hours.
-    """
+    """Raises a ValueError if OUT's runs do not go into one table with new ones."""
     words = "--steps {steps} --size {size} {config}"
     here = sweep.record()
     for record in collect(sweep.out):
@@ -291,17 +266,12 @@ def check_finished(sweep: Sweep) -> None:
         if there != here:
             raise ValueError(
                 f"{sweep.out} holds runs of {words.format(**there)}, and these are of "
-                f"{words.format(**here)}: one table needs one of each; give another "
-                "--out"
+                f"{words.format(**here)}; give another --out"
             )
 
 
 def collect(out: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the records of all finished runs, in the order of the grid.
-
-    Raises:
-      ValueError: a damaged record.
-    """
+    """Returns the records of all finished runs, in the order of the grid."""
 
     def place(record):
         kind, schedule = record["reconstruction"], record["schedule"]
@@ -329,7 +299,7 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 
 def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
     """Writes the table in three formats, and the figure."""
-    (out / "sweep.json").write_text(json.dumps(records, indent=2) + "\n")
+    files.write_json(out / "sweep.json", records)
     with (out / "sweep.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, records[0])
         writer.writeheader()
@@ -393,7 +363,6 @@ def draw(records: list[dict[str, Any]]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status; what goes wrong is said in one message."""
     args = parse(argv)
     cli.log_plainly(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(args.out / "compiled"))
@@ -418,11 +387,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Does what the command line asks for.
-
-    Raises:
-      ValueError, OSError, FloatingPointError: what is wrong.
-    """
+    """Does what the command line asks for."""
     cli.start_jax()
     sweep = Sweep(args.out, args.steps, args.size, args.overrides)
     check_finished(sweep)

@@ -20,11 +20,11 @@ StateDict = Mapping[str, np.ndarray]
 # By whether they attend.
 _DOWN = {False: "DownEncoderBlock2D", True: "AttnDownEncoderBlock2D"}
 _UP = {False: "UpDecoderBlock2D", True: "AttnUpDecoderBlock2D"}
-_BLOCKS = sorted({*_DOWN.values(), *_UP.values()})
 # What config.json may say that no tensor's shape tells.
 _FIXED = {"_class_name": "AutoencoderKL", "act_fn": "silu", "norm_num_groups": 32}
 # Source: diffusers, AutoencoderKL.__init__; old files do not state it.
 _DEFAULT_SCALING = 0.18215
+_ABOVE_0 = ("scaling_factor", "latents_std", "std")
 
 
 def names_of(state: StateDict) -> Names:
@@ -33,37 +33,19 @@ def names_of(state: StateDict) -> Names:
         return torch_weights.RADIODIFF
     query = ("encoder", "mid", "attn_1", "q", "kernel")
     old = torch_weights.DIFFUSERS_OLD
-    return (
-        old
-        if torch_weights.torch_name(query, old) in state
-        else torch_weights.DIFFUSERS
-    )
+    is_old = torch_weights.torch_name(query, old) in state
+    return old if is_old else torch_weights.DIFFUSERS
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Checks that a config.json of diffusers is of the network that we have.
-
-    Raises:
-      ValueError: it is of another one; says which field differs.
-    """
+    """Raises a ValueError where a config.json is not of the network that we have."""
+    stated = {"act_fn": "silu", "norm_num_groups": 32} | dict(config)
     for name, wanted in _FIXED.items():
-        if config.get(name, wanted) != wanted:
+        if stated.get(name) != wanted:
             raise ValueError(
-                f"config.json has {name}={config[name]!r}; only {wanted!r} can be "
+                f"config.json has {name}={stated.get(name)!r}; only {wanted!r} can be "
                 "imported"
             )
-    for field in ("down_block_types", "up_block_types"):
-        blocks = config.get(field, [])
-        if not isinstance(blocks, list | tuple):
-            raise ValueError(f"config.json has {field}={blocks!r:.80}, expected a list")
-        for block in map(str, blocks):
-            if block not in _BLOCKS:
-                raise ValueError(
-                    f"config.json has a block of type {block!r:.80}; only {_BLOCKS} "
-                    "can be imported"
-                )
-    if "_class_name" not in config:
-        raise ValueError("config.json is not of diffusers: it has no _class_name")
 
 
 def check_structure(config: Mapping[str, Any], structure: Mapping[str, Any]) -> None:
@@ -73,14 +55,10 @@ def check_structure(config: Mapping[str, Any], structure: Mapping[str, Any]) -> 
       ValueError: they are of two networks, two versions of a folder say; names all
         fields that differ. What an old config.json does not state is not compared.
     """
-    stated = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in config.items()
-    }
     differing = [
-        f"{name}: {stated[name]} in config.json, {wanted} in the tensors"
+        f"{name}: {config[name]} in config.json, {wanted} in the tensors"
         for name, wanted in fields_of(structure).items()
-        if stated.get(name, wanted) != wanted
+        if name in config and config[name] != wanted
     ]
     if differing:
         raise ValueError(
@@ -100,35 +78,37 @@ def factors_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: they are no numbers that latents can be scaled with.
     """
-    scaling = config.get("scaling_factor", _DEFAULT_SCALING)
-    shift = config.get("shift_factor")
-    if not are_finite([scaling], above_0=True):
-        raise ValueError(f"scaling_factor={scaling!r} is not a finite number above 0")
-    if shift is not None and not are_finite([shift]):
-        raise ValueError(f"shift_factor={shift!r} is not a finite number or null")
-    factors = dict(scaling_factor=scaling, shift_factor=shift)
-    for name in ("latents_mean", "latents_std"):
-        values, is_std = config.get(name), name == "latents_std"
-        if values is None:
-            continue
-        if not are_finite(values, above_0=is_std):
-            raise ValueError(
-                f"{name}={values!r} is not a list of finite numbers"
-                f"{' above 0' * is_std}, or null"
-            )
-        factors[name] = values
-    return factors
-
-
-def are_finite(values: Any, *, above_0: bool = False) -> bool:
-    """Whether it is a list of finite numbers."""
-    return isinstance(values, list) and all(
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max  # isfinite fails for 10**400
-        and (value > 0 or not above_0)
-        for value in values
+    single = dict(
+        scaling_factor=config.get("scaling_factor", _DEFAULT_SCALING),
+        shift_factor=config.get("shift_factor"),
     )
+    each = {name: config.get(name) for name in ("latents_mean", "latents_std")}
+    each = {name: values for name, values in each.items() if values is not None}
+    check_numbers(each, "config.json")
+    stated = {name: [one] for name, one in single.items() if one is not None}
+    check_numbers(stated, "config.json")
+    return single | each
+
+
+def check_numbers(
+    found: Mapping[str, Any], source: Any, *, count: int | None = None
+) -> None:
+    """Raises a ValueError unless all are lists of (`count`) finite numbers."""
+    for name, values in found.items():
+        above_0 = name in _ABOVE_0
+        numbers = isinstance(values, list) and all(
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max  # isfinite fails for 10**400
+            and (value > 0 or not above_0)
+            for value in values
+        )
+        if not numbers or count not in (None, len(values)):
+            raise ValueError(
+                f"{source}: {name} is {values!r:.80}, expected a list of "
+                f"{'' if count is None else f'{count} '}finite numbers"
+                f"{' above 0' * above_0}"
+            )
 
 
 def with_quant_convs(
@@ -156,11 +136,7 @@ def with_quant_convs(
 
 
 def autoencoder_to_diffusers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the state dict of `diffusers.AutoencoderKL` for {"params": ...}.
-
-    Raises:
-      ValueError: diffusers has no such model; says why.
-    """
+    """Returns the state dict of `diffusers.AutoencoderKL`; raises as `fields_of`."""
     fields_of(torch_weights.structure_of_flax(params["params"]))
     return torch_weights.autoencoder_to_torch(params, torch_weights.DIFFUSERS)
 
@@ -212,28 +188,16 @@ def config_json(
       shift_factor: after this is taken off.
       **per_channel: latents_mean and latents_std, where they came with the weights.
 
-    Raises:
-      ValueError: diffusers has no such model; says why.
+    Raises: as `fields_of`.
     """
-    factors = dict(scaling_factor=scaling_factor, shift_factor=shift_factor)
-    size = dict(sample_size=sample_size)
-    return _FIXED | fields_of(structure) | size | factors | per_channel
-
-
-def check_statistics(found: Mapping[str, Any], z: int, source: Any) -> None:
-    """Raises a ValueError where mean and std are not those of z latent channels."""
-    for name in ("mean", "std"):
-        values, is_std = found.get(name), name == "std"
-        if not isinstance(values, list) or len(values) != z:
-            raise ValueError(
-                f"{source}: expected {name} with {z} numbers, one for each latent "
-                f"channel; found {values}"
-            )
-        if not are_finite(values, above_0=is_std):
-            raise ValueError(
-                f"{source}: expected finite numbers{' above 0' * is_std} as {name}; "
-                f"found {values}"
-            )
+    return dict(
+        **_FIXED,
+        **fields_of(structure),
+        sample_size=sample_size,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+        **per_channel,
+    )
 
 
 def latent_factors(mean: Sequence[float], std: Sequence[float]) -> tuple[float, float]:

@@ -55,9 +55,9 @@ def take(
     listed = ", ".join(map(str, copies))
     if not copies:
         raise ValueError(
-            f"these are not the weights of a KL autoencoder: no {FIRST} in its "
-            f"state_dict, model or another dict of the top two levels; found "
-            f"{contents(content)}. Save the model's state_dict()"
+            f"these are not the weights of a KL autoencoder: no {FIRST} in the dicts "
+            f"of its top levels; found {contents(content)}. Save the model's "
+            "state_dict()"
         )
     prefix = WRAPPERS.sub("", prefix and prefix.removesuffix(".") + ".")
     inside = [copy for copy in copies if is_under(copy, prefix)]
@@ -67,13 +67,11 @@ def take(
     raw = [copy for copy in inside if not copy.average]
     if len(raw) > 1:  # lucidrains' EMA keeps the model beside its average once more
         raw = [copy for copy in raw if "online_model" not in copy.address] or raw
-    for kind, there, what in (
-        ("ema", averages, "is no average (a name with ema)"),
-        ("model", raw, "are no raw weights"),
-    ):
-        if weights == kind and not there:
-            raise ValueError(f"there {what} in it; found {listed}")
-    wanted = averages if averages and weights != "model" else raw
+    if weights == "ema" and not averages:
+        raise ValueError(f"there is no average (a name with ema); found {listed}")
+    if weights == "model" and not raw:
+        raise ValueError(f"there are no raw weights; found {listed}")
+    wanted = raw if weights == "model" else averages or raw
     if len(wanted) > 1:
         ways = [f"{copy.address}." for copy in wanted if copy.address]
         top = "" if len(ways) == len(wanted) else ", or --ignore all but the top's"
@@ -82,10 +80,8 @@ def take(
         )
     for way in ways_of_averages(content):
         if not any(f"{copy.address}.".startswith(f"{way}.") for copy in copies):
-            why = f"has no {FIRST} and cannot be used"
-            if way not in content:
-                why = "is not read: give it, or its state dict, in a file of its own"
-            print(f"{inputs.printable(way)} {why}")
+            why = f"no {FIRST} in its top levels; give it in a file of its own"
+            print(f"{inputs.printable(way)} is not read: {why}")
     print(f"found {listed}; taking {wanted[0]}")
     return wanted[0]
 

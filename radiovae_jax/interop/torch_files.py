@@ -4,7 +4,6 @@ torch and safetensors (the extra `torch`) are imported where a file needs them.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import pathlib
@@ -46,10 +45,7 @@ def read(
     """
     facts = read_diffusers_config(path) if path.is_dir() else {}
     shards = files_of(path)
-    contents = [
-        read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
-        for file in shards
-    ]
+    contents = list(map(read_file, shards))
     whole = {name: value for content in contents for name, value in content.items()}
     if len(whole) < sum(map(len, contents)):
         raise ValueError(f"two of {', '.join(map(str, shards))} hold the same names")
@@ -58,11 +54,7 @@ def read(
 
 
 def files_of(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files that hold the tensors: the file itself, or all its shards.
-
-    Raises:
-      FileNotFoundError, ValueError: none can be told.
-    """
+    """Returns the files that hold the tensors: the file itself, or all its shards."""
     if path.is_dir():
         path = file_in(path)
     if INDEX.fullmatch(path.name):
@@ -91,37 +83,18 @@ def file_in(folder: pathlib.Path) -> pathlib.Path:
             return usual
         found = sorted(folder.glob(f"*{suffix}"))
         indices = sorted(folder.glob(f"*{suffix}.index*.json"))
-        sets = {SHARD.sub(r"\1\4", file.name) for file in found}
-        if len(indices) == 1 and len(sets) <= 1:
-            return indices[0]
-        if len(sets) == 1:
-            return found[0]
+        if found and len({SHARD.sub(r"\1\4", file.name) for file in found}) == 1:
+            return [*indices, *found][0]
         if found:
             raise ValueError(
                 f"{folder} has {len(found)} {suffix} files and none of them is "
                 f"{usual.name} (save_pretrained writes it); give the file itself"
             )
-    raise ValueError(
-        f"{folder} has no .safetensors or .bin file; save_pretrained writes "
-        f"{DIFFUSERS_FILE}"
-    )
-
-
-def sha256_of(paths: Sequence[pathlib.Path]) -> dict[str, str]:
-    """Returns the checksum of each file, which is all that tells it from another."""
-    sums = {}
-    for path in paths:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+    raise ValueError(f"{folder} has no .safetensors or .bin file; give the file itself")
 
 
 def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns config.json, which says what no tensor's shape tells.
-
-    Raises:
-      FileNotFoundError, ValueError: there is none, or it is of another network.
-    """
+    """Returns config.json, checked: it says what no tensor's shape tells."""
     path = folder / "config.json"
     if not path.exists():
         hint = f"; give {folder / 'vae'}" if (folder / "vae").is_dir() else ""
@@ -134,21 +107,19 @@ def read_diffusers_config(folder: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def read_safetensors(path: pathlib.Path) -> dict[str, Any]:
-    safetensors = wanted("safetensors.torch")
-    inputs.check_file(path, remedy=REMEDY)
-    try:
-        return safetensors.load_file(path)
-    except OSError:
-        raise
-    except Exception as error:  # SafetensorError has no narrower base
-        raise ValueError(
-            f"{path} is damaged, or no .safetensors ({error}); {REMEDY}"
-        ) from error
-
-
-def read_pickle(path: pathlib.Path) -> dict[Any, Any]:
+def read_file(path: pathlib.Path) -> dict[Any, Any]:
     """Loads tensors and plain containers, and nothing that could run code."""
+    if path.suffix == ".safetensors":
+        safetensors = wanted("safetensors.torch")
+        inputs.check_file(path, remedy=REMEDY)
+        try:
+            return safetensors.load_file(path)
+        except OSError:
+            raise
+        except Exception as error:  # SafetensorError has no narrower base
+            raise ValueError(
+                f"{path} is damaged, or no .safetensors ({error}); {REMEDY}"
+            ) from error
     content = torch_pickle.load(path)
     if not isinstance(content, dict):
         raise ValueError(
@@ -165,11 +136,7 @@ def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
       ValueError: there are none, or some that NumPy cannot hold.
     """
     torch = wanted("torch")
-    tensors = {
-        name: value
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor | np.ndarray)
-    }
+    tensors = {n: v for n, v in state.items() if isinstance(v, torch.Tensor)}
     if state and not tensors:
         kinds = sorted({inputs.printable(type(v).__name__) for v in state.values()})
         raise ValueError(
@@ -180,8 +147,6 @@ def numpy_tensors(state: Mapping[str, Any], path: pathlib.Path) -> StateDict:
 
 
 def numpy_tensor(tensor: Any, name: str) -> np.ndarray:
-    if isinstance(tensor, np.ndarray):
-        return tensor
     if 4 * tensor.numel() > inputs.MOST_ARRAY:  # a view may repeat a few numbers
         raise ValueError(f"{name} promises {tensor.numel() / 2**28:.3g} GiB")
     try:

@@ -9,6 +9,7 @@ of NumPy arrays: torch itself is not needed.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,9 +34,7 @@ class Names(NamedTuple):
     """
 
     modules: Mapping[str, str]
-    linear: (
-        bool  # attention's q, k, v, proj_out are Linear layers, not 1x1 convolutions
-    )
+    linear: bool  # PROJECTIONS are Linear layers, not 1x1 convolutions
 
 
 RADIODIFF = Names(
@@ -72,16 +71,12 @@ DIFFUSERS = Names(
     linear=True,
 )
 # Files saved before diffusers 0.15.
-DIFFUSERS_OLD = DIFFUSERS._replace(
-    modules={
-        **DIFFUSERS.modules,
-        **dict(q="query", k="key", v="value", proj_out="proj_attn"),
-    }
-)
+OLD_PROJECTIONS = dict(q="query", k="key", v="value", proj_out="proj_attn")
+DIFFUSERS_OLD = Names(DIFFUSERS.modules | OLD_PROJECTIONS, linear=True)
 LEVEL = re.compile(r"(down|up)_(\d+)_([a-z]+)(?:_(\d+))?")
-PROJECTIONS = ("q", "k", "v", "proj_out")
+PROJECTIONS = ("q", "k", "v", "proj_out")  # of attention
 LEAVES = {"kernel": "weight", "scale": "weight"}
-STATISTICS = {"mean": "running_mean", "var": "running_var"}  # of BatchNorm
+LEAVES |= {"mean": "running_mean", "var": "running_var"}  # of BatchNorm
 
 
 class Layout(NamedTuple):
@@ -118,7 +113,7 @@ def autoencoder_from_torch(state: StateDict, names: Names = RADIODIFF) -> Tree:
     """Returns {"params": ...} for `AutoencoderKL.apply`; the structure is inferred.
 
     Raises:
-      ValueError: tensors are missing, extra or wrongly shaped; all are named.
+      ValueError: these are no such weights, or as `from_torch`.
     """
     table = autoencoder_table(names, **structure_of_torch(state, names))
     return {"params": from_torch(state, table)}
@@ -127,31 +122,19 @@ def autoencoder_from_torch(state: StateDict, names: Names = RADIODIFF) -> Tree:
 def autoencoder_to_torch(
     params: Mapping[str, Any], names: Names = RADIODIFF
 ) -> dict[str, np.ndarray]:
-    """Returns the state dict of the same network; the inverse of the above.
-
-    Raises:
-      ValueError: these are not the parameters of an `AutoencoderKL`.
-    """
+    """Returns the state dict of the same network; a ValueError if it is another."""
     inner = params["params"]
     return tree_to_torch(inner, autoencoder_table(names, **structure_of_flax(inner)))
 
 
 def discriminator_from_torch(state: StateDict) -> Tree:
-    """Returns {"params": ..., "batch_stats": ...}; the structure is inferred.
-
-    Raises:
-      ValueError: tensors are missing, extra or wrongly shaped; all are named.
-    """
+    """Returns {"params": ..., "batch_stats": ...}; as `autoencoder_from_torch`."""
     table = discriminator_table(**discriminator_structure_of_torch(state))
     return from_torch(state, table)
 
 
 def loss_from_torch(state: StateDict, copy: str) -> tuple[Tree, np.ndarray]:
-    """Returns discriminator and logvar of a loss that is called `copy` there.
-
-    Raises:
-      ValueError: tensors are missing, extra or wrongly shaped; all are named.
-    """
+    """Returns discriminator and logvar of a loss that is called `copy` there."""
     prefix, logvar = f"{copy}.discriminator.", f"{copy}.logvar"
     own = {name: v for name, v in state.items() if name.startswith((prefix, logvar))}
     inner = {n.removeprefix(prefix): v for n, v in own.items() if n != logvar}
@@ -184,10 +167,13 @@ def from_torch(state: StateDict, table: Sequence[Entry]) -> Tree:
     unused = counters(table)
     state = {name: v for name, v in state.items() if name not in unused}
     check(state, {entry.torch: entry.shape for entry in table})
-    # ActNorm's flag is a whole number; everything else that is one is no weight.
-    weights = [e.torch for e in table if e.flax[-1] != "initialized"]
-    kinds = {name: np.asarray(state[name]).dtype for name in weights}
-    whole = [f"{name} {k}" for name, k in kinds.items() if not is_floating(k)]
+    kinds = {e.torch: np.asarray(state[e.torch]).dtype for e in table}
+    whole = [
+        f"{name} {kind}"
+        for name, kind in kinds.items()
+        if not jnp.issubdtype(kind, jnp.floating)  # of bfloat16 too
+        and not name.endswith(".initialized")  # ActNorm's flag is a whole number
+    ]
     if whole:
         raise ValueError(
             f"{len(whole)} tensors hold no floating-point numbers, so are no weights "
@@ -199,25 +185,25 @@ def from_torch(state: StateDict, table: Sequence[Entry]) -> Tree:
             f"{len(broken)} tensors hold NaN or infinity: {', '.join(broken)}"
         )
     return traverse_util.unflatten_dict(
-        {e.flax: to_flax(e, state[e.torch]) for e in table}
+        {
+            e.flax: np.asarray(e.layout.flax(np.asarray(state[e.torch])), order="C")
+            for e in table
+        }
     )
-
-
-def is_floating(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.floating))  # bfloat16 too
 
 
 def tree_to_torch(
     tree: Mapping[str, Any], table: Sequence[Entry]
 ) -> dict[str, np.ndarray]:
-    """Returns the state dict that the table describes.
-
-    Raises:
-      ValueError: arrays are missing, extra or wrongly shaped; all are named.
-    """
+    """Returns the state dict that the table describes; checked as in `from_torch`."""
     arrays = traverse_util.flatten_dict(tree, sep="/")
     check(arrays, {"/".join(entry.flax): entry.flax_shape for entry in table})
-    return {e.torch: to_torch(e, arrays["/".join(e.flax)]) for e in table}
+    return {
+        e.torch: np.asarray(
+            e.layout.torch(np.asarray(arrays["/".join(e.flax)])), order="C"
+        )
+        for e in table
+    }
 
 
 def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -237,23 +223,8 @@ def check(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
         )
 
 
-def to_flax(entry: Entry, tensor: Any) -> np.ndarray:
-    return np.asarray(entry.layout.flax(np.asarray(tensor)), order="C")
-
-
-def to_torch(entry: Entry, array: Any) -> np.ndarray:
-    return np.asarray(entry.layout.torch(np.asarray(array)), order="C")
-
-
 def autoencoder_table(names: Names = RADIODIFF, **structure: Any) -> list[Entry]:
-    """Returns every tensor of the autoencoder of this structure.
-
-    Args:
-      **structure: what `structure_of_torch` returns.
-
-    Raises:
-      ValueError: `AutoencoderKL` cannot have it.
-    """
+    """Returns every tensor of the autoencoder of a `structure_of_torch`."""
     levels = len(structure["ch_mult"])
     shapes = _autoencoder_shapes(**structure)
 
@@ -304,8 +275,7 @@ def discriminator_table(
     def layout(path: Path, shape: tuple[int, ...]) -> Layout:
         if len(shape) == 4:
             return CONV
-        actnorm = use_actnorm and path[1].startswith("norm")
-        return WIDE if actnorm and shape else SAME
+        return WIDE if use_actnorm and path[-1] in ("loc", "scale") else SAME
 
     def name(path: Path) -> str:
         return discriminator_name(path, use_actnorm)
@@ -320,7 +290,7 @@ def discriminator_name(path: Path, use_actnorm: bool = False) -> str:
     # main.0 and main.1 are conv and LeakyReLU; then conv, norm, LeakyReLU each.
     index = max(0, 3 * int(n) - (kind == "conv"))
     if not (use_actnorm and kind == "norm"):
-        leaf = (LEAVES | STATISTICS).get(leaf, leaf)
+        leaf = LEAVES.get(leaf, leaf)
     return f"main.{index}.{leaf}"
 
 
@@ -358,11 +328,7 @@ def structure_of_torch(state: StateDict, names: Names = RADIODIFF) -> dict[str, 
 
 
 def structure_of_flax(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what `structure_of_torch` returns off the Flax parameters.
-
-    Raises:
-      ValueError: these are not the parameters of an `AutoencoderKL`.
-    """
+    """Reads what `structure_of_torch` returns off the Flax parameters."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return _structure(flat, "/".join, (2, 3), "parameters of an AutoencoderKL")
 
@@ -443,22 +409,16 @@ def model_fields(structure: Mapping[str, Any], resolution: Any) -> dict[str, Any
 
 
 def discriminator_structure_of_torch(state: StateDict) -> dict[str, Any]:
-    """Reads the fields of `PatchDiscriminator` off its tensors.
-
-    Raises:
-      ValueError: the tensors are not those of such a discriminator.
-    """
+    """Reads the fields of `PatchDiscriminator` off its tensors."""
     what = "weights of a PatchGAN discriminator"
-    fields = _discriminator_structure(state, discriminator_name, (1, 0), what)
-    return fields | dict(use_actnorm="main.3.loc" in state)
+    return _discriminator_structure(state, discriminator_name, (1, 0), what)
 
 
 def discriminator_structure_of_flax(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the same fields off the Flax variables."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     what = "variables of a PatchDiscriminator"
-    fields = _discriminator_structure(flat, "/".join, (2, 3), what)
-    return fields | dict(use_actnorm="params/norm_1/loc" in flat)
+    return _discriminator_structure(flat, "/".join, (2, 3), what)
 
 
 def _discriminator_structure(
@@ -472,8 +432,12 @@ def _discriminator_structure(
 
     _check_there(arrays, [kernel(0), kernel(1)], what)
     in_channels, ndf = (_width(arrays, kernel(0), axis) for axis in axes)
-    num_layers = _count(lambda n: kernel(n) in arrays) - 2
-    return dict(in_channels=in_channels, ndf=ndf, num_layers=num_layers)
+    return dict(
+        in_channels=in_channels,
+        ndf=ndf,
+        num_layers=_count(lambda n: kernel(n) in arrays) - 2,
+        use_actnorm=name(("params", "norm_1", "loc")) in arrays,
+    )
 
 
 def _check_there(arrays: Mapping[str, Any], needed: Sequence[str], what: str) -> None:
@@ -493,7 +457,4 @@ def _width(arrays: Mapping[str, Any], name: str, axis: int) -> int:
 
 
 def _count(exists: Callable[[int], bool]) -> int:
-    count = 0
-    while exists(count):
-        count += 1
-    return count
+    return next(n for n in itertools.count() if not exists(n))

@@ -45,10 +45,7 @@ def gradient(
     """Returns its gradient, its moved statistics and averages, and the logs.
 
     Real and fake go through separately, real first: each has its own statistics.
-
-    Args:
-      batches: of `updates.split`.
-      recons: the same micro-batches' reconstructions.
+    `batches` are of `updates.split`, `recons` their reconstructions.
     """
 
     def loss_of(params, batch, recon):
@@ -107,7 +104,7 @@ def descended(
 
     Args:
       disc: its arrays, with the statistics as the generator's pass has moved them.
-      batches: of `updates.split`, and the same micro-batches' reconstructions.
+      batches, recons: as for `gradient`.
       step: that is being taken.
     """
     grads, disc, logs = gradient(
@@ -129,7 +126,7 @@ def descended(
 def idle_logs(settings: LossSettings) -> Logs:
     """Returns 0 for all that is logged of a discriminator that does not run."""
     names = ["disc_loss", "logits_real", "logits_fake", "disc_accuracy"]
-    names += [f"disc_{kind}_norm" for kind in ("grad", "update", "param")]
+    names += ["disc_grad_norm", "disc_update_norm", "disc_param_norm"]
     names += ["r1_loss"] * bool(settings.r1_weight)
     names += ["lecam_loss"] * bool(settings.lecam_weight)
     return dict.fromkeys(names, jnp.zeros(()))

@@ -70,7 +70,6 @@ class Codec:
 
     @property
     def factor(self) -> int:
-        """The down-sampling."""
         return self.model.downsampling
 
     def posterior(self, params: PyTree, x: Image) -> DiagonalGaussian:
@@ -80,6 +79,10 @@ class Codec:
     def image(self, params: PyTree, z: Latent) -> Image:
         """Decodes latents to images in [-1, 1], unclipped."""
         return _apply(self.model, "decode", params, z)
+
+    def output(self, params: PyTree, z: Latent) -> Image:
+        """Returns what the decoder's last layer gives: the image, or logits of it."""
+        return _apply(self.model, "decode_output", params, z)
 
     def batch(self, raw: Mapping[str, Shaped[Array, "b ..."]]) -> Batch:
         """Returns what the network gets of a batch of a data set, as in training."""
@@ -137,8 +140,6 @@ class Codec:
           z: latents, as `encode` gives their mean.
           size: (height, width) of the maps that were encoded, or their `sizes`; without
             one the maps are as large as the network makes them.
-          unit: "f" or "db".
-          condition: as for `encode`.
 
         Raises:
           ValueError: latents of another model or of maps of another size, dB of a run
@@ -178,20 +179,14 @@ class Codec:
 
     def padding(self, sizes: Sizes) -> tuple[int, int]:
         """Returns the rows and columns that are added below and at the right."""
-        rows, columns = (-side % self.factor for side in sizes.network)
-        return rows, columns
+        return -sizes.network[0] % self.factor, -sizes.network[1] % self.factor
 
     def latent_size(self, network: tuple[int, int]) -> tuple[int, int]:
         """Returns (height, width) of the latents of maps of this size."""
-        height, width = (-(-side // self.factor) for side in network)
-        return height, width
+        return -(-network[0] // self.factor), -(-network[1] // self.factor)
 
     def check_latents(self, shape: tuple[int, ...], sizes: Sizes) -> None:
-        """Checks that latents [b, p, q, z] are of maps of these sizes.
-
-        Raises:
-          ValueError: they are another model's, or of maps of another size.
-        """
+        """Raises a ValueError if latents are not [b, p, q, z] of such maps."""
         remedy = "they are another model's; give its --workdir"
         if len(shape) != 4 or shape[-1] != self.model.embed_dim:
             raise ValueError(
@@ -220,8 +215,8 @@ class Codec:
         if unit == "db" and not self.db.span:
             raise ValueError(
                 f"what f is in dB is not known of the maps of {self.description}: set "
-                "data.db_floor and data.db_span in its config.json (dB at f = 0, and "
-                "dB over the whole scale)"
+                "data.db_floor and data.db_span (dB at 0 and over the whole scale) in "
+                "its config.json"
             )
 
     def _to_f(self, maps: Any, unit: str) -> Float[np.ndarray, "b h w c"]:
@@ -255,7 +250,8 @@ class Codec:
 
     def _streamed(self, height: int, width: int) -> bool:
         most = min(ONE_PASS, ONE_ATTENTION * self.factor**2)
-        return {"always": True, "never": False}.get(self.stream, height * width > most)
+        large = self.stream == "auto" and height * width > most
+        return large or self.stream == "always"
 
 
 # One program for all runs of one model: the weights are arguments.
@@ -287,8 +283,8 @@ def load(
       workdir: folder of the run.
       weights: "ema" (the average that validation measures) or "live".
       step: which checkpoint; 0 is the one with the lowest validation NMSE.
-      stream: of STREAM. "auto" sends maps of more than 512x512 pixels row-wise through
-        the network, which gives the same numbers in little memory.
+      stream: of STREAM; see `Codec`. Row-wise the numbers are the same, in little
+        memory.
 
     Raises:
       FileNotFoundError: no run, or no checkpoint in it.
@@ -322,9 +318,9 @@ def load(
 def load_network(
     workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
 ) -> tuple[AutoencoderKL, Any]:
-    """Returns (model, params) of a run; public as `radiovae_jax.load`.
+    """Returns (model, params) of a run as of `load`; public as `radiovae_jax.load`.
 
-    The model computes in float32 wherever it was trained; `load` has the arguments.
+    The model computes in float32 wherever it was trained.
     """
     codec = load(workdir, weights, step=step)
     return codec.model, codec.params
@@ -336,17 +332,13 @@ def _read_params(
     side = model.downsampling
     x = jnp.zeros((1, side, side, model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
-    part = {"ema": "ema", "live": "params"}[weights]
+    part = "ema" if weights == "ema" else "params"
     like = {part: {"autoencoder": shapes["params"]}}
     return {"params": _restore(workdir, step, like)[part]["autoencoder"]}
 
 
 def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
-    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run.
-
-    Args:
-      step: as for `load`.
-    """
+    """Returns (logvar, {"params", "batch_stats"} of the discriminator) of a run."""
     discriminator = experiment.build_discriminator(run_folder.read_config(workdir))
     init = functools.partial(experiment.init_discriminator, discriminator)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -379,15 +371,14 @@ def training_side(
     Of maps that are used as they are stored the config only has the size for which
     the autoencoder was laid out.
     """
+    data, synthetic = config.data, config.data.source == "synthetic"
     fields = {
-        "data.crop": config.data.crop,
-        "data.image_size": config.data.image_size,
-        "data.synthetic.size": config.data.source == "synthetic"
-        and config.data.synthetic.size,
+        "data.crop": data.crop,
+        "data.image_size": data.image_size,
+        "data.synthetic.size": synthetic and data.synthetic.size,
         "autoencoder.resolution": config.autoencoder.resolution,
     }
-    field, side = next((field, side) for field, side in fields.items() if side)
-    return field, side if isinstance(side, int) else tuple(side)  # JSON has lists
+    return next((field, _tuples(side)) for field, side in fields.items() if side)
 
 
 def sample_each(

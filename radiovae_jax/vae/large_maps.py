@@ -71,23 +71,21 @@ class Passes:
             self.bar.update((stop - start) * x.work)
 
     def store(self, x: RowStream, into: np.ndarray | None = None) -> RowStream:
-        """Computes the whole map.
+        """Computes the whole map, in place of `into` if that has the same shape.
 
-        Args:
-          x: its bands may read `into`, two rows beyond their own.
-          into: a map to overwrite, if it has the same shape.
+        The bands of x may read `into`, two rows beyond their own.
         """
         shape = (x.height, x.width, x.channels)
         if into is None or into.shape != shape:
             # Costs memory only where it is written to, so nothing while counting.
             into = np.empty(shape, np.float32)
         # Written one band late: the next one still reads the rows before its own.
-        late = slice(0, 0), into[:0]
+        late, before = slice(0, 0), into[:0]
         for start, stop, band in self.over(x):
             band = np.asarray(band)
-            into[late[0]] = late[1]
-            late = slice(start, stop), band
-        into[late[0]] = late[1]
+            into[late] = before
+            late, before = slice(start, stop), band
+        into[late] = before
         return stored(into)
 
 
@@ -120,11 +118,7 @@ def decode(
     band_floats: int = BAND_FLOATS,
     progress: str = "",
 ) -> Image:
-    """Returns what `AutoencoderKL.decode` gives; arguments as for `encode`.
-
-    Args:
-      model: whose `to_image` makes the image of the last layer's output.
-    """
+    """Returns what `AutoencoderKL.decode` gives; arguments as for `encode`."""
     output = _each(_output, params["params"], z, band_floats, progress)
     return model.to_image(jnp.asarray(output))
 

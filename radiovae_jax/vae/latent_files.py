@@ -75,29 +75,26 @@ def read(path: pathlib.Path) -> LatentFile:
             f"{path} holds {', '.join(arrays) or 'nothing'}; expected mean or z, "
             "floats [n, h/f, w/f, channels], as `encode` writes them"
         )
-    if not np.isfinite(z).all():
-        raise ValueError(f"{path} holds latents that are not finite")
-    if np.abs(z).max() > LARGEST:
+    if not np.abs(z).max() <= LARGEST:  # NaN is neither
         raise ValueError(
             f"{path} holds latents of up to {np.abs(z).max():.3g}, and no map's are "
-            f"beyond {LARGEST:g}: the decoder makes nothing of them; encode a map again"
+            f"beyond {LARGEST:g}; encode a map again"
         )
     unnamed = [f"{path.stem}_{i}" for i in range(len(z))]
     names = list(map(str, np.ravel(arrays.get("names", arrays.get("name", unnamed)))))
     if len(names) != len(z):
         raise ValueError(f"{path} has {len(names)} names for {len(z)} latents")
     # They become the names of files.
-    bad = [n for n in names if pathlib.PurePath(n).name != n or "\0" in n]
-    if bad:
-        raise ValueError(
-            f"{path} names a map {bad[0]!r}; a name has no folder and no NUL in it"
-        )
-    name, count = collections.Counter(names).most_common(1)[0]
-    if count > 1:
-        raise ValueError(
-            f"{path} has {count} maps named {name!r}, which would be one file; encode "
-            "them in several commands, each with its own --out"
-        )
+    for name, count in collections.Counter(names).items():
+        if pathlib.PurePath(name).name != name or "\0" in name:
+            raise ValueError(
+                f"{path} names a map {name!r}; a name has no folder and no NUL in it"
+            )
+        if count > 1:
+            raise ValueError(
+                f"{path} has {count} maps named {name!r}, which would be one file; "
+                "encode them in several commands, each with its own --out"
+            )
     stored, network = (_sides(arrays, key, path) for key in ("stored", "seen"))
     return LatentFile(names, z, stored, network)
 

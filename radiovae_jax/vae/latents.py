@@ -11,14 +11,7 @@ One record is one map, a dict of arrays:
 
 A shard is there in two forms that hold the same: X.npz, every array with an axis of
 maps in front, and X.array_record, whose records are each the bytes of an npz of one
-map. So a PyTorch user reads any map with `pip install array-record` and NumPy:
-
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-    source = ArrayRecordDataSource(sorted(glob.glob(f"{folder}/*.array_record")))
-    record = np.load(io.BytesIO(source[i]))
-    scale = json.load(open(f"{folder}/statistics.json"))  # mean, std of each channel
-    z = (record["mean"] - scale["mean"]) / scale["std"]
-    z = torch.tensor(z, dtype=torch.float32).permute(2, 0, 1)
+map; `tools/export_latents.py --help` shows how PyTorch reads it.
 """
 
 import json
@@ -57,11 +50,9 @@ class Examples(NamedTuple):
 
 
 def examples(workdir: pathlib.Path | str, *, count: int) -> Examples:
-    """Returns latents of the best checkpoint.
+    """Returns latents of the best checkpoint, of `count` maps of different cities.
 
-    Args:
-      count: of so many maps of the validation split (else the training one), of
-        different cities where it has them.
+    Of the validation split, else of the training one.
 
     Raises:
       FileNotFoundError, ValueError: no run, no checkpoint, or no data.
@@ -192,10 +183,8 @@ def encoded(
             latent_statistics.moments(latents["mean"], latents["logvar"])
         )
         fields = {name: latents[name] for name in keep} | condition(raw, real)
-        records += [
-            {name: values[i] for name, values in fields.items()}
-            for i in range(int(real.sum()))
-        ]
+        rows = zip(*fields.values(), strict=True)
+        records += [dict(zip(fields, row, strict=True)) for row in rows]
         bar.update(int(real.sum()))
     return records, total
 

@@ -120,10 +120,7 @@ def reconstruct_all(
 def set_actnorm(
     networks: Networks, disc: Adversary, params: Params, parts: MicroBatch
 ) -> Adversary:
-    """Returns it with ActNorm set by the first of the reconstructions.
-
-    If no batch has set it before.
-    """
+    """Returns it with ActNorm set by the first reconstruction, unless it is set."""
     part = updates.first(parts)
     image = reconstruct(networks.autoencoder, params, part).image
     shown = jnp.concatenate([image, part.batch.cond], axis=-1)
@@ -251,32 +248,28 @@ def loss_terms(
         name: losses.nll(term, logvar, reduction=settings.reduction)
         for name, term in pixelwise.items()
     }
-    weighted = plain
+    weighted = dict(plain)
     if batch.weights.shape[-1]:
-        weighted = {
-            name: losses.nll(
-                term,
-                logvar,
-                getattr(objective.pixel_weights, name)
-                * physics.weights_for(term, batch.weights),
-                reduction=settings.reduction,
+        for name, term in pixelwise.items():
+            weight = getattr(objective.pixel_weights, name)
+            weights = weight * physics.weights_for(term, batch.weights)
+            weighted[name] = losses.nll(
+                term, logvar, weights, reduction=settings.reduction
             )
-            for name, term in pixelwise.items()
-        }
     logs = {f"{name}_loss": term.mean() for name, term in pixelwise.items()}
     kl, logs["kl_loss"] = kl_terms(recon.posterior, settings)
-    ssim = zero
-    if settings.ssim_weight or settings.ssim_balance:
-        ssim = logs["ssim_loss"] = losses.ssim(batch.target, recon.image).mean()
     nothing = Pixelwise(zero, zero, zero)
     terms = LossTerms(
         balance=nothing._replace(**plain),
         total=nothing._replace(**weighted),
-        ssim=ssim,
+        ssim=zero,
         kl=kl,
         g=zero,
         feature_matching=zero,
     )
+    if settings.ssim_weight or settings.ssim_balance:
+        logs["ssim_loss"] = losses.ssim(batch.target, recon.image).mean()
+        terms = terms._replace(ssim=logs["ssim_loss"])
     return terms, logs
 
 

@@ -108,10 +108,7 @@ def micro_batches(
 
 
 def draw_noise(autoencoder: AutoencoderKL, image: Image, key: PRNGKey) -> Latent:
-    """Returns the posterior's noise, of the whole batch at once.
-
-    So its micro-batches, on whatever devices, get what they would get together.
-    """
+    """Returns the posterior's noise, of the whole batch whatever its parts."""
     b, height, width, _ = image.shape
     factor = autoencoder.downsampling
     shape = (b, height // factor, width // factor, autoencoder.embed_dim)

@@ -1,5 +1,6 @@
 """Weights of another run put into a fresh state (train.init_from)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,11 +81,9 @@ def prepared(
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Returns a line for every array that is not in both, with one shape."""
+    flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
     there, here = (
-        {
-            name: leaf.shape
-            for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()
-        }
+        {name: leaf.shape for name, leaf in flatten(tree).items()}
         for tree in (theirs, ours)
     )
     return [

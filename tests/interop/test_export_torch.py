@@ -110,17 +110,11 @@ STATISTICS = '{"mean": [0, 0, 0], "std": [1, 1, 1]}'
         ("", "a.pt", "", "is not the folder of a run"),
         ("run", "a.onnx", "", ".safetensors"),
         ("run", "there.pt", "", "exists already"),
-        ("run", "vae", '{"mean": [0, 0], "std": [1, 1]}', "mean with 3 numbers"),
+        ("run", "vae", '{"mean": [0, 0], "std": [1, 1]}', "a list of 3 finite"),
         ("run", "a.pt", STATISTICS, "cannot hold the factors"),
-        ("run", "vae", STATISTICS.replace("1, 1]", "0, 1]"), "numbers above 0 as std"),
-        (
-            "run",
-            "vae",
-            STATISTICS.replace("0, 0]", "NaN, 0]"),
-            "finite numbers as mean",
-        ),
-        ("run", "vae", '{"mean": 3}', "mean with 3 numbers"),
-        ("run", "vae", "{", "latents.json is damaged"),
+        ("run", "vae", STATISTICS.replace("1, 1]", "0, 1]"), "numbers above 0"),
+        ("run", "vae", STATISTICS.replace("0, 0]", "NaN, 0]"), "mean is [0, nan, 0]"),
+        ("run", "vae", '{"mean": 3}', "mean is 3, expected"),
     ],
 )
 def test_what_cannot_be_exported_ends_in_one_message(
@@ -132,17 +126,6 @@ def test_what_cannot_be_exported_ends_in_one_message(
     assert export(trained / run, tmp_path / out, *latents) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "vae").exists() and not (tmp_path / "a.pt").exists()
-
-
-def test_a_model_that_diffusers_cannot_express_is_refused(
-    workdir, tmp_path, monkeypatch, capsys
-):
-    narrow = torch_models.AutoencoderKL(attends=(False,), ch_mult=(1,), embed_dim=2)
-    params = torch_weights.autoencoder_from_torch(torch_models.arrays(narrow))
-    monkeypatch.setattr(export_torch, "read", lambda *_, **__: (params, ()))
-    assert export(workdir, tmp_path / "vae") == 1
-    assert "no embed_dim apart" in capsys.readouterr().err
-    assert not (tmp_path / "vae").exists()
 
 
 def test_an_export_that_fails_leaves_nothing(workdir, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 
 import command
@@ -15,8 +14,8 @@ import tool
 
 import radiovae_jax
 from radiovae_jax.interop import diffusers_weights, torch_weights
-from radiovae_jax.training import logbook, schema
-from radiovae_jax.vae import codec, experiment
+from radiovae_jax.training import logbook
+from radiovae_jax.vae import codec
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("torch_models")
@@ -136,24 +135,12 @@ def prefixed(prefix: str, state: dict) -> dict:
     return {prefix + name: value for name, value in state.items()}
 
 
-# The autoencoder in pickles of public trainers.
+# The autoencoder in pickles of public trainers; more in test_torch_copies.py.
 PICKLES = {
-    "latent-diffusion": {"epoch": 3, "state_dict": STATE},
-    "inside latent-diffusion": {
-        "state_dict": prefixed("first_stage_model.", OWN)
-        | {"model.diffusion_model.out.weight": torch.zeros(2)}
-    },
     "lightning": {"state_dict": OWN, "callbacks": {Trainer: Trainer()}},
-    "numpy": {"state_dict": OWN, "best": np.float64(0.3)},
-    "model_state_dict": {"model_state_dict": OWN, "epoch": 3},
     "flux": {k: v for k, v in OWN.items() if "quant_conv" not in k},
-    "compiled": {
-        re.sub(r"^(encoder|decoder)\.", r"\1._orig_mod.", k): v for k, v in OWN.items()
-    },
-    "litema": {k: torch.zeros_like(v) for k, v in OWN.items()}
-    | {f"model_ema.{k.replace('.', '')}": v for k, v in OWN.items()},
 }
-FOLDERS = ("shards", "index", "one shard", "bin", "bin file", "bin shards")
+FOLDERS = ("index", "one shard", "bin", "bin shards")
 
 
 def write_diffusers(kind: str, folder) -> str:
@@ -201,36 +188,11 @@ def test_public_layouts_give_the_weights_they_hold(kind, tmp_path, written):
     assert_holds(written[0][1]["autoencoder"], expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_numbers_of_half_precision_are_read(dtype, tmp_path, written):
-    halves = {k: v.to(dtype) if v.is_floating_point() else v for k, v in STATE.items()}
+def test_numbers_of_half_precision_are_read(tmp_path, written):
+    halves = {k: v.bfloat16() if v.is_floating_point() else v for k, v in STATE.items()}
     safetensors.save_file(halves, tmp_path / "half.safetensors")
     assert run(tmp_path, "half.safetensors") == 0
     assert_holds(written[0][1]["autoencoder"], halves)
-
-
-def test_a_folder_that_diffusers_wrote_computes_the_same(tmp_path, written):
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(4)
-    theirs = diffusers.AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        down_block_types=("AttnDownEncoderBlock2D",),
-        up_block_types=("AttnUpDecoderBlock2D",),
-        block_out_channels=(32,),
-        latent_channels=2,
-    )
-    theirs.save_pretrained(tmp_path / "vae")
-    assert run(tmp_path, "vae") == 0
-    ((made, params, _, _),) = written
-    model = experiment.build_autoencoder(made)
-    assert model.attn_resolutions == ((64, 64),)  # of the one level
-    torch_models.assert_same_outputs(
-        model,
-        {"params": params["autoencoder"]},
-        lambda x: theirs.encode(x).latent_dist.parameters,
-        lambda z: theirs.decode(z).sample,
-    )
 
 
 def test_a_file_of_diffusers_needs_its_config_beside_it(tmp_path, capsys, written):
@@ -241,17 +203,12 @@ def test_a_file_of_diffusers_needs_its_config_beside_it(tmp_path, capsys, writte
     for content, words in (
         (made | {"norm_num_groups": 16}, "norm_num_groups=16"),
         (made | {"block_out_channels": [64]}, "[64] in config.json, [32] in the"),
-        (made | {"latent_channels": 4}, "latent_channels: 4 in config.json, 3 in"),
-        (made | {"latents_std": [0, 1]}, "latents_std=[0, 1] is not"),
-        ("}", "config.json is damaged"),
+        (made | {"down_block_types": None}, "down_block_types: None in config.json"),
+        (made | {"latents_std": [0, 1]}, "latents_std is [0, 1], expected a list of"),
+        (made | {"scaling_factor": 10**400}, "expected a list of finite numbers"),
         ([], "expected a JSON object"),
-        (made | {"down_block_types": None}, "down_block_types=None, expected a list"),
-        (made | {"block_out_channels": {}}, "block_out_channels: {} in config.json"),
-        (made | {"scaling_factor": 10**400}, "is not a finite number"),
-        ("[" * 9999, "nested too deeply"),
     ):
-        text = content if isinstance(content, str) else json.dumps(content)
-        path.write_text(text)
+        path.write_text(json.dumps(content))
         assert run(tmp_path, file, name="other") == 1
         assert words in capsys.readouterr().err
     path.unlink()
@@ -269,9 +226,6 @@ def changed(state: dict, *without: str, **others) -> dict:
         ({"trainer": Trainer()}, "", ["Trainer)", "Save the model's state_dict()"]),
         (Trainer(), "", ["holds a test_import_torch.Trainer", "state_dict()"]),
         ({3: torch.zeros(1)}, "", ["KL autoencoder", "3 (Tensor)"]),
-        ({"epoch": 3}, "", ["epoch (int)", "state_dict"]),
-        ({"state_dict": {"a.b": torch.zeros(1)}}, "", ["KL autoencoder", "a.b"]),
-        ({FIRST: torch.zeros(1)}, "--weights=ema", ["no average", "the top (raw"]),
         ({FIRST: Trainer()}, "", ["no tensors where", "test_import_torch.Trainer"]),
         ([1], "", ["list"]),
         (STATE | {FIRST: STATE[FIRST].to(torch.int8)}, "", [f"{FIRST} int8"]),
@@ -282,24 +236,9 @@ def changed(state: dict, *without: str, **others) -> dict:
             ["missing: decoder.norm_out.bias (32,)"],
         ),
         (
-            changed(STATE, "loss.logvar"),
-            "--with-loss",
-            ["it has loss_pinn, loss_pinn_dpm2irt4"],
-        ),
-        (
             changed(STATE, "loss.logvar", "loss_pinn.disc"),
             "--with-loss",
             ["it has loss_pinn_dpm2irt4"],
-        ),
-        (
-            prefixed("a.", OWN) | prefixed("b.", OWN),
-            "",
-            ["give --prefix, one of ['a.', 'b.']"],
-        ),
-        (
-            {"state_dict": OWN | {"model_ema.encoderconv_inweight": torch.zeros(2)}},
-            "",
-            ["--ignore=model_ema."],
         ),
     ],
 )
@@ -321,10 +260,6 @@ def test_what_cannot_be_read_is_refused_with_the_reason(
         (changed(STATE, colorize=torch.zeros(3)), "--ignore=color"),
         (prefixed("a.", OTHER_STATE) | prefixed("b.", OWN), "--prefix=b"),  # the dot
         (prefixed("a.", OTHER_STATE) | prefixed("b.", OWN), "--ignore=a. --ignore=c"),
-        (
-            {"state_dict": OWN | {"model_ema.encoderconv_inweight": torch.zeros(2)}},
-            "--ignore=model_ema.",
-        ),
     ],
 )
 def test_what_the_refusals_advise_helps(content, arguments, tmp_path, written, capsys):
@@ -339,13 +274,10 @@ def test_what_the_refusals_advise_helps(content, arguments, tmp_path, written, c
     "arguments, words",
     [
         ("vae.pt --config.train.stepz=5", "stepz"),
-        ("vae.pt --config=nowhere.py", "nowhere.py"),
         ("none.pt", "none.pt does not exist"),
         ("two.pt --config.data.image_size=31", "data.image_size=32"),
         ("vae.pt --step=-1", "--step=-1 is not within"),
         ("vae.pt --step=300", "train.steps=300"),
-        ("vae.pt --config.train.batch_size=0", "train.batch_size=0 must be"),
-        ("vae.pt --config={tmp_path}/bad.py", "bad.py: SyntaxError"),
         ("vae.pt --config.loss.reconstruction=bce", "give l1_mse, l1 or mse"),
         ("vae.safetensors --weights=ema", "no average"),
         ("vae.pt --workdir={tmp_path}/full", "full holds a run already"),
@@ -355,7 +287,6 @@ def test_bad_arguments_end_in_one_message(tmp_path, capsys, arguments, words):
     torch.save(OWN, tmp_path / "vae.pt")
     two_levels = torch_models.AutoencoderKL(attends=(False, False), ch_mult=(1, 2))
     torch.save(two_levels.state_dict(), tmp_path / "two.pt")
-    (tmp_path / "bad.py").write_text("def get_config(:")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").touch()
     safetensors.save_file({FIRST: torch.zeros(1)}, tmp_path / "vae.safetensors")
@@ -364,26 +295,12 @@ def test_bad_arguments_end_in_one_message(tmp_path, capsys, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["vae.pt", "vae.safetensors"])
-def test_a_damaged_file_is_named(name, tmp_path, capsys):
-    state = {"a": torch.zeros(99)}
-    save = safetensors.save_file if name.endswith("safetensors") else torch.save
-    save(state, tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
-    for damaged in (b"", b"hello world", whole[: len(whole) // 2]):
-        (tmp_path / name).write_bytes(damaged)
-        assert run(tmp_path, name) == 1
-        message = capsys.readouterr().err
-        assert f"{name} is {'damaged' if damaged else 'empty'}" in message
-        assert "internal error" not in message
-
-
 def test_what_is_taken_and_what_it_is_of_is_said_and_kept(tmp_path, capsys, written):
     torch.save({"model": OWN, "ema": {"a": torch.zeros(1)}}, tmp_path / "vae.pt")
     assert run(tmp_path, "vae.pt", "--step=2") == 0
     assert written[0][-1] == 2
     printed = capsys.readouterr().out
-    assert f"ema has no {FIRST} and cannot be used" in printed
+    assert f"ema is not read: no {FIRST}" in printed
     assert "taking model (raw weights)" in printed
     # What the tensors replaced of the quickstart's network is said too.
     assert "autoencoder.ch_mult=(1, 2, 2) became (1,)" in printed
@@ -402,9 +319,6 @@ def test_a_shard_that_is_not_there_is_named(tmp_path, capsys):
     (tmp_path / "index" / shard).unlink()
     assert run(tmp_path, "index") == 1
     assert f"{shard} does not exist" in capsys.readouterr().err
-    index.unlink()
-    assert run(tmp_path, "index") == 1
-    assert f"{shard} does not exist" in capsys.readouterr().err
     for names in ({}, None, {"a": "../b.bin"}, {"a": []}):
         index.write_text(json.dumps({"weight_map": names}))
         assert run(tmp_path, "index") == 1
@@ -420,31 +334,6 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "vae.pt") == 1
     assert "RuntimeError: disk on fire" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["vae.pt"]
-    monkeypatch.setattr(import_torch, "write", fail)
-    with pytest.raises(RuntimeError, match="on fire"):
-        run(tmp_path, "vae.pt", "--debug")
-
-
-def test_a_resolution_of_one_number_stays_one(tmp_path, written):
-    quickstart = command.PROJECT / "configs" / "quickstart.py"
-    square = tmp_path / "square.py"
-    square.write_text(
-        "import runpy\n"
-        "def get_config():\n"
-        f"    config = runpy.run_path({str(quickstart)!r})['get_config']()\n"
-        "    with config.ignore_type():\n"
-        "        config.autoencoder.resolution = 64\n"
-        "    return config\n"
-    )
-    torch.save(OWN, tmp_path / "vae.pt")
-    assert run(tmp_path, "vae.pt", f"--config={square}") == 0
-    assert written[0][0].autoencoder.resolution == 64
-
-
-def test_the_default_config_is_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    args = import_torch.parse(["vae.pt", "--workdir=run"])
-    assert schema.read(args.config).data.source == "radiomapseer"
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
@@ -452,15 +341,6 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, capsys, monkey
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(tmp_path, "vae.pt") == 1
     assert "pip install -e '.[torch]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["import_torch", "export_torch"])
-def test_help_shows_the_commands(name):
-    script = tool.TOOLS / f"{name}.py"
-    done = subprocess.run(
-        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
-    )
-    assert f"python tools/{name}.py" in done.stdout
 
 
 TINY = [word for word in command.TINY if "ch_mult" not in word]

@@ -133,7 +133,6 @@ def test_files_without_checksums_are_still_read(tmp_path):
     assert torch_pickle.load(tmp_path / "a.pt").keys() == TENSORS.keys()
 
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 HUGE = (2**60).to_bytes(8, "little") + b'{"a":'
 PROMISE = (
     b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
@@ -143,12 +142,8 @@ PROMISE = (
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("a.pt", b"", "a.pt is empty"),
+        ("a.ckpt", b"", "a.ckpt is empty"),
         ("a.safetensors", b"", "a.safetensors is empty"),
-        ("a.ckpt", LFS, "Git LFS pointer"),
-        ("a.safetensors", LFS, "Git LFS pointer"),
-        ("a.bin", b"<!DOCTYPE html><html>", "web page"),
-        ("a.safetensors", b"\n<html>", "web page"),
         ("a.pt", b"hello world", "a.pt is damaged"),
         ("a.pt", b"PK\x03\x04" + bytes(99), "a.pt is damaged"),
         ("a.safetensors", HUGE, "a.safetensors is damaged"),
@@ -161,13 +156,6 @@ def test_files_that_are_no_weights_end_in_one_line(tmp_path, name, content, word
     with pytest.raises(ValueError, match=words) as error:
         torch_files.read(tmp_path / name, "auto")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
-def test_pipes_and_devices_are_refused_at_once(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(ValueError, match="a pipe, socket or device"):
-        torch_files.read(tmp_path / name, "auto")
 
 
 def test_a_view_that_promises_more_than_memory_holds_is_refused(tmp_path):

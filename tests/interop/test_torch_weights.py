@@ -22,9 +22,6 @@ STRUCTURES = {
     "two levels, two blocks, embed_dim above z": dict(
         ch_mult=(1, 2), num_res_blocks=2, z_channels=3, embed_dim=6
     ),
-    "three levels, attention in two": dict(
-        ch_mult=(1, 1, 2), attn_resolutions=((16, 16), (4, 4)), resolution=(16, 16)
-    ),
     "four levels, attention in the first, embed_dim 2 of 5": dict(
         ch_mult=(1, 2, 1, 2),
         attn_resolutions=((16, 16),),

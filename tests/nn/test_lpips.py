@@ -1,11 +1,12 @@
 """LPIPS against PyTorch, lpips-j's own class, and its weights' files."""
 
 import importlib.util
-import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import command
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,19 +121,6 @@ def test_value_and_gradient_match_pytorch(weights, distance, gradient, channels)
     np.testing.assert_array_equal(target_grad, 0)
 
 
-def test_an_image_is_at_no_distance_from_itself(weights, distance):
-    target, recon = images(1)
-    np.testing.assert_array_equal(distance(weights, target, target), 0)
-    assert (distance(weights, target, recon) > 0.01).all()
-
-
-def test_one_channel_is_seen_as_three_equal_ones(weights, distance):
-    target, recon = images(1)
-    gray = distance(weights, target, recon)
-    colour = distance(weights, *(jnp.repeat(v, 3, axis=-1) for v in (target, recon)))
-    np.testing.assert_allclose(gray, colour, rtol=1e-5)
-
-
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
 def test_gradient_is_finite_on_constant_images(weights, gradient, value):
     flat = jnp.full((2, 32, 32, 1), value)
@@ -159,17 +147,6 @@ def test_bfloat16_convolutions_are_summed_in_float32(weights, distance):
     half = lpips.distance(weights, target, recon, dtype=jnp.bfloat16)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, distance(weights, target, recon), rtol=0.01)
-
-    pair = [lpips.features(weights, x, dtype=jnp.bfloat16) for x in (target, recon)]
-    expected = 0
-    for lin, a, b in zip(weights.lin, *pair, strict=True):
-        assert a.dtype == b.dtype == jnp.bfloat16
-        a, b = (np.asarray(x, np.float64) for x in (a, b))
-        a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
-        expected += np.mean(
-            np.sum(np.asarray(lin) * (a - b) ** 2, axis=-1), axis=(1, 2)
-        )
-    np.testing.assert_allclose(half, expected, rtol=1e-4)
 
 
 def test_files_in_the_hubs_layout_load_back(weights, tmp_path, monkeypatch):
@@ -223,48 +200,44 @@ def test_pooling_and_its_gradient_are_xla_s(shape, dtype):
     np.testing.assert_array_equal(*pull_back(y), *their_pull_back(y))
 
 
-def test_random_weights_repeat_differ_by_seed_and_never_reward_a_difference():
-    one, same, other = (lpips.random_weights(seed) for seed in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, one, same)
-    assert (one.vgg["conv5_3"]["kernel"] != other.vgg["conv5_3"]["kernel"]).any()
-    assert all((lin >= 0).all() for lin in one.lin)
-
-
 def test_random_weights_are_announced(caplog):
     lpips.load_weights("random")
     assert "random weights" in caplog.text
 
 
-def names_both_remedies(message):
-    return "loss.perceptual_weights" in message and "perceptual_weight=0" in message
+REMEDIES = r".*loss\.perceptual_weights.*perceptual_weight=0"
 
 
-def test_missing_and_damaged_files_name_themselves_and_both_remedies(weights, tmp_path):
-    h5py = pytest.importorskip("h5py")
-    with pytest.raises(
-        FileNotFoundError, match=r"vgg16_weights\.h5 is missing"
-    ) as info:
-        lpips.load_weights(tmp_path / "nowhere")
-    assert names_both_remedies(str(info.value))
+def truncated(folder, h5py):
+    (folder / "vgg16_weights.h5").write_bytes(b"<html>not found</html>")
 
-    write_files(tmp_path, weights)
-    with h5py.File(tmp_path / "lpips_lin.h5", "a") as file:
+
+def reshaped(folder, h5py):
+    with h5py.File(folder / "lpips_lin.h5", "a") as file:
         del file["lin4"]
         file["lin4"] = np.zeros((1, 1, 256, 1), np.float32)
-    with pytest.raises(ValueError, match=r"lin4 .* \(1, 1, 512, 1\), not") as info:
-        lpips.load_weights(tmp_path)
-    assert names_both_remedies(str(info.value))
 
-    with h5py.File(tmp_path / "vgg16_weights.h5", "a") as file:
+
+def without_bias(folder, h5py):
+    with h5py.File(folder / "vgg16_weights.h5", "a") as file:
         del file["conv3_2/bias"]
-    with pytest.raises(ValueError, match="has no conv3_2/bias") as info:
-        lpips.load_weights(tmp_path)
-    assert names_both_remedies(str(info.value))
 
-    (tmp_path / "vgg16_weights.h5").write_bytes(b"<html>not found</html>")
-    with pytest.raises(ValueError, match=r"vgg16_weights\.h5 is damaged") as info:
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda folder, _: (folder / "lpips_lin.h5").unlink(), "lin.h5 is missing"),
+        (reshaped, r"lin4 .* \(1, 1, 512, 1\), not"),
+        (without_bias, "has no conv3_2/bias"),
+        (truncated, r"vgg16_weights\.h5 is damaged"),
+    ],
+)
+def test_missing_and_damaged_files_name_themselves_and_both_remedies(
+    weights, tmp_path, harm, words
+):
+    harm(write_files(tmp_path, weights), pytest.importorskip("h5py"))
+    with pytest.raises((FileNotFoundError, ValueError), match=words + REMEDIES):
         lpips.load_weights(tmp_path)
-    assert names_both_remedies(str(info.value))
 
 
 OFFLINE = """
@@ -278,28 +251,23 @@ except FileNotFoundError as error:
 """
 
 
-def run(script, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=120,
-    ).stdout
-
-
 def test_without_a_network_the_hub_gives_up_at_once(tmp_path):
     pytest.importorskip("huggingface_hub")
     # Nobody listens on port 9, and the cache is empty.
     endpoint = {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
-    for offline in ("0", "1"):
-        said = run(OFFLINE, HF_HOME=str(tmp_path), HF_HUB_OFFLINE=offline, **endpoint)
-        seconds, message = said.split(" ", 1)
-        assert float(seconds) < 15
-        assert "vgg16_weights.h5 is not in the Hugging Face cache" in message
-        assert names_both_remedies(message)
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env=command.environment() | {"HF_HOME": str(tmp_path)} | endpoint,
+        cwd=command.PROJECT,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=120,
+    )
+    seconds, message = done.stdout.split(" ", 1)
+    assert float(seconds) < 15
+    words = r"vgg16_weights.h5 is not in the Hugging Face cache"
+    assert re.search(words + REMEDIES, message, re.DOTALL)
 
 
 def test_other_numbers_of_channels_are_seen_one_by_one(weights, distance):

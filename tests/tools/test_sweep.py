@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tool
 
-from radiovae_jax import DiagonalGaussian
-from radiovae_jax.data import radiomap
+from radiovae_jax import AutoencoderKL, DiagonalGaussian
+from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.training import run_folder
+from radiovae_jax.vae.codec import Codec
 
 sweep = tool.load("sweep")
 
@@ -140,17 +141,25 @@ def images(tmp_path):
     return {f"data.{name}": str(value) for name, value in fields.items()}
 
 
-class Halving:
-    """A model whose latents are the pixels, at half the size where they come back."""
+class Halving(Codec):
+    """Latents are the pixels, at half the size where they come back."""
 
-    def apply(self, params, x, *, method):
-        if method == "encode":
-            return DiagonalGaussian(x, jnp.zeros_like(x))
-        return x / 2
+    def posterior(self, params, x):
+        return DiagonalGaussian(x, jnp.zeros_like(x))
+
+    def image(self, params, z):
+        return z / 2
+
+    output = image
+
+
+def halving(folder) -> Halving:
+    db = datasets.db_range(run_folder.read_config(folder))
+    return Halving(AutoencoderKL(), {}, 32, (32, 32), "", db, 0, "")
 
 
 def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep.codec, "load_network", lambda folder: (Halving(), {}))
+    monkeypatch.setattr(sweep.radiovae_jax, "load_codec", halving)
     monkeypatch.setattr(
         sweep.training, "run", lambda make, config, to: run_folder.claim(to, config)
     )
@@ -163,11 +172,12 @@ def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
     config = run_folder.read_config(out / "mse_4_constant")
     assert (config.loss.kl_weight, list(config.autoencoder.ch_mult)) == (4.0, [1, 1])
     # 28 x 28 as stored, resized to the sweep's size; no buildings, no transmitters.
-    whole = sweep.read(config, "all")["image"]
+    codec = halving(out / "mse_4_constant")
+    whole = sweep.read(config, codec, "all")["image"]
     assert whole.shape == (9, 32, 32, 1)
     assert record["silhouette"] is record["mantel"] is None
     # By hand: x / 2 for x, and the KL of unit variances at x, of the test split.
-    x = np.asarray(sweep.read(config, "test")["image"], np.float64)
+    x = np.asarray(sweep.read(config, codec, "test")["image"], np.float64)
     np.testing.assert_allclose(record["kl"], (x**2).sum() / 2 / 3, rtol=1e-5)
     psnr = -10 * np.log10(((x / 4) ** 2).mean(axis=(1, 2, 3)))
     np.testing.assert_allclose(record["psnr"], psnr.mean(), rtol=1e-5)
@@ -178,7 +188,7 @@ def test_any_images_can_be_compared(images, tmp_path, monkeypatch, capsys):
     # A large set is measured in part.
     monkeypatch.setattr(sweep, "MOST", 4)
     monkeypatch.setattr(sweep, "TOGETHER", 2)
-    part = sweep.read(config, "all")["image"]
+    part = sweep.read(config, codec, "all")["image"]
     np.testing.assert_array_equal(part, whole[np.array([0, 1, 4, 5])])
 
 

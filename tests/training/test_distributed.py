@@ -28,7 +28,7 @@ RUN = [
     "--config.loss.disc_num_layers=1",
     "--config.loss.disc_start=0",
     "--config.loss.pixelloss_weight=0.1",  # d_weight below its clamp
-    "--config.optimizer.learning_rate=1e-4",  # see test_devices.py
+    "--config.optimizer.learning_rate=1e-4",  # larger, Adam turns rounding into steps
     "--config.optimizer.disc_learning_rate=1e-4",
     # Seven images in batches of four: the last is filled up, on process 1 alone.
     "--config.data.synthetic.transmitters=7",

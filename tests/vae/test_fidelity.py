@@ -64,15 +64,3 @@ def test_every_field_in_which_the_two_differ_is_in_the_table():
     # `resolution` only places attention, of which both have none outside the middle.
     assert differing - named == {"autoencoder.resolution"}
     assert one.keys() == two.keys()
-
-
-def test_the_page_has_every_point_on_which_the_sources_disagree():
-    points = """
-        image size; latent; attention; up-sampling; logvar; learning rate; gradient
-        accumulation; clipping; discriminator before step 50,001; discriminator's
-        reconstruction; adversarial weight; hinge; batch size; mixed precision; EMA;
-        split; optimiser; reconstruction; disc_factor; sigmoid after the discriminator;
-        loss halved; LPIPS dropout; augmentation
-    """
-    expected = [" ".join(point.split()) for point in points.split(";")]
-    assert [row["point"] for row in rows()] == expected

@@ -80,13 +80,6 @@ def test_the_work_counted_is_the_work_done(params, one_pass):
     np.testing.assert_allclose(done.bar.n, count.work, rtol=1e-12)
 
 
-def test_the_work_of_a_convolution_is_its_multiplications():
-    # 3x3 kernels, 4 channels to 8, on 10 x 6 pixels.
-    tree = {"kernel": np.zeros((3, 3, 4, 8)), "bias": np.zeros(8)}
-    stream = large_maps.conv(tree, large_maps.stored(np.zeros((10, 6, 4), np.float32)))
-    assert stream.height * stream.work == 9 * 4 * 8 * 60
-
-
 def test_a_norm_of_bands_has_the_statistics_of_the_map():
     # A mean of 1000 and a deviation of 1: E[x^2] - E[x]^2 would lose it in float32.
     x = 1000 + np.random.default_rng(0).normal(size=(30, 8, 32)).astype(np.float32)

@@ -1,10 +1,8 @@
-"""The radio objectives against the goldens; the other terms against hand arithmetic."""
+"""The terms of plain VAEs and the optional ones, against hand arithmetic."""
 
-import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published_loss
 import pytest
 import tiny
 
@@ -12,59 +10,9 @@ from radiovae_jax import losses
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.vae import experiment, objectives
 
-NAMES = {
-    "LPIPSWithDiscriminator_Edge": "edge",
-    "LPIPSWithDiscriminator_Edge_PINN": "edge_pinn",
-    "LPIPSWithDiscriminator_DPM2IRT4": "dpm2irt4",
-}
-
-
-def objective_of(config) -> objectives.Objective:
-    """Returns the project's own weights of the objective, in the released forms."""
-    project = tiny.read("radio")
-    project.loss.update(
-        objective=NAMES[config["loss"]], pinn_form="released", input_range="released"
-    )
-    return experiment.build_objective(project)
-
-
-@pytest.mark.parametrize(
-    "name", ["edge", "edge_weights", "edge_pinn", "dpm2irt4", "dpm2irt4_weights"]
-)
-@pytest.mark.parametrize("step", [9, 10, 11])
-def test_the_radio_objectives_match_the_published_losses(name, step):
-    arrays = golden.load(f"loss_{name}")
-    grads, logs = published_loss.run(arrays, step, objective_of(arrays["config"]))
-    expected = golden.below(arrays, f"step{step}/train/")
-    if "edge_loss" not in expected:  # the released Edge class calls it pinn_loss
-        expected["edge_loss"] = expected.pop("pinn_loss")
-    assert set(logs) == set(expected)
-    for key, value in expected.items():
-        np.testing.assert_allclose(logs[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
-    totals = golden.below(arrays, f"step{step}/")
-    np.testing.assert_allclose(logs["total_loss"], totals["g_total"], rtol=1e-4)
-    np.testing.assert_allclose(
-        logs["disc_loss"], totals["d_total"], rtol=1e-4, atol=1e-6
-    )
-    scale = np.abs(totals["g_grad_last"]).max()
-    np.testing.assert_allclose(
-        grads["kernel"], totals["g_grad_last"], rtol=1e-4, atol=1e-5 * scale
-    )
-    np.testing.assert_allclose(grads["logvar"], totals["g_grad_logvar"], rtol=1e-4)
-
 
 def image(*values):
     return jnp.asarray(values, jnp.float32).reshape(1, 1, -1, 1)
-
-
-def test_reconstruction_kinds_are_their_formulas():
-    x, recon = image(1.0, -1.0, 0.0), image(0.5, 1.0, 0.0)
-    expected = {"l1": [0.5, 2.0, 0.0], "mse": [0.25, 4.0, 0.0]}
-    expected["l1_mse"] = np.add(expected["l1"], expected["mse"])
-    for kind, value in expected.items():
-        np.testing.assert_allclose(
-            losses.RECONSTRUCTION[kind](x, recon).ravel(), value, err_msg=kind
-        )
 
 
 def test_bce_from_logits_is_the_cross_entropy_in_float64():
@@ -89,12 +37,6 @@ def test_bce_is_exact_and_its_gradient_finite_at_extreme_logits():
     np.testing.assert_array_equal(value.ravel(), [0.0, 0.0, 1e4, 1e4, 5e3])
     (grad,) = pullback(jnp.ones_like(value))  # sigmoid(logits) - f
     np.testing.assert_array_equal(grad.ravel(), [0.0, 0.0, -1.0, 1.0, 0.5])
-
-
-def test_reductions_sum_an_image_or_average_every_element():
-    x = jnp.arange(12.0).reshape(2, 1, 3, 2)
-    assert losses.REDUCTION["sum"](x) == 66 / 2
-    assert losses.REDUCTION["mean"](x) == 66 / 12
 
 
 def test_the_elementwise_kl_is_the_posterior_s():
@@ -127,34 +69,14 @@ def test_nll_with_the_mean_reduction_is_that_of_one_element():
     np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_the_model_of_a_bce_run_decodes_to_the_image_of_its_logits():
-    config = tiny.config("unused")
-    config.loss.reconstruction = "bce"
-    model = experiment.build_autoencoder(config)
-    z = 9 * jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
-    x = jnp.zeros((1, 8, 8, 1))
-    params = jax.jit(model.init)(jax.random.key(1), x, jax.random.key(2))
-    logits = model.apply(params, z, method="decode_output")
-    image = model.apply(params, z, method="decode")
-    np.testing.assert_allclose(image, 2 * jax.nn.sigmoid(logits) - 1, atol=1e-6)
-    config.loss.reconstruction = "mse"
-    plain = experiment.build_autoencoder(config)
-    np.testing.assert_array_equal(plain.apply(params, z, method="decode"), logits)
-
-
 def test_free_bits_hold_each_entry_at_the_floor_after_averaging_the_batch():
     # Three entries of two images; means 0.5, 1 and 3 against a floor of 1.
     kl = jnp.asarray([[0.0, 2.0, 5.0], [1.0, 0.0, 1.0]]).reshape(2, 1, 1, 3)
     held, pullback = jax.vjp(lambda kl: losses.free_bits(kl, minimum=1.0), kl)
     np.testing.assert_allclose(held.ravel(), [1.0, 1.0, 3.0])
-    assert losses.REDUCTION["sum"](held) == 5.0
-    assert losses.REDUCTION["mean"](held) == pytest.approx(5 / 3)
     (grad,) = pullback(jnp.ones_like(held))
     np.testing.assert_allclose(grad[:, 0, 0, 0], 0.0)  # below: no gradient
     np.testing.assert_allclose(grad[:, 0, 0, 2], 0.5)  # above: the mean's
-    free = losses.free_bits(kl, minimum=0.0)
-    assert losses.REDUCTION["sum"](free) == losses.REDUCTION["sum"](kl)
     # Every image by itself: 1, 2, 5 and 1, 1, 1.
     held, pullback = jax.vjp(
         lambda kl: losses.free_bits(kl, minimum=1.0, per="entry"), kl
@@ -182,11 +104,6 @@ POSTERIOR = DiagonalGaussian(
         (dict(reduction="mean"), 1.25, 1.5),
         (dict(reduction="mean", free_bits_per="entry"), 1.25, 1.75),
         (dict(reduction="mean", kl_reduction="sum"), 3.75, 4.5),
-        (
-            dict(reduction="mean", kl_reduction="sum", free_bits_per="entry"),
-            3.75,
-            5.25,
-        ),
     ],
 )
 def test_the_kl_term_is_held_and_reduced_as_the_fields_say(fields, plain, held):

