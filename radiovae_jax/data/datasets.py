@@ -6,7 +6,13 @@ import jax
 import ml_collections
 from absl import logging
 
-from radiovae_jax.data import pipeline, radiomap, radiomapseer_files, sources
+from radiovae_jax.data import (
+    conditions,
+    pipeline,
+    radiomap,
+    radiomapseer_files,
+    sources,
+)
 from radiovae_jax.data.sources import Source
 
 ConfigDict = ml_collections.ConfigDict
@@ -18,14 +24,7 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
     Args:
       also: fields of each record besides those that the training needs.
     """
-    data, loss = config.data, config.loss
-    fields = ["gray"]
-    if loss.pixel_weights == "street" or loss.disc_conditional:
-        fields.append("buildings")
-    if loss.disc_conditional:
-        fields.append("antenna")
-    if loss.objective != "base":
-        fields += radio_fields(config)
+    data = config.data
     simulation, scheme = data.simulation, data.split_scheme
     city = dict(simulation=simulation, split_scheme=scheme)
     options = {
@@ -36,10 +35,20 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
         "sionna": dict(split_by=data.split_by, db=db_range(config)),
         "tfds_images": dict(name=data.dataset),
     }.get(data.source, {})
-    fields = list(dict.fromkeys([*fields, *also]))
+    fields = list(dict.fromkeys(["gray", *fields_of(config), *also]))
     return sources.open_source(
         data.source, data.root, split=split, fields=fields, **options
     )
+
+
+def fields_of(config: ConfigDict) -> list[str]:
+    """Returns what the configured stage reads beside the map."""
+    if config.stage == "diffusion":
+        return list(conditions.fields(config.condition.planes))
+    loss = config.loss
+    buildings = loss.pixel_weights == "street" or loss.disc_conditional
+    fields = ["buildings"] * buildings + ["antenna"] * loss.disc_conditional
+    return fields if loss.objective == "base" else fields + radio_fields(config)
 
 
 def open_with_buildings(config: ConfigDict, split: str) -> Source:

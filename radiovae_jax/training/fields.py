@@ -1,8 +1,9 @@
 """Every field of the config: its default, its rule, its meaning, in one table.
 
 `schema.py` reads, checks and describes configs by it; docs/config.md is made of it. A
-default is the documented run's, configs/radio.py. What a table below `vae` or of a
-module that imports JAX allows is written out here, and a test compares.
+default is the documented run's, configs/radio.py, or what only the second stage has
+configs/radio_ldm.py's. What a table of the stages or of a module that imports JAX
+allows is written out here, and a test compares.
 """
 
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ SOURCES = SOURCES._replace(
     words=f"{SOURCES.words}; 'tfds_images' is any data set of TFDS, by its name in "
     "data.dataset"
 )
+PLANES = one_of(
+    "buildings", "transmitter", "distance", "log_distance", "cars", "measurements"
+)
 AVERAGED = one_of("autoencoder", "logvar", "disc_params", "disc_stats")
 SCHEMES = one_of(*splits.SCHEMES)
 WIDTHS, SIZES = sequence(whole(1), shortest=1), sequence(SIZE, shortest=0)
@@ -62,7 +66,9 @@ def _objective(name: str, total: tuple, balance: tuple, pixel_weights: tuple):
 
 
 FIELDS: dict[str, Field] = {
-    "stage": later("vae", one_of("vae"), "what is trained: vae, the first stage"),
+    "stage": later(
+        *pick("vae diffusion"), "what is trained: the first stage, or the second"
+    ),
     "seed": Field(42, SEED, "of the first weights, the noise and the order of maps"),
     **section(
         "autoencoder",
@@ -231,14 +237,85 @@ FIELDS: dict[str, Field] = {
     ),
 }
 
-PATHS = ("data.root", "train.init_from", "loss.perceptual_weights")
+DIFFUSION: dict[str, Field] = {
+    **section(
+        "first_stage",
+        run=Field("runs/radio", TEXT, "folder of its run; pixels: there is none"),
+        scale=Field(
+            *pick("statistics released"),
+            "of latents: to mean 0, deviation 1 by channel; released: times 0.3",
+        ),
+        maps=Field(2000, whole(1), "training maps that the statistics are of"),
+    ),
+    **section(
+        "process",
+        kind=Field(
+            *pick("decoupled rectified mean_flow regression"),
+            "how noise becomes a latent; regression: no noise at all",
+        ),
+        weights=Field(*pick("exp ncsn none"), "decoupled: of both errors, by the time"),
+        norm=Field(*pick("l2 l1_l2"), "decoupled: squares, or half of both (released)"),
+        precondition=Field(
+            *pick("mended released none"), "decoupled: what the outputs add to"
+        ),
+        denoise=Field(False, YES_NO, "decoupled: the release's last step of 1e-4"),
+        form=Field(*pick("improved published"), "mean_flow: form of its loss"),
+        power=Field(1.0, real(0), "mean_flow: of the adaptive weight"),
+        share=Field(0.5, real(0, 1), "mean_flow: of the images with r < t"),
+    ),
+    **section(
+        "denoiser",
+        width=Field(96, whole(32), "of the first level; a multiple of 32"),
+        mult=Field(
+            (1, 2, 2, 3),
+            sequence(whole(1), shortest=1),
+            "widths of the levels in `width`; each beyond the first halves the size",
+        ),
+        blocks=Field(2, whole(1), "residual blocks a level, on either side"),
+        attention_side=Field(16, whole(0), "levels of at most so many rows attend"),
+        condition_width=Field(64, whole(32), "of the encoded condition; of 32 too"),
+        dropout=Field(0.0, real(0, 0.999), "share of the features left out"),
+        remat=Field(False, YES_NO, "compute blocks again in the backward pass", FREE),
+    ),
+    **section(
+        "condition",
+        planes=Field(
+            ("buildings", "transmitter", "distance", "log_distance"),
+            sequence(PLANES, shortest=1),
+            "what the network is told of a place",
+        ),
+        pixel_metres=Field(1.0, real(1e-6), "side of a stored pixel"),
+        measurements=Field(300, whole(1), "most measured pixels of a map"),
+        measurements_none=Field(0.25, real(0, 1), "probability of none"),
+    ),
+}
+FIELDS |= DIFFUSION
+# Fields and sections that one stage alone has; all others are everyone's.
+OWN = {
+    "vae": (
+        *("autoencoder.", "loss.", "optimizer.disc_learning_rate", "ema.of"),
+        *("optimizer.logvar_learning_rate", "optimizer.clip_weights"),
+        "train.stop_on_kl_below",
+    ),
+    "diffusion": tuple({f"{name.partition('.')[0]}.": 0 for name in DIFFUSION}),
+}
+
+
+def of(stage: str) -> dict[str, Field]:
+    """Returns the fields of a config of this stage."""
+    others = tuple(n for other, own in OWN.items() if other != stage for n in own)
+    return {name: f for name, f in FIELDS.items() if not name.startswith(others)}
+
+
+PATHS = (
+    *("data.root", "train.init_from", "loss.perceptual_weights"),
+    "first_stage.run",
+)
 
 
 def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
     """Yields what is allowed by itself and not together, or would be 0 all the same."""
-    data, train, loss = config.data, config.train, config.loss
-    if "autoencoder" not in config.ema.of:
-        yield "ema.of must hold 'autoencoder': validation judges its average"
+    data, train = config.data, config.train
     if (data.db_floor is None) != (data.db_span is None):
         yield (
             f"data.db_floor={data.db_floor} and data.db_span={data.db_span}: give both "
@@ -256,6 +333,29 @@ def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"train.batch_size={train.batch_size} does not split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts"
         )
+    yield from (_of_vae if config.stage == "vae" else _of_diffusion)(config)
+
+
+def _of_diffusion(config: ml_collections.ConfigDict) -> Iterator[str]:
+    for name in ("width", "condition_width"):
+        if config.denoiser[name] % 32:
+            yield (
+                f"denoiser.{name}={config.denoiser[name]} is no multiple of the 32 "
+                "groups of GroupNorm"
+            )
+    if config.data.crop:
+        yield "data.crop is not for the second stage: set it to 0"
+    if config.data.source not in ("radiomapseer", "tfds", "synthetic"):
+        yield (
+            f"data.source={config.data.source} has no buildings to predict a map from: "
+            "use radiomapseer, tfds or synthetic"
+        )
+
+
+def _of_vae(config: ml_collections.ConfigDict) -> Iterator[str]:
+    data, train, loss = config.data, config.train, config.loss
+    if "autoencoder" not in config.ema.of:
+        yield "ema.of must hold 'autoencoder': validation judges its average"
     if loss.objective != "base" and data.source == "tfds_images":
         yield (
             f"loss.objective={loss.objective} is made of path gains, and the images of "

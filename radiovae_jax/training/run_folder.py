@@ -53,7 +53,8 @@ def _lacking(workdir: pathlib.Path) -> list[str]:
     if not path.exists():
         return []
     there = schema.flat(inputs.read_json(path, remedy=CONFIG_REMEDY))
-    return [name for name in CHANGED if name not in there]
+    older = there.get("stage", "vae") == "vae"
+    return [name for name in CHANGED if older and name not in there]
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -98,7 +99,8 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     saved = schema.flat(read_config(workdir).to_dict())
     new = schema.flat(jsonable(config))
     free, units = set(FREE), {"data.db_floor", "data.db_span"}
-    if config.loss.objective != "base" or config.data.source == "sionna":
+    radio = new.get("loss.objective", "base") != "base"
+    if radio or config.data.source == "sionna":
         free -= units  # what is trained on them
     changed = {n for n in saved.keys() | new.keys() if saved.get(n) != new.get(n)}
     differing = sorted(changed - free)
@@ -108,7 +110,7 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     # Where no schedule is laid out over the steps, more of them change none before.
     longer = differing == ["train.steps"] and new["train.steps"] > saved["train.steps"]
     constant = new["optimizer.schedule"] == "constant"
-    unscheduled = constant and new["loss.kl_schedule"] != "cyclical"
+    unscheduled = constant and new.get("loss.kl_schedule") != "cyclical"
     if differing and not (
         extendable and (config.train.extend or (longer and unscheduled))
     ):
@@ -145,11 +147,13 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
         )
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
-        for section in {name.partition(".")[0] for name in ADDED if "." in name}:
-            values[section].keys()  # any run's config has it
         config, there = ml_collections.ConfigDict(values), schema.flat(values)
-        for name in ADDED.keys() - there.keys():
-            schema.put(config, name, ADDED[name])
+        # The second stage is younger than all of them.
+        added = ADDED if there.get("stage", "vae") == "vae" else {}
+        for section in {name.partition(".")[0] for name in added if "." in name}:
+            values[section].keys()  # any run's config has it
+        for name in added.keys() - there.keys():
+            schema.put(config, name, added[name])
         return config
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {CONFIG_REMEDY}") from error

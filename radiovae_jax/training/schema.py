@@ -32,12 +32,13 @@ This page is made of `radiovae_jax/training/fields.py`, and a test compares them
 """
 
 
-def defaults() -> ml_collections.ConfigDict:
-    """Returns a config of the defaults, to be changed by a config file."""
+def defaults(stage: str = "vae") -> ml_collections.ConfigDict:
+    """Returns a config of the stage's defaults, to be changed by a config file."""
     config = ml_collections.ConfigDict()
-    for name, field in FIELDS.items():
+    for name, field in fields.of(stage).items():
         nothing = field.default is None
         put(config, name, config_dict.placeholder(float) if nothing else field.default)
+    config.stage = stage
     return config
 
 
@@ -60,9 +61,10 @@ def read(
 
 def override(config: ml_collections.ConfigDict, texts: Mapping[str, str]) -> None:
     """Sets fields, which must be there, to values that are given as text, unchecked."""
+    known = fields.of(config.get("stage", "vae"))
     for name, text in texts.items():
-        if name not in FIELDS:
-            section = f"{name}." in {field[: len(name) + 1] for field in FIELDS}
+        if name not in known:
+            section = f"{name}." in {field[: len(name) + 1] for field in known}
             what = "a section: give its fields" if section else f"no field{near(name)}"
             raise ValueError(f"--config.{name}={text}: {name} is {what}")
         put(config, name, _value(text, FIELDS[name]))
@@ -110,7 +112,9 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     Raises a ValueError that names all that are unknown, missing or impossible.
     """
-    problems = list(_problems(config.to_dict(), ""))
+    values = config.to_dict()
+    known = fields.of(values.get("stage", "vae"))
+    problems = list(_problems(values, "", known))
     problems = problems or [*fields.contradictions(config), *_paths(config)]
     if problems:
         raise ValueError(
@@ -118,28 +122,30 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _problems(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    here = {name.removeprefix(prefix) for name in FIELDS if name.startswith(prefix)}
+def _problems(
+    values: Mapping[str, Any], prefix: str, known: Mapping[str, Field]
+) -> Iterator[str]:
+    here = {name.removeprefix(prefix) for name in known if name.startswith(prefix)}
     here = {name.partition(".")[0] for name in here}
     for name in sorted(here - values.keys()):
-        field = FIELDS.get(prefix + name)
+        field = known.get(prefix + name)
         yield f"{prefix}{name} is missing: {field.rule.words if field else 'a section'}"
     for part, value in values.items():
         name = prefix + part
         if part not in here:
             yield f"{name} is no field{near(name)}"
-        elif name in FIELDS:
-            if not FIELDS[name].rule.allows(value):
-                yield f"{name}={value!r} must be {FIELDS[name].rule.words}"
+        elif name in known:
+            if not known[name].rule.allows(value):
+                yield f"{name}={value!r} must be {known[name].rule.words}"
         elif isinstance(value, dict):
-            yield from _problems(value, f"{name}.")
+            yield from _problems(value, f"{name}.", known)
         else:
             yield f"{name}={value!r} must be a section"
 
 
 def _paths(config: ml_collections.ConfigDict) -> Iterator[str]:
     """Writes the home folder for ~; yields paths that are not of this machine."""
-    for name in fields.PATHS:
+    for name in fields.of(config.stage).keys() & set(fields.PATHS):
         path = config[name]
         try:
             local = str(inputs.local(path, name))
@@ -165,13 +171,13 @@ def names(resume: str) -> tuple[str, ...]:
 
 def older() -> dict[str, Any]:
     """Returns the fields that version 0.1 lacked, with the values it acted by."""
-    return {name: f.older for name, f in FIELDS.items() if f.older != ()}
+    return {name: f.older for name, f in fields.of("vae").items() if f.older != ()}
 
 
 def describe(config: ml_collections.ConfigDict, word: str = "") -> str:
     """Returns a line for each field (with a word): name, value, meaning."""
     lines, values = [], flat(config)
-    for name, field in FIELDS.items():
+    for name, field in fields.of(config.stage).items():
         value = values[name]
         same = value == field.default
         note = "" if same else f" (default {field.default!r})"

@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 from radiovae_jax import losses
-from radiovae_jax.data import augmentation, sources
+from radiovae_jax.data import augmentation, conditions, sources
+from radiovae_jax.diffusion import process
 from radiovae_jax.training import fields, schedules, schema
 from radiovae_jax.vae import objectives
 
@@ -28,11 +29,14 @@ def test_the_table_s_choices_are_those_of_the_modules_that_own_them():
         "loss.reduction": losses.REDUCTION,
         "loss.kl_schedule": schedules.KL,
         "data.augment": augmentation.AUGMENTATIONS,
+        "process.kind": process.KINDS,
+        "condition.planes": conditions.KINDS,
         "data.source": sources.KINDS,
     }.items():
         rule = schema.FIELDS[name].rule
-        assert all(map(rule.allows, choices)), name
-        words = rule.words.partition(";")[0].removeprefix("one of ")
+        one = (lambda choice: (choice,)) if "tuple" in rule.words else str
+        assert all(map(rule.allows, map(one, choices))), name
+        words = rule.words.partition(";")[0].partition("one of ")[2]
         assert sorted(words.split(", ")) == sorted(map(repr, choices)), name
 
 
@@ -41,7 +45,8 @@ def test_every_default_keeps_its_rule_and_every_meaning_is_one_short_line():
         assert field.rule.allows(field.default), name
         assert field.older == () or field.rule.allows(field.older), name
         assert 2 < len(field.meaning) <= 80 and "\n" not in field.meaning, name
-    schema.check(schema.defaults())
+    for stage in fields.OWN:
+        schema.check(schema.defaults(stage))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,7 @@ def test_a_field_takes_a_text_as_a_value_of_its_kind(name, text, value):
         ("loss.kl_weight", "nan", "loss.kl_weight='nan' must be a number from 0"),
         ("loss.kl_weight", "1e999", "loss.kl_weight=inf must be a number from 0"),
         ("autoencoder.ch_mult", "", "autoencoder.ch_mult=('',) must be a tuple"),
+        ("denoiser.width", "64", "denoiser.width=64: denoiser.width is no field"),
     ],
 )
 def test_a_text_that_is_no_such_value_is_named_with_the_rule(name, text, message):
@@ -114,7 +120,7 @@ def test_a_config_is_described_and_what_differs_is_marked():
     config = schema.read("quickstart", {"loss.lecam_weight": "0.5"})
     lines = schema.describe(config).splitlines()[1:]
     assert [line.split()[0 if line[0] == " " else 1] for line in lines] == [
-        *schema.FIELDS
+        *fields.of("vae")
     ]
     marked = {line.split()[1] for line in lines if line.startswith("*")}
     assert {"loss.lecam_weight", "train.steps", "ema.decay"} < marked
