@@ -42,6 +42,7 @@ from absl import logging
 from records import OURS
 
 from radiovae_jax import cli, files, sharding
+from radiovae_jax.nn import layers
 from radiovae_jax.training import schema
 from radiovae_jax.vae import experiment
 
@@ -123,7 +124,7 @@ def measure(config, phase: str, args: argparse.Namespace) -> dict[str, Any]:
     adversarial = timed_step.PHASES[phase]
     config = timed_step.in_phase(config, adversarial=adversarial)
     shape, batch = timed_step.image_shape(config), config.train.batch_size
-    dtype = experiment.compute_dtype(config.train.dtype)
+    dtype = layers.compute_dtype(config.train.dtype)
     peak, bandwidth = timing.matrix_peak(dtype)  # now, while there is memory for it
     programs = our_programs(config, shape, args, adversarial=adversarial)
     released = "ours, fresh forward"  # the released order, as PyTorch has it

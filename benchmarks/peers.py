@@ -12,7 +12,7 @@ import numpy as np
 import timed_step  # this and records are beside this file
 from records import OURS
 
-from radiovae_jax.vae import experiment
+from radiovae_jax.nn import layers
 
 # What the peer can do; with other values of these fields it would do other work.
 HAS = {
@@ -119,7 +119,7 @@ def _maker(
         clip_norm=o.clip_norm,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = experiment.compute_dtype(config.train.dtype).name
+    dtype = layers.compute_dtype(config.train.dtype).name
     state = jax.device_get(ours.state)
     x = np.asarray(jax.jit(ours.built.to_batch)(ours.raw).image)
     make = functools.partial(

@@ -9,7 +9,7 @@ generator's latents are no modes), and a linear coder. Reconstructions are clipp
 given, each by its name.
 """
 
-from radiovae_jax import ctrl_c
+from radiovae_jax import ctrl_c, stages
 
 if __name__ == "__main__":
     ctrl_c.ends_program()
@@ -33,7 +33,6 @@ from radiovae_jax.nn import lpips
 from radiovae_jax.reporting import artifacts, plots
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec, eval_rows
-from radiovae_jax.vae.charts import CHARTS
 
 SHOWN = 3  # of the best and of the worst maps
 
@@ -219,7 +218,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     cli.say(record.table(found))
     place = args.workdir / "evaluation" / args.split
     cli.say(f"written: {place}.json, .csv and _best_worst.png")
-    for path in artifacts.renew_report(args.workdir, CHARTS):
+    for path in artifacts.renew_report(args.workdir, stages.charts(args.workdir)):
         cli.say(f"renewed: {path}")
 
 

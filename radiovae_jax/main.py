@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import argparse
 import functools
-import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,8 +25,6 @@ from absl import logging
 from radiovae_jax import cli
 from radiovae_jax.training import config_files, schema
 
-# Config field `stage` -> the module with the `make` of its task.
-STAGES = {"vae": "radiovae_jax.vae.task"}
 LATENTS_SHOWN = 4  # maps whose latents are drawn at the end
 
 
@@ -93,12 +90,11 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     """Trains, or says what training would take; the first process reports."""
     import jax
 
-    from radiovae_jax import training
+    from radiovae_jax import stages, training
     from radiovae_jax.data import datasets
     from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import distributed, dry_run, validation
     from radiovae_jax.vae import latents
-    from radiovae_jax.vae.charts import CHARTS
 
     workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
@@ -113,7 +109,8 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
-    make = importlib.import_module(STAGES[settings.stage]).make
+    charts = stages.CHARTS[settings.stage]
+    make = stages.make(settings, None if args.dry_run else workdir)
     if args.dry_run:
         page = dry_run.run(make, settings)
         if distributed.is_first():
@@ -123,13 +120,13 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
         metrics = training.run(make, settings, workdir)
     except FloatingPointError:
         if distributed.is_first():
-            artifacts.after_training(workdir, CHARTS)  # its warnings say more
+            artifacts.after_training(workdir, charts)  # its warnings say more
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
-        alone = jax.process_count() == 1
+        shown = jax.process_count() == 1 and settings.stage == "vae"
         examples = functools.partial(latents.examples, workdir, count=LATENTS_SHOWN)
-        artifacts.after_training(workdir, CHARTS, latents=examples if alone else None)
+        artifacts.after_training(workdir, charts, latents=examples if shown else None)
         db = datasets.db_range(settings)
         report(workdir, validation.quality(metrics, db) if metrics else "")
 
@@ -144,7 +141,7 @@ def default_workdir(name: str) -> pathlib.Path:
 def report(workdir: pathlib.Path, quality: str) -> None:
     if quality:
         cli.say(f"validation: {quality}")
-    pictures = sorted((workdir / "images").glob("reconstructions_*.png"))
+    pictures = sorted((workdir / "images").glob("[rp]*_[0-9]*.png"))
     if pictures:
         cli.say(f"picture:    {pictures[-1]}")
     if (workdir / "report.html").exists():

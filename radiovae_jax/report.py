@@ -16,9 +16,8 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from radiovae_jax import cli
+from radiovae_jax import cli, stages
 from radiovae_jax.reporting import report_page
-from radiovae_jax.vae.charts import CHARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        cli.say(f"written: {report_page.write(args.workdir, CHARTS)}")
+        charts = stages.charts(args.workdir)
+        cli.say(f"written: {report_page.write(args.workdir, charts)}")
 
     return cli.status(work, debug=args.debug)
 

@@ -29,7 +29,7 @@ def first_stage() -> state.FirstStage:
 
     weights = jnp.array([1.0, 2.0, -1.0])[None, None, None]
     frozen = state.Frozen(weights, jnp.full(3, 0.2), jnp.full(3, 0.5))
-    return state.FirstStage(posterior, image, frozen, 3, 4, 32, "means of patches")
+    return state.FirstStage(posterior, image, frozen, 3, 4, 32, {})
 
 
 def built(kind: str = "rectified", **fields) -> state.Built:

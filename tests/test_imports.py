@@ -17,11 +17,12 @@ training
 reporting
 vae diffusion
 interop
-main evaluate apply report apply_commands scripts __init__
+main evaluate apply report apply_commands stages scripts __init__
 """.split("\n")[1:-1]
 # The modules that name the config (ml_collections).
 CONFIG = """
-main evaluate data.datasets vae.task vae.experiment vae.validate vae.eval_rows vae.codec
+main evaluate stages data.datasets diffusion.task vae.task vae.experiment vae.validate
+vae.eval_rows vae.codec
 training.schema training.fields training.config_files training.run_folder
 training.trainer training.loop training.dry_run training.overview
 """.split()

@@ -54,7 +54,7 @@ class FirstStage(NamedTuple):
       channels: of the latent.
       factor: pixels to one of the latent, along a side.
       image_size: side that maps are resized to; 0: as stored.
-      identity: tells its weights from others; kept in the run's folder.
+      record: what the run's folder keeps of it: its identity and the statistics.
     """
 
     posterior: Callable[[PyTree, Image], DiagonalGaussian]
@@ -63,7 +63,7 @@ class FirstStage(NamedTuple):
     channels: int
     factor: int
     image_size: int
-    identity: str
+    record: Mapping[str, Any]
 
     def target(self, raw: Mapping[str, Array]) -> Image:
         """Returns the maps of a raw batch as f, at the size that it encodes."""
@@ -78,7 +78,13 @@ def pixels(channels: int, image_size: int) -> FirstStage:
 
     frozen = Frozen((), jnp.zeros(channels), jnp.ones(channels))
     return FirstStage(
-        posterior, lambda params, z: z, frozen, channels, 1, image_size, "pixels"
+        posterior,
+        lambda params, z: z,
+        frozen,
+        channels,
+        1,
+        image_size,
+        {"identity": "pixels"},
     )
 
 

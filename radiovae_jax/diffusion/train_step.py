@@ -8,6 +8,7 @@ The loss is in process.py, the network in denoiser.py, the planes in data/condit
 micro-batches, EMA and guard are those of the first stage, in training/updates.py.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -69,25 +70,29 @@ def train_step(
 def loss(
     built: Built, params: Params, drawn: Examples, dropout_key: PRNGKey
 ) -> tuple[Float[Array, ""], Logs]:
-    """Returns the mean loss of a micro-batch, and what is logged of it."""
+    """Returns the mean loss of a micro-batch, and the means of what is logged."""
+    each = losses(built, params, drawn, rngs={"dropout": dropout_key})
+    means = {name: value.mean() for name, value in each.items()}
+    return means["loss"], means
+
+
+def losses(
+    built: Built, params: Params, drawn: Examples, **rngs: Mapping[str, PRNGKey]
+) -> dict[str, PerImage]:
+    """Returns the loss of each image, and its parts.
+
+    Args:
+      **rngs: {"rngs": {"dropout": key}} in training.
+    """
     z, noise, t, r, planes = drawn
-    condition = built.denoiser.apply(params, planes, method="encode")
+    network = functools.partial(built.denoiser.apply, params, **rngs)
+    condition = network(planes, method="encode")
 
     def predict(x, t, r):
-        return built.denoiser.apply(
-            params,
-            x,
-            t,
-            r,
-            condition,
-            True,
-            method="predict",
-            rngs={"dropout": dropout_key},
-        )
+        return network(x, t, r, condition, bool(rngs), method="predict")
 
     each, parts = built.process.loss(predict, z, noise, t, r)
-    logs = {"loss": each} | parts
-    return each.mean(), {name: value.mean() for name, value in logs.items()}
+    return {"loss": each} | parts
 
 
 def examples(built: Built, frozen: Frozen, raw: Raw, key: PRNGKey) -> Examples:

@@ -21,6 +21,13 @@ Features = Float[Array, "b h w c"]
 GROUPS, EPSILON = 32, 1e-6  # of GroupNorm
 
 
+def compute_dtype(name: str) -> DType:
+    """Returns what to compute in; "auto" is bfloat16 on accelerators only."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch gives Conv2d and Linear; 1/3 because
 # variance_scaling's uniform reaches sqrt(3 * scale / fan_in).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -155,6 +155,7 @@ FIELDS: dict[str, Field] = {
         logvar_learning_rate=Field(1e-4, real(0), "of logvar; 0: it stays", EXTEND),
         schedule=Field(*pick("cosine polynomial constant"), "of all rates", EXTEND),
         end_factor=Field(0.1, real(0), "of the rate, at the last step", EXTEND),
+        power=later(0.95, real(0), "of the polynomial schedule", EXTEND),
         warmup_steps=Field(0, whole(0), "steps over which the rate rises", EXTEND),
         beta1=Field(0.9, real(0, 0.999999), "Adam's, of the mean"),
         beta2=Field(0.999, real(0, 0.999999), "Adam's, of the mean square"),

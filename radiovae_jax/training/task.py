@@ -83,6 +83,9 @@ class Task(NamedTuple):
     phases: str = ""
     schedules: Mapping[str, Callable[[int], Any]] = {}
     corners: Mapping[str, int] = {}  # steps at which the schedules have one
+    keeps: Mapping[
+        str, Any
+    ] = {}  # JSON files that its run's folder gets: name -> content
 
 
 def drawn(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from radiovae_jax import inputs, sharding
+from radiovae_jax import files, inputs, sharding
 from radiovae_jax.data import datasets, pipeline, sources
 from radiovae_jax.training import (
     checkpoint,
@@ -113,6 +113,7 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
     """
     with distributed.all_or_none():
         schema.check(config)
+        check_micro_batches(config)
     described = run_folder.jsonable(config)
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
     text = json.dumps(described, sort_keys=True)
@@ -144,6 +145,18 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
     )
 
 
+def check_micro_batches(config: ConfigDict) -> None:
+    """Raises a ValueError where the parts of a batch do not spread over the devices."""
+    parts, size = config.train.accumulate_steps, config.train.batch_size
+    devices = jax.device_count()
+    if parts > 1 and size % (parts * devices):
+        raise ValueError(
+            f"train.batch_size {size} in train.accumulate_steps {parts} parts does not "
+            f"spread over {devices} devices; the nearest batch that does: "
+            f"{sharding.nearest(size, parts * devices)}"
+        )
+
+
 def run(make: Make, config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     """Trains, or goes on training, until train.steps or train.stop_at.
 
@@ -171,6 +184,9 @@ def run(make: Make, config: ConfigDict, workdir: pathlib.Path) -> dict[str, floa
             if distributed.is_first():
                 until_the_end.enter_context(run_lock.held(workdir))
                 run_folder.claim(workdir, config)
+                for name, content in setup.task.keeps.items():
+                    if not (workdir / name).exists():
+                        files.write_json(workdir / name, content)
         return train_in(workdir, config, setup, warm_started)
 
 

@@ -6,7 +6,6 @@ arguments.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jaxtyping import PyTree
 from radiovae_jax import losses, sharding
 from radiovae_jax.data import radiomap, sources
 from radiovae_jax.data.batch import resized, to_batch
-from radiovae_jax.nn import lpips
+from radiovae_jax.nn import layers, lpips
 from radiovae_jax.training import optimizers, schedules
 from radiovae_jax.training.task import drawn
 from radiovae_jax.types import PRNGKey
@@ -47,7 +46,6 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
     Raises:
       ValueError, FileNotFoundError: something in the config cannot be done.
     """
-    check_parts(config)
     loss = config.loss
     autoencoder = build_autoencoder(config)
     height, width = resized(*stored_shape[:2], config.data.image_size)
@@ -81,18 +79,6 @@ def build(config: ConfigDict, stored_shape: tuple[int, int, int]) -> Experiment:
             autoencoder.embed_dim,
         ),
     )
-
-
-def check_parts(config: ConfigDict) -> None:
-    """Raises a ValueError where the parts of a batch do not spread over the devices."""
-    parts, size = config.train.accumulate_steps, config.train.batch_size
-    devices = jax.device_count()
-    if parts > 1 and size % (parts * devices):
-        raise ValueError(
-            f"train.batch_size {size} in train.accumulate_steps {parts} parts does not "
-            f"spread over {devices} devices; the nearest batch that does: "
-            f"{sharding.nearest(size, parts * devices)}"
-        )
 
 
 def check_networks(
@@ -165,7 +151,7 @@ def build_autoencoder(config: ConfigDict) -> AutoencoderKL:
     fields = config.autoencoder.to_dict()
     if config.loss.reconstruction == "bce":
         fields["to_image"] = losses.image_from_logits
-    return AutoencoderKL(**fields, dtype=compute_dtype(config.train.dtype))
+    return AutoencoderKL(**fields, dtype=layers.compute_dtype(config.train.dtype))
 
 
 def build_discriminator(config: ConfigDict) -> PatchDiscriminator:
@@ -175,15 +161,8 @@ def build_discriminator(config: ConfigDict) -> PatchDiscriminator:
         ndf=loss.disc_ndf,
         num_layers=loss.disc_num_layers,
         use_actnorm=loss.use_actnorm,
-        dtype=compute_dtype(config.train.dtype),
+        dtype=layers.compute_dtype(config.train.dtype),
     )
-
-
-def compute_dtype(name: str) -> Any:
-    """Returns what to compute in; "auto" is bfloat16 on accelerators only."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def build_perceptual(config: ConfigDict) -> tuple[Callable, PyTree]:
@@ -195,7 +174,7 @@ def build_perceptual(config: ConfigDict) -> tuple[Callable, PyTree]:
     if not config.loss.perceptual_weight:
         return (lambda weights, x, recon: jnp.zeros(x.shape[0])), ()
     weights = lpips.load_weights(config.loss.perceptual_weights)
-    dtype = compute_dtype(config.train.dtype)
+    dtype = layers.compute_dtype(config.train.dtype)
     return functools.partial(lpips.distance, dtype=dtype), weights
 
 
@@ -209,28 +188,23 @@ def build_optimizers(config: ConfigDict) -> Optimizers:
 
 
 def build_schedules(config: ConfigDict) -> Schedules:
-    o, steps = config.optimizer, config.train.steps
-
-    def rate(peak: float) -> Callable:
-        end = peak * o.end_factor
-        if o.schedule == "cosine":
-            return lambda step: schedules.cosine(
-                step, peak=peak, end=end, steps=steps, warmup=o.warmup_steps
-            )
-        if o.schedule == "polynomial":
-            return lambda step: schedules.polynomial(
-                step, peak=peak, floor_factor=o.end_factor, steps=steps
-            )
-        return lambda step: peak
-
+    o = config.optimizer
+    rate = functools.partial(
+        schedules.learning_rate,
+        o.schedule,
+        end_factor=o.end_factor,
+        steps=config.train.steps,
+        warmup=o.warmup_steps,
+        power=o.power,
+    )
     decays = {
         "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
         "released": schedules.ema_decay_released,
     }
     return Schedules(
-        learning_rate=rate(o.learning_rate),
+        learning_rate=rate(peak=o.learning_rate),
         logvar_rate=lambda step: o.logvar_learning_rate,
-        disc_rate=rate(o.disc_learning_rate),
+        disc_rate=rate(peak=o.disc_learning_rate),
         disc_factor=functools.partial(
             schedules.disc_factor,
             disc_start=config.loss.disc_start,

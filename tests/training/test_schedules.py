@@ -1,5 +1,8 @@
 """The schedules at their corners."""
 
+import functools
+
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +100,15 @@ def test_the_moving_averages_have_their_corners():
     np.testing.assert_allclose(
         values, [0.0, 1.0, 0.0, 1 - 11 ** (-2 / 3), 1.0, 0.995], rtol=1e-5
     )
+
+
+def test_the_second_stage_s_schedules_are_the_release_s():
+    arrays = golden.load("stage2/schedules")
+    rate = functools.partial(
+        schedules.polynomial, peak=1.0, floor_factor=5e-6, steps=50_000, power=0.96
+    )
+    found = at(rate, arrays["lr_steps"].tolist())
+    np.testing.assert_allclose(found, arrays["lr_factor"], rtol=2e-4)
+    decay = functools.partial(schedules.ema_decay_released, maximum=0.999, after=10_000)
+    found = at(decay, arrays["ema_steps"].tolist())
+    np.testing.assert_allclose(found, arrays["ema_decay"], atol=1e-6)

@@ -1,0 +1,140 @@
+"""The stages of the model by the config's `stage`: what a command needs of each.
+
+The second stage gets the first here, as a frozen codec: neither package knows the
+other.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from radiovae_jax import inputs
+from radiovae_jax.data import datasets, pipeline, sources
+from radiovae_jax.diffusion import charts as diffusion_charts
+from radiovae_jax.diffusion import state
+from radiovae_jax.diffusion import task as diffusion_task
+from radiovae_jax.diffusion.state import FirstStage, Frozen
+from radiovae_jax.evaluation import latent_statistics
+from radiovae_jax.moments import RunningMoments
+from radiovae_jax.progress import Bar
+from radiovae_jax.reporting.charts import Charts
+from radiovae_jax.training import checksums, run_folder
+from radiovae_jax.vae import charts as vae_charts
+from radiovae_jax.vae import codec
+from radiovae_jax.vae import task as vae_task
+from radiovae_jax.vae.codec import Codec
+
+ConfigDict = ml_collections.ConfigDict
+RECORD = "first_stage.json"  # in the folder of a run of the second stage
+RELEASED_SCALE = 0.3  # that RadioDiff multiplies all latents by
+BATCH = 8  # maps that are encoded at a time for the statistics
+CHARTS = {"vae": vae_charts.CHARTS, "diffusion": diffusion_charts.CHARTS}
+
+
+def make(config: ConfigDict, workdir: pathlib.Path | None) -> Callable[..., Any]:
+    """Returns the function (config, shape) -> Task that `training.run` takes.
+
+    Args:
+      workdir: where a run of the second stage keeps what it knows of the first.
+    """
+    if config.stage == "vae":
+        return vae_task.make
+    return functools.partial(diffusion_task.make, first=first_stage(config, workdir))
+
+
+def charts(workdir: pathlib.Path | str) -> Charts:
+    """Returns the charts of a run's report, by the stage in its folder's config."""
+    return CHARTS[run_folder.read_config(workdir).stage]
+
+
+def first_stage(config: ConfigDict, workdir: pathlib.Path | None) -> FirstStage:
+    """Returns the frozen first stage of the configured second one.
+
+    Its statistics are those that the run's folder has; else they are computed.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, is no first stage, or is not the
+        one that the run began with.
+    """
+    name = config.first_stage.run
+    if name == "pixels":
+        return state.pixels(1, config.data.image_size)
+    if not (pathlib.Path(name) / "config.json").exists():
+        raise FileNotFoundError(
+            f"first_stage.run={name} is no folder of a trained first stage; train one "
+            f"with python -m radiovae_jax.main --config radio --workdir {name}"
+        )
+    run = codec.load(name)
+    record = kept(workdir, name)
+    identity = identity_of(run)
+    if record and record["identity"] != identity:
+        raise ValueError(
+            f"the first stage in {name} has changed: {workdir} was trained on another "
+            f"one ({record['run']}, step {record['step']}); give that one with "
+            "--config.first_stage.run, or another --workdir"
+        )
+    if not record:
+        record = {"identity": identity, "run": str(name), "step": run.step}
+        record |= statistics(config, run)
+    return FirstStage(
+        posterior=run.posterior,
+        image=run.image,
+        frozen=Frozen(
+            run.params,
+            jnp.asarray(record["mean"], jnp.float32),
+            jnp.asarray(record["std"], jnp.float32),
+        ),
+        channels=run.model.embed_dim,
+        factor=run.factor,
+        image_size=run.image_size,
+        record=record,
+    )
+
+
+def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
+    """Returns what a run's folder has of its first stage; {} where it has nothing."""
+    path = pathlib.Path(workdir or "") / RECORD
+    if workdir is None or not path.exists():
+        return {}
+    remedy = f"put it back, or train in another --workdir from {name}"
+    record = inputs.read_json(path, remedy=remedy)
+    missing = {"identity", "run", "step", "mean", "std"} - record.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {remedy}")
+    return record
+
+
+def identity_of(run: Codec) -> str:
+    """Returns a checksum of the autoencoder's structure and weights."""
+    fields = {n: str(v) for n, v in vars(run.model).items() if not n.startswith("_")}
+    whole = {"weights": checksums.of_state(run.params), "model": fields}
+    text = json.dumps(whole, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def statistics(config: ConfigDict, run: Codec) -> dict[str, Any]:
+    """Returns mean and deviation of each latent channel over training maps."""
+    if config.first_stage.scale == "released":
+        channels = run.model.embed_dim
+        return {"mean": [0.0] * channels, "std": [1 / RELEASED_SCALE] * channels}
+    source = datasets.open_data(config, config.data.train_split)
+    places = sources.spread(source, config.first_stage.maps)
+    encode = jax.jit(lambda params, raw: run.posterior(params, run.batch(raw).image))
+    total = RunningMoments()
+    for first in Bar(range(0, len(places), BATCH), desc="latents", unit="batch"):
+        records = [source[i] for i in places[first : first + BATCH]]
+        real = len(records)
+        records += [records[-1]] * (BATCH - real)
+        raw = pipeline.stack([{"gray": record["gray"]} for record in records])
+        parts = (np.asarray(part)[:real] for part in encode(run.params, raw))
+        total = total.merge(latent_statistics.moments(*parts))
+    found = latent_statistics.statistics(total)
+    return {"mean": found["mean"], "std": found["std"], "maps": len(places)}
