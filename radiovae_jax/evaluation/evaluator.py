@@ -13,7 +13,7 @@ one batch comes less than half a kB a map.
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, PyTree
 from radiovae_jax import metrics, sharding
 from radiovae_jax.data import pipeline, radiomap, sources
 from radiovae_jax.data.batch import resize, resize_back, to_batch
-from radiovae_jax.evaluation import latent_statistics
+from radiovae_jax.evaluation import calibration, latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.nn import lpips
 from radiovae_jax.nn.posterior import DiagonalGaussian
@@ -55,6 +55,7 @@ class EvalSpec(NamedTuple):
       perceptual: whether LPIPS is measured.
       features: of FEATURES, for the Fréchet distance.
       db: what f is in dB; without a span RMSE and MAE are of f.
+      floor: deviation in f that is there besides that of samples, for calibration.
     """
 
     rows: tuple[str, ...]
@@ -64,6 +65,7 @@ class EvalSpec(NamedTuple):
     perceptual: bool
     features: str
     db: radiomap.DbRange = radiomap.RADIOMAPSEER_DB
+    floor: float = 0.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -93,10 +95,11 @@ class Reconstructed(NamedTuple):
     recons: dict[str, Image]
     posterior: DiagonalGaussian | None
     prior: Image | None = None  # decoded from N(0, 1), as many as maps
+    deviation: tuple[str, Image] | None = None  # of samples, in f, and their mean's row
 
 
-# (weights, image in [-1, 1], number of each map in the set) -> Reconstructed
-Reconstruct = Callable[[PyTree, Image, Array], Reconstructed]
+# (weights, image in [-1, 1], raw batch with the number of each map as "index")
+Reconstruct = Callable[[PyTree, Image, Mapping[str, Array]], Reconstructed]
 
 
 class BatchResult(NamedTuple):
@@ -112,6 +115,7 @@ class BatchResult(NamedTuple):
     posterior: DiagonalGaussian | None
     kl: PerImage | None
     shown: tuple[Image, Image, Float[Array, "b h w 1"]]  # map, first row, buildings
+    calibrated: calibration.Sums | None = None  # on the streets
 
 
 def evaluate_batch(
@@ -129,7 +133,7 @@ def evaluate_batch(
     batch = to_batch(
         raw, image_size=spec.image_size, pixel_weights="none", conditional=False
     )
-    result = reconstruct(weights, batch.image, raw["index"])
+    result = reconstruct(weights, batch.image, raw)
     target = target_f(raw, batch.target, stored=spec.stored)
     masks = region_masks(raw, spec, target)
     regions = jnp.stack([masks[name] for name in spec.regions])
@@ -154,7 +158,18 @@ def evaluate_batch(
         posterior=posterior,
         kl=None if posterior is None else posterior.kl(),
         shown=(target, recons[0], masks["building"]),
+        calibrated=_calibrated(spec, result, recons, target, raw, masks["street"]),
     )
+
+
+def _calibrated(spec, result, recons, target, raw, street) -> calibration.Sums | None:
+    if result.deviation is None:
+        return None
+    row, deviation = result.deviation
+    deviation = resize_back(deviation, *target.shape[1:3])
+    counted = (street > 0) & (raw["mask"] > 0)[:, None, None, None]
+    mean = recons[spec.rows.index(row)]
+    return calibration.measure(target, mean, deviation, counted, floor=spec.floor)
 
 
 def target_f(raw: Mapping[str, Array], x: Image, *, stored: bool) -> Image:
@@ -277,6 +292,7 @@ class Evaluation(NamedTuple):
     latent: RunningMoments | None
     latent_shape: tuple[int, ...]
     kl: float  # nats per image, mean over maps
+    calibrated: calibration.Sums | None
     best: list[Shown]
     worst: list[Shown]
 
@@ -327,7 +343,7 @@ class Accumulator:
 
     def __init__(self, spec: EvalSpec, show: int):
         self._spec, self._show = spec, show
-        self._sums: metrics.Sums | None = None
+        self._sums: Any = None  # of metrics and of calibration
         self._names: list[str] = []
         self._power: list[Float[np.ndarray, "_ _ _"]] = []  # of each batch
         self._columns: tuple[str, ...] = ()
@@ -345,7 +361,7 @@ class Accumulator:
           real: False for what only fills up the batch.
         """
         rows = self._spec.rows
-        sums = jax.tree.map(np.float64, batch.sums)
+        sums = jax.tree.map(np.float64, (batch.sums, batch.calibrated))
         old = self._sums
         self._sums = sums if old is None else jax.tree.map(np.add, old, sums)
         columns = {} if batch.kl is None else {"kl": batch.kl}
@@ -399,10 +415,11 @@ class Accumulator:
         """Returns the numbers of all that was added."""
         spec, half = self._spec, len(self._names) // 2
         maps = PerMap(self._names, self._columns, np.concatenate(self._values))
+        sums, calibrated = self._sums
         table: Table = {row: {scale: {} for scale in SCALES} for row in spec.rows}
         for where, (row, scale, region) in spec.places():
             table[row][scale][region] = metrics.result(
-                metrics.Sums(*(value[where] for value in self._sums)),
+                metrics.Sums(*(value[where] for value in sums)),
                 db_per_unit=SCALES[scale][1] * spec.db.span,
             )
         target = self._features.pop("")
@@ -422,6 +439,7 @@ class Accumulator:
             feature_count=len(target.mean),
             latent=self._latent if self._latent.count else None,
             latent_shape=self._latent_shape,
+            calibrated=calibrated,
             kl=maps.mean("kl") if "kl" in maps.columns else float("nan"),
             best=self._best[: len(self._names) - half],
             worst=self._worst[::-1][:half],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from radiovae_jax import files, inputs
-from radiovae_jax.evaluation import evaluator, latent_statistics
+from radiovae_jax.evaluation import calibration, evaluator, latent_statistics
 from radiovae_jax.evaluation.evaluator import (
     FEATURES,
     PRIOR,
@@ -25,13 +25,16 @@ def numbers(
     measured: Evaluation, spec: EvalSpec, perceptual_weights: str
 ) -> dict[str, Any]:
     """Returns what was measured, and what the numbers mean, for the record."""
-    statistics = latent_statistics.statistics(measured.latent)
-    latent = {
-        "shape": list(measured.latent_shape),
-        "kl_nats_per_image": measured.kl,
-        "kl_nats_per_entry": measured.kl / math.prod(measured.latent_shape),
-        "of_each_channel": statistics,
-    }
+    own: dict[str, Any] = {}
+    if measured.latent is not None:
+        own["latent"] = {
+            "shape": list(measured.latent_shape),
+            "kl_nats_per_image": measured.kl,
+            "kl_nats_per_entry": measured.kl / math.prod(measured.latent_shape),
+            "of_each_channel": latent_statistics.statistics(measured.latent),
+        }
+    if measured.calibrated is not None:
+        own["calibration"] = calibration.result(measured.calibrated)
     lpips_of = {
         "weights": perceptual_weights if spec.perceptual else "none",
         "rows": measured.perceptual,
@@ -60,7 +63,7 @@ def numbers(
         },
         "lpips": lpips_of,
         "frechet": frechet,
-        "latent": latent,
+        **own,
     }
 
 
@@ -148,13 +151,21 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{few if frechet['covariance_is_singular'] else ''}): "
         f"{of_rows(frechet['rows'])}{prior}"
     )
-    latent = record["latent"]
-    channels = latent["of_each_channel"]
-    each = zip(channels["mean"], channels["std"], channels["kl_nats"], strict=True)
-    lines.append(
-        f"latent {'x'.join(map(str, latent['shape']))}: KL "
-        f"{latent['kl_nats_per_image']:.5g} nats an image, "
-        f"{latent['kl_nats_per_entry']:.3g} an entry; channels (mean, std, KL): "
-        + ", ".join(f"({mean:.3g}, {std:.3g}, {kl:.3g})" for mean, std, kl in each)
-    )
+    if "latent" in record:
+        latent = record["latent"]
+        channels = latent["of_each_channel"]
+        each = zip(channels["mean"], channels["std"], channels["kl_nats"], strict=True)
+        lines.append(
+            f"latent {'x'.join(map(str, latent['shape']))}: KL "
+            f"{latent['kl_nats_per_image']:.5g} nats an image, "
+            f"{latent['kl_nats_per_entry']:.3g} an entry; channels (mean, std, KL): "
+            + ", ".join(f"({mean:.3g}, {std:.3g}, {kl:.3g})" for mean, std, kl in each)
+        )
+    if "calibration" in record:
+        spread = record["calibration"]
+        lines.append(
+            f"street: the {spread['interval']:.0%} interval of the samples' deviation "
+            f"covers {spread['coverage']:.1%}; it would at "
+            f"{spread['fitted_scale']:.3g} times the deviation"
+        )
     return lines + record["notes"]

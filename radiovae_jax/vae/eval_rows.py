@@ -17,10 +17,10 @@ PRIOR_SEED = 1  # of maps from the prior, for their Fréchet distance
 
 
 def reconstruct(run: Codec) -> Reconstruct:
-    """Returns what computes ROWS: ((params, pca or ()), image, index) -> rows."""
+    """Returns what computes ROWS: ((params, pca or ()), image, raw) -> rows."""
 
-    def rows(weights, image, index):
-        params, pca = weights
+    def rows(weights, image, raw):
+        (params, pca), index = weights, raw["index"]
         posterior = run.posterior(params, image)
         key = jax.random.key(SAMPLE_SEED)
         z = codec.sample_each(key, index, posterior.mean, posterior.std)

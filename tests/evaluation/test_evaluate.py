@@ -284,7 +284,7 @@ def as_it_came(
         perceptual="lpips_weights" in options,
         features=features,
     )
-    same = lambda weights, image, index: Reconstructed({"same": image}, None)  # noqa: E731
+    same = lambda weights, image, raw: Reconstructed({"same": image}, None)  # noqa: E731
     return evaluator.evaluate(same, (), source, spec, batch_size=2, **options)
 
 

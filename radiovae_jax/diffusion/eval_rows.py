@@ -1,0 +1,84 @@
+"""The rows of a second stage's evaluation: calls, mean of samples, floor, baselines."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from radiovae_jax.data import radiomap
+from radiovae_jax.data.batch import resize
+from radiovae_jax.diffusion import sampler, train_step
+from radiovae_jax.diffusion.state import Built, Frozen
+from radiovae_jax.evaluation.baselines import PREDICTORS
+from radiovae_jax.evaluation.evaluator import Reconstruct, Reconstructed
+
+FLOOR = "first_stage"  # its own reconstruction of the true map
+SAMPLE_SEED, MEASURE_SEED = 0, 1
+
+
+class Weights(NamedTuple):
+    """What `reconstruct` gets: the first stage, the average, the fitted baselines."""
+
+    frozen: Frozen
+    params: PyTree
+    baselines: Mapping[str, PyTree]
+
+
+def rows(
+    calls: tuple[int, ...], samples: int, baselines: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Returns the names of the rows; the first is the one that maps are ranked by."""
+    named = [f"calls_{n}" for n in calls]
+    mean = [mean_of(samples)] if samples > 1 else []
+    return (*named, *mean, FLOOR, *baselines)
+
+
+def mean_of(samples: int) -> str:
+    return f"mean_of_{samples}"
+
+
+def reconstruct(
+    built: Built, *, calls: tuple[int, ...], samples: int, measurements: int
+) -> Reconstruct:
+    """Returns what computes `rows`: (Weights, image, raw) -> rows.
+
+    Args:
+      calls: of the network, a row each, from one sample.
+      samples: with the most of these calls, for their mean and deviation.
+      measurements: that the network is told of each map.
+    """
+
+    def compute(weights: Weights, image, raw) -> Reconstructed:
+        frozen, params, fitted = weights
+        key = jax.random.key(MEASURE_SEED)
+        planes = train_step.planes(built, raw, key, count=measurements)
+
+        def predict(n, k):
+            return sampler.predict_maps(
+                built,
+                frozen,
+                params,
+                planes,
+                jax.random.key(SAMPLE_SEED),
+                raw["index"],
+                calls=n,
+                samples=k,
+            )
+
+        found = {f"calls_{n}": predict(n, 1)[0] for n in calls}
+        deviation = None
+        if samples > 1:
+            several = predict(max(calls), samples)
+            found[mean_of(samples)] = several.mean(axis=0)
+            deviation = mean_of(samples), several.std(axis=0, ddof=1)
+        known = {name: array for name, array in raw.items() if name != "gray"}
+        for name, fit in fitted.items():
+            f = PREDICTORS[name].predict(fit, known)
+            found[name] = resize(f, built.first.image_size)
+        recons = {name: radiomap.f_to_model(f) for name, f in found.items()}
+        mode = built.first.posterior(frozen.params, image).mode()
+        recons[FLOOR] = built.first.image(frozen.params, mode)
+        return Reconstructed(recons, None, deviation=deviation)
+
+    return compute
