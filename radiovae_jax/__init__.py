@@ -1,10 +1,13 @@
-"""radiovae_jax: the VAE-GAN first stage for radio maps, in JAX.
+"""radiovae_jax: radio maps in JAX, a VAE-GAN and diffusion in its latents.
 
 codec = radiovae_jax.load_codec("runs/radio")
 z = codec.encode(f).mode()                        # f: [b, h, w, 1] in [0, 1]
 recon = codec.decode(z, size=f.shape[1:3])
 
 model, params = radiovae_jax.load("runs/radio")   # the network itself
+
+predictor = radiovae_jax.load_predictor("runs/radio_ldm")     # the second stage
+path_gain_db = predictor.predict(buildings, (120, 80))[0, 0]  # [h, w]
 """
 
 import importlib
@@ -25,6 +28,7 @@ __all__ = [
     "PatchDiscriminator",
     "load",
     "load_codec",
+    "load_predictor",
     "losses",
     "metrics",
     "physics",
@@ -62,3 +66,10 @@ def load_codec(workdir, weights: str = "ema", *, step: int = 0, stream: str = "a
     from radiovae_jax.vae import codec
 
     return codec.load(workdir, weights, step=step, stream=stream)
+
+
+def load_predictor(workdir, weights: str = "ema", *, step: int = 0):
+    """Returns what predicts maps with a run; see `diffusion.predictor.Predictor`."""
+    from radiovae_jax import stages
+
+    return stages.load_predictor(workdir, weights, step=step)

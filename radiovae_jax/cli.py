@@ -237,6 +237,11 @@ def at_least(low: int, high: int = sys.maxsize) -> Callable[[str], int]:
     return whole
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Reads a flag of argparse: whole numbers from 1, with commas between."""
+    return tuple(at_least(1)(part) for part in text.split(","))
+
+
 def path(text: str) -> pathlib.Path:
     """Reads a flag of argparse: a path of this machine, ~ is the home folder."""
     if not text:  # which pathlib takes for the folder that one stands in

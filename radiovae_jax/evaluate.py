@@ -2,39 +2,130 @@
 
     python -m radiovae_jax.evaluate --workdir runs/radio
     python -m radiovae_jax.evaluate --workdir runs/radio --split test --baseline pca
+    python -m radiovae_jax.evaluate --workdir runs/radio_ldm --split test \\
+        --calls 1,2,5 --samples 8 --baseline predictors
 
-Rows: the autoencoder from the posterior's mode, the same from one sample of it (a
-generator's latents are no modes), and a linear coder. Reconstructions are clipped to
-[0, 1]. Published tables mix two scales, f itself and f thresholded at 0.2; both are
+Rows of a first stage: the autoencoder from the posterior's mode, the same from one
+sample of it (a generator's latents are no modes), and a linear coder. Of a second one:
+one sample of so many calls of the network, the mean of several samples, the first
+stage's reconstruction (the floor), and predictions without a network. All are clipped
+to [0, 1]. Published tables mix two scales, f itself and f thresholded at 0.2; both are
 given, each by its name.
 """
 
-from radiovae_jax import ctrl_c, stages
+from radiovae_jax import ctrl_c
 
 if __name__ == "__main__":
     ctrl_c.ends_program()
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 from absl import logging
 
-from radiovae_jax import cli, inputs, provenance
-from radiovae_jax.data import datasets, radiomap, sources
+from radiovae_jax import cli, inputs, provenance, stages
+from radiovae_jax.data import datasets, pipeline, radiomap, sources
 from radiovae_jax.data.batch import resized
-from radiovae_jax.evaluation import evaluator, record
+from radiovae_jax.diffusion import eval_rows as diffusion_rows
+from radiovae_jax.evaluation import baselines, evaluator, record
 from radiovae_jax.evaluation.evaluator import EvalSpec, Evaluation
 from radiovae_jax.nn import lpips
+from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import artifacts, plots
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec, eval_rows
 
+PREDICTOR_BATCH = 32  # maps at a time when predictors are fitted
 SHOWN = 3  # of the best and of the worst maps
+NO_LOSS = ml_collections.ConfigDict(
+    dict(perceptual_weights="hub", perceptual_weight=0.0)
+)
+
+
+class Measured(NamedTuple):
+    """What is measured of a run.
+
+    Attributes:
+      rows, reconstruct, weights: what `evaluator.evaluate` takes.
+      also: fields of each record that the rows are made of.
+      settings: for the record.
+      floor: see EvalSpec.
+    """
+
+    rows: tuple[str, ...]
+    reconstruct: evaluator.Reconstruct
+    weights: Any
+    step: int
+    image_size: int
+    db: radiomap.DbRange
+    settings: dict[str, Any]
+    also: tuple[str, ...] = ()
+    floor: float = 0.0
+
+
+def _first_stage(config, workdir, weights, step, baseline) -> Measured:
+    if baseline not in ("none", "pca"):
+        raise ValueError(f"--baseline={baseline} is of a second stage; pca of this one")
+    run = codec.load(workdir, weights, step=step)
+    pca = eval_rows.fit_pca(config, run) if baseline == "pca" else ()
+    return Measured(
+        rows=eval_rows.ROWS if pca else eval_rows.ROWS[:2],
+        reconstruct=eval_rows.reconstruct(run),
+        weights=(run.params, pca),
+        step=run.step,
+        image_size=run.image_size,
+        db=run.db,
+        settings={
+            "sample_seed": eval_rows.SAMPLE_SEED,
+            "prior_seed": eval_rows.PRIOR_SEED,
+        },
+    )
+
+
+def _second_stage(
+    config, workdir, weights, step, baseline, *, calls, samples, measurements
+) -> Measured:
+    if baseline not in ("none", "predictors"):
+        raise ValueError(
+            f"--baseline={baseline} is of a first stage; predictors of this one"
+        )
+    if measurements and "measurements" not in config.condition.planes:
+        raise ValueError(f"{workdir} was trained without measurements: leave them out")
+    run = stages.load_predictor(workdir, weights, step=step)
+    names = tuple(baselines.PREDICTORS) if baseline == "predictors" else ()
+    also = ("buildings", "antenna") if names else ()
+    fitted = {}
+    for name in names:
+        source = datasets.open_data(config, config.data.train_split, also=also)
+        batches = pipeline.eval_batches(source, batch_size=PREDICTOR_BATCH)
+        bar = Bar(batches, total=-(-len(source) // PREDICTOR_BATCH), desc=name)
+        real = ({k: b[k][b["mask"] > 0] for k in ("gray", *also)} for b in bar)
+        fitted[name] = baselines.PREDICTORS[name].fit(real)
+    first = run.built.first
+    return Measured(
+        rows=diffusion_rows.rows(calls, samples, names),
+        reconstruct=diffusion_rows.reconstruct(
+            run.built, calls=calls, samples=samples, measurements=measurements
+        ),
+        weights=diffusion_rows.Weights(first.frozen, run.params, fitted),
+        step=run.step,
+        image_size=first.image_size,
+        db=run.db,
+        settings={
+            "calls": list(calls),
+            "samples": samples,
+            "measurements": measurements,
+            "sample_seed": diffusion_rows.SAMPLE_SEED,
+        },
+        also=also,
+        floor=first.record.get("rmse_f", 0.0),
+    )
 
 
 def evaluate(
@@ -47,6 +138,9 @@ def evaluate(
     batch_size: int = 8,
     baseline: str = "none",
     perceptual_weights: str = "",
+    calls: tuple[int, ...] = (1,),
+    samples: int = 1,
+    measurements: int = 0,
 ) -> dict[str, Any]:
     """Returns the record that is written to `evaluation/{split}.json`.
 
@@ -65,13 +159,19 @@ def evaluate(
                 "--data_root, or leave it out for the config's"
             )
         config.data.root = data_root
-    run = codec.load(workdir, weights, step=step)
     notes: list[str] = []
-    source, regions = open_with_regions(config, split, notes)
+    measures = _first_stage
+    if config.stage == "diffusion":
+        measures = functools.partial(
+            _second_stage, calls=calls, samples=samples, measurements=measurements
+        )
+    run = measures(config, workdir, weights, step, baseline)
+    source, regions = open_with_regions(config, split, notes, also=run.also)
     folder = cli.folder(pathlib.Path(workdir) / "evaluation", flag="--workdir")
-    wanted = perceptual_weights or config.loss.perceptual_weights
+    trained_with = config.get("loss", NO_LOSS)
+    wanted = perceptual_weights or trained_with.perceptual_weights
     # A run without LPIPS was trained without the Hub, and is measured without it.
-    ask_hub = bool(perceptual_weights or config.loss.perceptual_weight)
+    ask_hub = bool(perceptual_weights or trained_with.perceptual_weight)
     height, width, channels = source.shape
     size = [*resized(height, width, run.image_size), channels]  # for the network
     stored = config.train.metrics_size == "stored"
@@ -81,18 +181,18 @@ def evaluate(
     # VGG takes gray and colours; LPIPS goes over other channels one by one.
     telling = lpips_weights != () and wanted != "random" and channels in (1, 3)
     spec = EvalSpec(
-        rows=eval_rows.ROWS if baseline == "pca" else eval_rows.ROWS[:2],
+        rows=run.rows,
         regions=regions,
         image_size=run.image_size,
         stored=stored,
         perceptual=lpips_weights != (),
         features="vgg16_relu5_3" if telling else "pixels_8x8",
         db=run.db,
+        floor=run.floor,
     )
-    pca = eval_rows.fit_pca(config, run) if baseline == "pca" else ()
     measured = evaluator.evaluate(
-        eval_rows.reconstruct(run),
-        (run.params, pca),
+        run.reconstruct,
+        run.weights,
         source,
         spec,
         batch_size=batch_size,
@@ -110,8 +210,7 @@ def evaluate(
         "commit": provenance.commit(),
         "notes": notes,
         "metrics_size": config.train.metrics_size,
-        "sample_seed": eval_rows.SAMPLE_SEED,
-        "prior_seed": eval_rows.PRIOR_SEED,
+        **run.settings,
         **record.numbers(measured, spec, wanted),
         "config": run_folder.jsonable(config),
     }
@@ -123,14 +222,17 @@ def evaluate(
 
 
 def open_with_regions(
-    config: ml_collections.ConfigDict, split: str, notes: list[str]
+    config: ml_collections.ConfigDict,
+    split: str,
+    notes: list[str],
+    also: tuple[str, ...] = (),
 ) -> tuple[sources.Source, tuple[str, ...]]:
     """Opens a split with its buildings where the data set has them."""
     try:
-        source = datasets.open_data(config, split, also=("buildings",))
+        source = datasets.open_data(config, split, also=("buildings", *also))
         return source, evaluator.REGIONS
     except (FileNotFoundError, ValueError) as error:
-        source = datasets.open_data(config, split)
+        source = datasets.open_data(config, split, also=also)
         notes.append(f"no regions, for want of buildings: {error}")
         return source, ("all",)
 
@@ -194,10 +296,17 @@ def parser() -> cli.Parser:
     add("--step", type=cli.at_least(0), default=0, metavar="N", help=words)
     words = "maps at a time over all devices, default 8"
     add("--batch_size", type=cli.at_least(1), default=8, metavar="N", help=words)
-    words = "a linear row beside: PCA of patches"
-    add("--baseline", choices=("none", "pca"), default="none", help=words)
+    words = "rows beside: PCA of patches, or (second stage) predictions without network"
+    choices = ("none", "pca", "predictors")
+    add("--baseline", choices=choices, default="none", help=words)
     words = "LPIPS's: hub, a folder, random, or none; the config's if not given"
     add("--perceptual_weights", help=words, **path)
+    words = "of a second stage: calls of the network, a row each; default 1"
+    add("--calls", type=cli.counts, default=(1,), metavar="N,N", help=words)
+    words = "of a second stage: samples whose mean is a row, default 1"
+    add("--samples", type=cli.at_least(1), default=1, metavar="N", help=words)
+    words = "of a second stage: pixels of each map that it is told, default 0"
+    add("--measurements", type=cli.at_least(0), default=0, metavar="N", help=words)
     parser.add_debug()
     return parser
 

@@ -14,19 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from radiovae_jax import inputs
 from radiovae_jax.data import datasets, pipeline, sources
 from radiovae_jax.diffusion import charts as diffusion_charts
-from radiovae_jax.diffusion import state
+from radiovae_jax.diffusion import state, train_step
 from radiovae_jax.diffusion import task as diffusion_task
+from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.diffusion.state import FirstStage, Frozen
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting.charts import Charts
-from radiovae_jax.training import checksums, run_folder
+from radiovae_jax.training import checksums, run_folder, schema
 from radiovae_jax.vae import charts as vae_charts
 from radiovae_jax.vae import codec
 from radiovae_jax.vae import task as vae_task
@@ -99,6 +99,50 @@ def first_stage(config: ConfigDict, workdir: pathlib.Path | None) -> FirstStage:
     )
 
 
+def load_predictor(
+    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
+) -> Predictor:
+    """Reads the predictor of a run; public as `radiovae_jax.load_predictor`.
+
+    Args:
+      workdir: folder of a run of the second stage.
+      weights: "ema" (the average that validation measures) or "live".
+      step: which checkpoint; 0 is the one with the lowest validation NMSE.
+
+    Raises:
+      FileNotFoundError: no run, no checkpoint in it, or no first stage.
+      ValueError: the run is no second stage, or its first stage has changed.
+    """
+    if weights not in codec.WEIGHTS:
+        raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
+    workdir = inputs.local(workdir, "workdir")
+    config = run_folder.read_config(workdir)
+    if config.stage != "diffusion":
+        raise ValueError(
+            f"{workdir} is the run of a first stage, which predicts nothing from "
+            "buildings; train a second one with --config radio_ldm"
+        )
+    schema.check(config)
+    first = first_stage(config, workdir)
+    with config.unlocked():
+        config.train.dtype = "float32"
+    built = diffusion_task.build(config, first)
+    side = built.first.factor * 2 ** (len(built.denoiser.mult) - 1)
+    state = functools.partial(train_step.init_state, built, image_size=(side, side))
+    part = {"ema": "ema", "live": "params"}[weights]
+    like = {part: getattr(jax.eval_shape(state, jax.random.key(0)), part)}
+    step, restored = run_folder.hold(
+        workdir, step, lambda step: codec.restore(workdir, step, like)
+    )
+    return Predictor(
+        built=built,
+        params=restored[part],
+        db=datasets.db_range(config),
+        step=step,
+        description=f"{workdir}, step {step}, {weights} weights",
+    )
+
+
 def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
     """Returns what a run's folder has of its first stage; {} where it has nothing."""
     path = pathlib.Path(workdir or "") / RECORD
@@ -121,20 +165,34 @@ def identity_of(run: Codec) -> str:
 
 
 def statistics(config: ConfigDict, run: Codec) -> dict[str, Any]:
-    """Returns mean and deviation of each latent channel over training maps."""
+    """Returns mean and deviation of each latent channel over training maps.
+
+    And rmse_f: of their reconstructions, whose error samples of latents do not show.
+    """
     if config.first_stage.scale == "released":
         channels = run.model.embed_dim
         return {"mean": [0.0] * channels, "std": [1 / RELEASED_SCALE] * channels}
     source = datasets.open_data(config, config.data.train_split)
     places = sources.spread(source, config.first_stage.maps)
-    encode = jax.jit(lambda params, raw: run.posterior(params, run.batch(raw).image))
-    total = RunningMoments()
+
+    @jax.jit
+    def encode(params, raw):
+        x = run.batch(raw).image
+        posterior = run.posterior(params, x)
+        off = (run.image(params, posterior.mode()) - x) / 2
+        return posterior, jnp.square(off).mean(axis=(1, 2, 3))
+
+    total, squares = RunningMoments(), 0.0
     for first in Bar(range(0, len(places), BATCH), desc="latents", unit="batch"):
         records = [source[i] for i in places[first : first + BATCH]]
         real = len(records)
         records += [records[-1]] * (BATCH - real)
         raw = pipeline.stack([{"gray": record["gray"]} for record in records])
-        parts = (np.asarray(part)[:real] for part in encode(run.params, raw))
+        posterior, off = jax.device_get(encode(run.params, raw))
+        squares += float(off[:real].sum())
+        parts = (part[:real] for part in posterior)
         total = total.merge(latent_statistics.moments(*parts))
     found = latent_statistics.statistics(total)
-    return {"mean": found["mean"], "std": found["std"], "maps": len(places)}
+    rmse = (squares / len(places)) ** 0.5
+    known = {"maps": len(places), "rmse_f": rmse}
+    return {"mean": found["mean"], "std": found["std"]} | known

@@ -334,7 +334,7 @@ def _read_params(
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
     part = "ema" if weights == "ema" else "params"
     like = {part: {"autoencoder": shapes["params"]}}
-    return {"params": _restore(workdir, step, like)[part]["autoencoder"]}
+    return {"params": restore(workdir, step, like)[part]["autoencoder"]}
 
 
 def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
@@ -348,13 +348,13 @@ def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
         "disc_stats": shapes["batch_stats"],
     }
     _, restored = run_folder.hold(
-        workdir, step, lambda step: _restore(workdir, step, like)
+        workdir, step, lambda step: restore(workdir, step, like)
     )
     disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
     return restored["params"]["logvar"], disc
 
 
-def _restore(workdir: pathlib.Path | str, step: int, like: PyTree) -> PyTree:
+def restore(workdir: pathlib.Path | str, step: int, like: PyTree) -> PyTree:
     """Reads a part of a checkpoint to one device of this process."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
