@@ -28,11 +28,8 @@ from radiovae_jax import files, inputs, physics
 Numbers = np.ndarray | jnp.ndarray
 Path = str | os.PathLike[str]
 
-DbRange, RADIOMAPSEER_DB, NO_DB = (
-    physics.DbRange,
-    physics.RADIOMAPSEER_DB,
-    physics.NO_DB,
-)
+DbRange, NO_DB = physics.DbRange, physics.NO_DB
+RADIOMAPSEER_DB = physics.RADIOMAPSEER_DB
 DB_FLOOR, DB_SPAN = RADIOMAPSEER_DB
 f_to_db, db_to_f = physics.gain_to_db, physics.db_to_gain
 

@@ -105,13 +105,10 @@ def full(tmp_path_factory):
 
 
 def test_every_start_of_the_run_is_in_it(full):
-    _, page = full
-    texts = read(page).texts
+    texts = read(full[1]).texts
     at = texts.index("main --workdir '<i>x'")
     assert texts[at - 1 : at + 2] == ["command", "main --workdir '<i>x'", "main again"]
-    for words in ("jax 0.10.2", "saved step 7", "resume 1"):
-        assert words in texts
-    assert "No run.json" in report_page.starts({})
+    assert {"jax 0.10.2", "saved step 7", "resume 1"} <= set(texts)
 
 
 def test_it_loads_nothing_from_anywhere(full):
