@@ -79,7 +79,6 @@ def full(tmp_path_factory):
     ):
         (run / path).parent.mkdir(exist_ok=True)
         (run / path).write_bytes(PNG)
-    (run / "images" / "folder_0000300.png").mkdir()
     numbers = {"nmse": 0.0123456, "psnr": None, "rmse_db": 3.25}
     record = {
         "step": 150_000,
