@@ -68,7 +68,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
     links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
     progress = f"step {run.last_step:,} of {config['train']['steps']:,}"
     data = script_json(charts.data(run, drawn))
-    headed = (
+    headed = "\n".join(
         f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
         for title, content in sections.items()
     )
@@ -88,7 +88,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
 {hint("; ".join(filter(None, (progress, panels.phase_words(run)))))}
 {tiles(run, of_stage)}
 <nav>{"".join(links)}</nav>
-{"".join(headed)}
+{headed}
 </main>
 <script type="application/json" id="run-data">{data}</script>
 <script>
