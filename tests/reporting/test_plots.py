@@ -225,15 +225,6 @@ def test_the_projection_is_the_same_in_every_run():
     )
 
 
-def test_classes_of_a_segmentation_get_colours_of_their_own():
-    one_hot = np.eye(8)[None, :, None]  # a map of 8 pixels, each of another class
-    rgb = plots.to_rgb(one_hot, one_hot)[0, :, 0]
-    apart = np.linalg.norm(rgb[:, None] - rgb, axis=-1)[~np.eye(8, dtype=bool)]
-    assert apart.min() > 0.1
-    # The reference spans the plots.
-    np.testing.assert_allclose([rgb.min(axis=0), rgb.max(axis=0)], [[0] * 3, [1] * 3])
-
-
 def test_a_reconstruction_is_coloured_on_the_scale_of_its_map():
     target = np.random.default_rng(0).random((1, 8, 8, 5))
     half, weights = 0.5 * target, plots.projection(5)

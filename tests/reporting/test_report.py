@@ -226,13 +226,6 @@ def test_constants_are_named(full):
     }
 
 
-def test_long_runs_make_no_long_page():
-    run = curves.of(showcase.lines(4000, 25), showcase.CONFIG)
-    drawn, _ = charts.of(run, CHARTS)
-    text = report_page.script_json(charts.data(run, drawn))
-    assert len(text) < 1_000_000
-
-
 def test_a_young_run_has_hints_in_place_of_what_is_missing(tmp_path):
     run = showcase.write(tmp_path / "young", showcase.lines(1))
     page = report_page.page(run, CHARTS)
