@@ -29,11 +29,9 @@ class MapFolder:
         """Lists the files; reads none but the first.
 
         Args:
-          root: the folder. Where it holds any of train/, val/ and test/, these are
-            the splits. Where it holds no maps itself, those of its subfolders count.
-          split: "train", "val", "test", or "all" for every map found.
+          root: where it holds no maps itself, those of its subfolders count.
+          split, split_by: see splits.split_files.
           fields: ("gray",), all there is.
-          split_by: "group" or "file", see splits.split_files.
         """
         splits.check_gray_alone(fields, "a plain folder has gray maps only")
         self.root, self.split = pathlib.Path(root), split

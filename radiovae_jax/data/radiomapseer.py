@@ -167,6 +167,11 @@ class RadioMapSeer:
     def _check_files(self, field: str) -> None:
         """Fails now, not hours into training, when a field's files are missing."""
         folder, there = self._index(field)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {folder} for field {field!r}; copy it from the source, "
+                "or do without it"
+            )
         keys = {name[:1] if field in PER_MAP else name for name in self.names}
         missing = sorted(keys - there.keys())
         remedy = f"copy them from the source, or leave {field!r} out of the fields"

@@ -93,7 +93,6 @@ def prepare(
     What is there is kept even if root has more by now; remove it to write it anew.
 
     Args:
-      root: the folder that holds gain/ and png/.
       data_dir: TFDS's folder; it gets `radiomapseer/{simulation}/1.0.0/`.
     """
     splits.check_choice("simulation", simulation, SIMULATIONS)

@@ -63,11 +63,9 @@ class SionnaFolder:
         """Reads every scene of the split: what is wrong is said before the training.
 
         Args:
-          root: the folder.
-          split: "train", "val", "test", or "all" for every scene found.
+          split, split_by: see splits.split_files.
           fields: of "gray" and "antenna".
           db: what f is in dB.
-          split_by: "group" or "file", see splits.split_files.
         """
         splits.check_fields(fields, FIELDS)
         self.root, self.split, self.fields = pathlib.Path(root), split, tuple(fields)

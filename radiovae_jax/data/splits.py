@@ -1,8 +1,7 @@
 """Which map belongs to which split, so that no city is in two of them.
 
 RadioMapSeer's splits are ranges of a fixed order of its maps. In a plain folder the
-subfolders are the splits where there are any; otherwise the files are dealt out, those
-of one map together.
+subfolders are the splits where there are any; otherwise the files are dealt out.
 """
 
 import difflib
@@ -274,7 +273,7 @@ def _dealt_by(names: list[str], dealt: list[list[int]], files: Files) -> str:
     if not more:
         return "dealt by file"
     alike = f"{names[first]} and {names[more[0]]}"
-    # Of few groups the shares are far from the fractions asked for.
+    # Of few groups the shares are far from a tenth.
     shares = ", ".join(f"{len(part)} in {name}" for name, part in files.items())
     return f"dealt by group: {len(dealt)} groups, {alike} in one; {shares}"
 

@@ -53,19 +53,19 @@ class TfdsImages:
         }
         try:
             self._records = builder.as_data_source(split=split, decoders=skipped)
-            self._size = len(self._records)
+            size = len(self._records)
         except (ValueError, AssertionError, KeyError) as error:
             raise ValueError(
                 f"{self._where} has no split {split!r}: it has "
                 f"{', '.join(builder.info.splits)} and slices of them (train[:90%]), "
                 f"for data.train_split and data.val_split ({error})"
             ) from error
-        if not self._size:
+        if not size:
             raise ValueError(f"split {split!r} of {self._where} is empty")
         self.shape = np.shape(self._records[0][self._feature])
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | np.str_]:
         """Returns {"name": "train_17", "gray": [h, w, c] uint8}."""

@@ -4,7 +4,7 @@ Functions take maps f = gray/255 in [0, 1], and what f is in dB; maps without a 
 shown in f. They return a `Figure` that no global state of matplotlib knows of, safe in
 a thread and without a display. The scale of the maps is always the whole range of f.
 
-Maps of several channels have one column a channel where they are in dB. Else three
+Maps of several channels are shown channel by channel where they are in dB. Else three
 channels are red, green and blue, and any other number is mixed into three by a fixed
 random projection: it keeps apart what differs, and does not say which channel it is.
 """
@@ -39,7 +39,7 @@ ERROR_SHARE = 0.98  # of the pixels that the scale of the error covers
 # Shortest and longest scale of the error: 0.5 and 15 dB; in f as much of RadioMapSeer.
 ERROR_LIMITS_F = (0.005, 0.15)
 TITLE_LETTERS = 40
-MOST_CHANNELS = 6  # that have a column each
+MOST_CHANNELS = 6  # that are shown
 PROJECTION_SEED = 0  # pictures of all runs, steps and versions compare
 NOISE = "noise is expected with a small KL weight"
 
@@ -55,16 +55,16 @@ def reconstructions(
 ) -> Figure:
     """Returns rows of map, reconstruction and error, titled with name and RMSE.
 
-    All rows share their scales. The error's covers 98% of the pixels shown and ends at
-    15 dB; the bar's ends are pointed where errors lie beyond, and what is not finite is
-    magenta.
+    A map of several channels in dB has a row for each. All rows share their scales. The
+    error's covers 98% of the pixels shown and ends at 15 dB; the bar's ends are pointed
+    where errors lie beyond, and what is not finite is magenta.
 
     Args:
       recon_f: unclipped.
       names: one per image; none: the images are numbered.
       buildings: True inside; outlined on the map, and the title has the RMSE of the
         street and of the buildings.
-      max_rows: the first so many images are shown.
+      max_rows: the first so many maps are shown.
 
     Raises:
       ValueError: no image.
@@ -77,22 +77,21 @@ def reconstructions(
         building_mask = np.asarray(buildings[:max_rows, :, :, 0])
     parts = channel_parts(channels, db)
     error, scale = _error(target, recon, db)
-    wide = min(3 / len(parts), 1.0)  # as wide as one of three
-    high = (1 if len(parts) == 1 else 3) * wide * 2.45 * bounded(height / width)
-    figure = Figure(figsize=(9, count * (high + 0.65)), layout="constrained")
-    rows = figure.subfigures(count, 1, squeeze=False)[:, 0]
-    for row, name, x, y, off, inside in zip(
-        rows, names[:max_rows], target, recon, error, building_mask, strict=True
+    high, count = 2.45 * bounded(height / width) + 0.65, count * len(parts)
+    figure = Figure(figsize=(9, count * high), layout="constrained")
+    rows = iter(figure.subfigures(count, 1, squeeze=False)[:, 0])
+    for name, x, y, off, inside in zip(
+        names[:max_rows], target, recon, error, building_mask, strict=True
     ):
-        title = _row_title(name, x, y, inside, db)
-        row.suptitle(title, fontsize=10.5, parse_math=False)
-        shown, errors, axes = _row(row, x, y, off, target, scale, db)
-        if inside.any() and not inside.all():  # matplotlib warns of no line to draw
-            for axis in axes[0]:
-                axis.contour(inside, levels=[0.5], colors="white", linewidths=0.6)
-        if channels == 1 or db.span:
-            gain_bar(row, shown, y, db, ax=[*axes[:2].flat])
-        colour_bar(row, errors, off, f"error ({db.unit})", ax=[*axes[2]])
+        name = inputs.printable(name, letters=TITLE_LETTERS)
+        for channel, part in enumerate(parts):
+            of = f"channel {channel} of {channels}" if len(parts) > 1 else ""
+            row, f, f_recon = next(rows), x[..., part], y[..., part]
+            title = _join([name, of, _row_title(f, f_recon, inside, db)])
+            row.suptitle(title, fontsize=10.5, parse_math=False)
+            axes = _row(row, f, f_recon, off[..., channel], target, scale, db)
+            if inside.any() and not inside.all():  # matplotlib warns of no line to draw
+                axes[0].contour(inside, levels=[0.5], colors="white", linewidths=0.6)
     return figure
 
 
@@ -244,7 +243,7 @@ def gain_bar(
 
 
 def channel_parts(channels: int, db: DbRange) -> list[slice]:
-    """Returns what has a column of its own: every channel in dB, else the whole map."""
+    """Returns what is shown by itself: every channel in dB, else the whole map."""
     if channels == 1 or not db.span:
         return [slice(None)]
     return [slice(i, i + 1) for i in range(min(channels, MOST_CHANNELS))]
@@ -274,31 +273,23 @@ def _row(
     figure: SubFigure,
     x: Float[np.ndarray, "h w c"],
     y: Float[np.ndarray, "h w c"],
-    off: Float[np.ndarray, "h w k"],
-    reference: Float[np.ndarray, "_ _ _ c"],
+    off: Float[np.ndarray, "h w"],
+    reference: Float[np.ndarray, "_ _ _ _"],
     scale: Normalize,
     db: DbRange,
-) -> tuple[ScalarMappable, ScalarMappable, np.ndarray]:
-    """Draws map, reconstruction and error; of channels in dB, one column a channel.
-
-    Returns a map and an error as drawn, and the axes of maps, reconstructions, errors.
-    """
-    parts = channel_parts(x.shape[-1], db)
-    apart = len(parts) > 1
-    axes = figure.subplots(*((3, len(parts)) if apart else (1, 3)), squeeze=False)
-    axes = axes if apart else axes.T
-    names, scheme = ("map", "reconstruction", "reconstruction − map"), ERROR_COLOURS
+) -> np.ndarray:
+    """Draws map, reconstruction and error; returns their axes."""
+    title, scheme = "reconstruction − map", ERROR_COLOURS
     if scale.vmin == 0:
-        names, scheme = (*names[:2], "error, rms over channels"), SIZE_COLOURS
-    for number, (column, part) in enumerate(zip(axes.T, parts, strict=True)):
-        titles = (f"channel {number}", "", "") if apart else names
-        for axis, f, title in zip(column[:2], (x, y), titles[:2], strict=True):
-            shown = show_map(axis, f[..., part], title, reference=reference, db=db)
-        errors = image(column[2], off[..., number], titles[2], scheme, scale)
-    if apart:  # what the lines hold stands at their left
-        for line, name in zip(axes, names, strict=True):
-            line[0].set_ylabel(name, fontsize=10)
-    return shown, errors, axes
+        title, scheme = "error, rms over channels", SIZE_COLOURS
+    axes = figure.subplots(1, 3)
+    show_map(axes[0], x, "map", reference=reference, db=db)
+    shown = show_map(axes[1], y, "reconstruction", reference=reference, db=db)
+    errors = image(axes[2], off, title, scheme, scale)
+    if y.shape[-1] == 1:
+        gain_bar(figure, shown, y, db, ax=[*axes[:2]])
+    colour_bar(figure, errors, off, f"error ({db.unit})", ax=axes[2])
+    return axes
 
 
 def _float64(f: Float[Numbers, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
@@ -324,7 +315,7 @@ def _error(
     return error[..., :MOST_CHANNELS], Normalize(0 if mixed else -limit, limit)
 
 
-def _row_title(name: str, target, recon, inside: Bool[np.ndarray, "h w"], db) -> str:
+def _row_title(target, recon, inside: Bool[np.ndarray, "h w"], db) -> str:
     squared = np.square(recon - target)
     errors = [f"RMSE {db.words(float(np.sqrt(np.mean(squared))))}"]
     if inside.any() and not inside.all():
@@ -332,9 +323,8 @@ def _row_title(name: str, target, recon, inside: Bool[np.ndarray, "h w"], db) ->
             f"{place} {db.words(float(np.sqrt(np.mean(squared[where]))))}"
             for place, where in (("street", ~inside), ("buildings", inside))
         ]
-    notes = [inputs.printable(name, letters=TITLE_LETTERS)]
-    notes += [channel_words(target.shape[-1], db), *errors, _finite_note(recon)]
-    return _join(notes)
+    words = channel_words(target.shape[-1], db)
+    return _join([words, *errors, _finite_note(recon)])
 
 
 def _finite_note(f: Float[np.ndarray, "*b h w c"]) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import importlib.resources
 import json
 import math
 import pathlib
@@ -69,7 +68,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
     links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
     progress = f"step {run.last_step:,} of {config['train']['steps']:,}"
     data = script_json(charts.data(run, drawn))
-    headed = (
+    headed = "\n".join(
         f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
         for title, content in sections.items()
     )
@@ -89,7 +88,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
 {hint("; ".join(filter(None, (progress, panels.phase_words(run)))))}
 {tiles(run, of_stage)}
 <nav>{"".join(links)}</nav>
-{"".join(headed)}
+{headed}
 </main>
 <script type="application/json" id="run-data">{data}</script>
 <script>
@@ -116,10 +115,7 @@ def warnings(run: Run) -> str:
     found = diagnosis.warnings(run)
     if not found:
         return '<div class="card fine">Nothing stands out in the numbers.</div>'
-    cards = (
-        f'<div class="card"><h3>{escape(one.what)}</h3><p>{escape(one.why)}</p></div>'
-        for one in found
-    )
+    cards = (card(one.what, f"<p>{escape(one.why)}</p>") for one in found)
     return f'<div class="warnings">{"".join(cards)}</div>'
 
 
@@ -177,12 +173,8 @@ def pictures(paths: Sequence[pathlib.Path]) -> str:
 
 def newest(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns of NAME_0000100.png, NAME_0000200.png, ... the last, for every NAME."""
-    paths = matching(folder, "*.png")
+    paths = sorted(folder.glob("*.png"))
     return [*{PICTURE.sub("", path.name): path for path in paths}.values()]
-
-
-def matching(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
 def evaluations(workdir: pathlib.Path, db: radiomap.DbRange) -> str:
@@ -242,7 +234,7 @@ def validations(run: Run) -> str:
 
 def latents(workdir: pathlib.Path) -> str:
     """Returns pictures and statistics of each channel, of exports and evaluations."""
-    parts = [pictures(matching(workdir / "figures", "latent_*.png"))]
+    parts = [pictures(sorted(workdir.glob("figures/latent_*.png")))]
     for path in sorted(workdir.glob("latents*/**/statistics.json")):
         name = str(path.relative_to(workdir))
         try:
@@ -273,12 +265,8 @@ def settings(config: Mapping[str, Any]) -> str:
     cards = []
     for name, fields in {"run": plain, **nested}.items():
         flat = traverse_util.flatten_dict(fields, sep=".", keep_empty_nodes=True)
-        rows = [
-            (k, json.dumps(v, ensure_ascii=False, default=str)) for k, v in flat.items()
-        ]
-        cards.append(
-            f'<div class="card"><h3>{escape(name)}</h3>{table((), rows)}</div>'
-        )
+        rows = [(k, json.dumps(v, ensure_ascii=False)) for k, v in flat.items()]
+        cards.append(card(name, table((), rows)))
     search = '<p><input type="search" id="search" placeholder="search the fields"></p>'
     return f'{search}<div class="sections">{"".join(cards)}</div>'
 
@@ -298,6 +286,10 @@ def starts(found: Mapping[str, Any]) -> str:
     names = [name for name in found if name != "resumes"]
     rows = [(name, *(words(one.get(name)) for one in columns)) for name in names]
     return table(head, rows)
+
+
+def card(title: str, content: str) -> str:
+    return f'<div class="card"><h3>{escape(title)}</h3>{content}</div>'
 
 
 def hint(text: str) -> str:
@@ -342,5 +334,4 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def asset(name: str) -> str:
-    folder = importlib.resources.files("radiovae_jax.reporting")
-    return folder.joinpath(name).read_text("utf-8")
+    return pathlib.Path(__file__).with_name(name).read_text("utf-8")

