@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,8 +40,8 @@ class Predictor:
 
     def predict(
         self,
-        buildings: Any,  # [h, w], checked here: it comes from users
-        tx: Sequence[float] | Sequence[Sequence[float]],
+        buildings: Any,  # this and the next come from users: checked here
+        tx: Any,
         key: PRNGKey | None = None,
         *,
         calls: int = 1,
@@ -147,11 +146,17 @@ class Predictor:
 
 # One program for all calls of a predictor at a size.
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _predict(built: Built, weights, planes, key, calls: int, samples: int):
+def _predict(predictor, weights, planes, key, calls: int, samples: int):
     with jax.default_matmul_precision("highest"):
         index = jnp.arange(len(planes))
         return sampler.predict_maps(
-            built, *weights, planes, key, index, calls=calls, samples=samples
+            predictor.built,
+            *weights,
+            planes,
+            key,
+            index,
+            calls=calls,
+            samples=samples,
         )
 
 

@@ -293,6 +293,11 @@ def load(
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
     config = run_folder.read_config(workdir)
+    if config.stage != "vae":
+        raise ValueError(
+            f"{workdir} is the run of a second stage, and has no autoencoder of its "
+            f"own; the first stage is in {config.first_stage.run}"
+        )
     schema.check(config)
     model = experiment.build_autoencoder(config)
     lists = ("ch_mult", "attn_resolutions", "resolution")  # in a JSON, so not hashable

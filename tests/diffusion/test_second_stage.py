@@ -1,0 +1,209 @@
+"""A tiny second stage on the tests' first one: it trains, resumes, predicts."""
+
+import json
+import shutil
+
+import command
+import jax
+import numpy as np
+import pytest
+import tiny
+from whole_runs import log
+
+import radiovae_jax
+from radiovae_jax import evaluate, stages, training
+from radiovae_jax.data import datasets
+from radiovae_jax.training import dry_run, run_folder, schema
+from radiovae_jax.vae import codec
+
+
+def make_config(trained, **train):
+    config = tiny.read("quickstart_ldm")
+    config.first_stage.run = str(trained / "run")
+    config.denoiser.update(mult=(1,), blocks=1, attention_side=0)
+    config.optimizer.warmup_steps = 2
+    config.data.update(
+        root=str(trained / "city"), synthetic=dict(maps=10, transmitters=2, size=32)
+    )
+    config.train.update(tiny.config(trained / "city", **train).train)
+    del config.train["stop_on_kl_below"]
+    schema.check(config)
+    return config
+
+
+def train(config, folder):
+    return training.run(stages.make(config, folder), config, folder)
+
+
+@pytest.fixture(scope="module")
+def second(trained, tmp_path_factory):
+    """(config, folder, numbers of the last validation) of six steps."""
+    config = make_config(trained)
+    folder = tmp_path_factory.mktemp("second") / "run"
+    return config, folder, train(config, folder)
+
+
+@pytest.fixture(scope="module")
+def predictor(second):
+    return radiovae_jax.load_predictor(second[1])
+
+
+@pytest.fixture(scope="module")
+def place(second):
+    """Buildings, a transmitter (x, y) and the true map in dB of a validation record."""
+    source = datasets.open_data(second[0], "val", also=("buildings", "antenna"))
+    row, column, _ = np.unravel_index(source[0]["antenna"].argmax(), (32, 32, 1))
+    return source[0]["buildings"], (int(column), int(row))
+
+
+def test_it_trains_on_latents_and_is_validated_on_maps(second, trained):
+    _, folder, numbers = second
+    lines = log(folder)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {"train/loss", "train/v_loss", "train/denoiser_grad_norm"} < lines[0].keys()
+    assert 0 < numbers["nmse_pooled"] < 2 and 0 < numbers["rmse_db"] < 100
+    assert (folder / "images" / "predictions_0000006.png").stat().st_size > 1000
+    record = json.loads((folder / "first_stage.json").read_text())
+    assert record["run"] == str(trained / "run") and record["step"] == 6
+    # What the process sees has mean 0 and deviation 1 over the training split.
+    run = codec.load(trained / "run")
+    source = datasets.open_data(second[0], "train")
+    gray = np.stack([source[i]["gray"] for i in range(len(source))])
+    posterior = run.encode(gray)
+    z = np.asarray(posterior.sample(jax.random.key(0))).reshape(-1, 3)
+    np.testing.assert_allclose(z.mean(0), record["mean"], atol=0.1)
+    np.testing.assert_allclose(z.std(0), record["std"], rtol=0.1)
+
+
+def test_it_goes_on_bit_for_bit(second, trained, tmp_path):
+    _, folder, _ = second
+    for stop in (4, 0):
+        train(make_config(trained, stop_at=stop), tmp_path / "run")
+    lines = [log(folder), log(tmp_path / "run")]
+    lines[1][3] = {k: v for k, v in lines[1][3].items() if not k.startswith("val/")}
+    assert lines[0] == lines[1]
+
+
+def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp_path):
+    config, folder, _ = second
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "first_stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"identity": "another"}))
+    with pytest.raises(ValueError, match=r"first stage in .* has changed"):
+        train(config, tmp_path / "run")
+    path.write_text(json.dumps({"identity": record["identity"]}))
+    with pytest.raises(ValueError, match="lacks mean, run, std, step"):
+        radiovae_jax.load_predictor(tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.first_stage.run = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no folder of a trained first stage"):
+        train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("data.image_size", 64, "trained at 0: set data.image_size=0"),
+        ("denoiser.mult", (1, 1, 1, 1, 1, 1), "no multiple of 64"),
+    ],
+)
+def test_what_does_not_fit_the_first_stage_is_refused(second, field, value, words):
+    config = second[0].copy_and_resolve_references()
+    schema.put(config, field, value)
+    with pytest.raises(ValueError, match=words):
+        dry_run.run(stages.make(config, None), config)
+
+
+def test_the_dry_run_counts_both_stages(second):
+    page = dry_run.run(stages.make(second[0], None), second[0])
+    assert "denoiser" in page and "first stage, fixed" in page
+    assert "diffusion " in page
+
+
+def test_predictions_are_maps_in_db_and_their_noise_is_the_key_s(predictor, place):
+    buildings, tx = place
+    found = predictor.predict(buildings, tx, samples=2)
+    assert found.shape == (2, 1, 32, 32)
+    assert found.min() >= -147 and found.max() <= -47
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    np.testing.assert_array_equal(found, predictor.predict(buildings, tx, samples=2))
+    other = predictor.predict(buildings, tx, jax.random.key(7), samples=2)
+    assert np.abs(found - other).max() > 0.1
+    several = predictor.predict(buildings > 0, [tx, tx], calls=2, unit="f")
+    assert several.shape == (1, 2, 32, 32)
+    assert several.min() >= 0 and several.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(tx=(40, 3)), r"transmitter at \(40, 3\) is off the map of 32x32"),
+        (dict(tx=(-1, 3)), "off the map"),
+        (dict(tx=(np.nan, 3)), "off the map"),
+        (dict(tx=(1, 2, 3)), "expected"),
+        (dict(buildings=np.full((32, 32), 255)), "inside a building.*inverted"),
+        (dict(buildings=np.arange(1024).reshape(32, 32)), "expected a mask"),
+        (dict(buildings=np.zeros((32, 33))), "no multiple of"),
+        (dict(buildings=np.zeros(32)), r"shape \(32,\), expected \[h, w\]"),
+        (dict(calls=0), "calls=0"),
+        (dict(samples=0), "samples=0"),
+        (dict(unit="watt"), "unit='watt'"),
+        (dict(measurements=([[1, 1]], [-90.0])), "trained without measurements"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_in_one_line(
+    predictor, place, change, words
+):
+    arguments = {"buildings": place[0], "tx": place[1]} | change
+    with pytest.raises(ValueError, match=words) as error:
+        predictor.predict(arguments.pop("buildings"), arguments.pop("tx"), **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_the_other_stage_is_refused(trained, second):
+    with pytest.raises(ValueError, match="run of a first stage"):
+        radiovae_jax.load_predictor(trained / "run")
+    with pytest.raises(ValueError, match="run of a second stage"):
+        radiovae_jax.load_codec(second[1])
+
+
+def test_its_evaluation_has_calls_samples_floor_and_baselines(second):
+    _, folder, numbers = second
+    done = command.call(
+        "evaluate",
+        *("--workdir", folder, "--calls", "1,2", "--samples", 3),
+        *("--baseline", "predictors", "--step", 6),
+    )
+    assert done.status == 0, done.stderr
+    record = json.loads((folder / "evaluation" / "val.json").read_text())
+    assert list(record["rows"]) == [
+        *("calls_1", "calls_2", "mean_of_3", "first_stage"),
+        *("mean_map", "log_distance", "nearest"),
+    ]
+    street = {row: of["raw"]["street"] for row, of in record["rows"].items()}
+    assert street["first_stage"]["rmse_db"] > 0
+    assert 0 <= record["calibration"]["coverage"] <= 1
+    assert "the 90% interval of the samples' deviation covers" in done.stdout
+    # The noise differs from the validation's, the network and the maps do not.
+    rmse = record["rows"]["calls_1"]["raw"]["all"]["rmse_db"]
+    np.testing.assert_allclose(rmse, numbers["rmse_db"], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--baseline", "pca"], "predictors of this one"),
+        (["--measurements", "5"], "trained without measurements"),
+        (["--calls", "0"], "no whole number from 1"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(second, flags, words):
+    done = command.call("evaluate", "--workdir", second[1], *flags)
+    assert done.status and words in done.stderr
+
+
+def test_it_is_validated_at_best_as_its_folder_says(second):
+    assert run_folder.best_step(second[1]) in (3, 6)
+    assert evaluate.stages.charts(second[1])["Loss"] == ("train/loss", "val/loss")
