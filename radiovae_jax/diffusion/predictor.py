@@ -75,11 +75,11 @@ class Predictor:
         mask = to_mask(buildings, "buildings")
         places = check_transmitters(mask, tx)
         self.check_size(mask.shape)
-        planes = self._planes(
-            mask, places, cars, self._measured(measurements, mask, unit)
-        )
+        measured = self._measured(measurements, mask, unit)
+        planes = self._planes(mask, places, cars, measured)
         key = jax.random.key(0) if key is None else key
-        f = _predict(self, self.params, planes, key, calls, samples)
+        weights = self.built.first.frozen, self.params
+        f = _predict(self, weights, planes, key, calls, samples)
         f = np.stack([np.asarray(batch.resize_back(one, *mask.shape)) for one in f])
         f = np.clip(f[..., 0], 0, 1)
         return radiomap.f_to_db(f, self.db) if unit == "db" else f
