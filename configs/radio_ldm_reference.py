@@ -3,10 +3,10 @@
     python -m radiovae_jax.main --config radio_ldm_reference --config.data.root=ROOT \\
         --config.first_stage.run=runs/radio_reference
 
-RadioDiff's train_cond_ldm.py at 14c4a8c: decoupled diffusion, latents times 0.3, batches
-of 66 in 8 parts, 50,000 steps, rate 5e-5 falling as (1 - i/N)^0.96. The released network
-(Swin-B, 225 million parameters) is not rebuilt: the denoiser is radio_ldm's. Of its EMA,
-which the release keeps and never uses, validation and `best` are all the same.
+RadioDiff's train_cond_ldm.py at 14c4a8c: decoupled diffusion, latents times 0.3,
+batches of 66 in 8 parts, 50,000 steps, rate 5e-5 falling as (1 - i/N)^0.96. The
+released network (Swin-B, 225 million parameters) is not rebuilt: the denoiser is
+radio_ldm's. Its EMA, which the release keeps and never uses, is what is validated.
 """
 
 import ml_collections
