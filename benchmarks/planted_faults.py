@@ -62,8 +62,8 @@ FAULTS = [
     Fault(
         "stored variance of BatchNorm",
         "vae/discriminator.py",
-        "self._moved(stored_var.value, unbiased)",
-        "self._moved(stored_var.value, var)",
+        "(stored_var, unbiased)",
+        "(stored_var, var)",
         "vae/test_discriminator.py",
     ),
     Fault(

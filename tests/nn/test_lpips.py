@@ -100,11 +100,10 @@ def write_files(folder, weights):
     return folder
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_value_and_gradient_match_pytorch(weights, distance, gradient, channels):
+def test_value_and_gradient_match_pytorch(weights, distance, gradient):
     torch = pytest.importorskip("torch")
     weights = weights._replace(lin=torch_lin() or weights.lin)
-    target, recon = images(channels)
+    target, recon = images(1)  # lpips-j's own class, below, sees three
     x, y = (
         torch.from_numpy(np.array(v)).permute(0, 3, 1, 2).requires_grad_()
         for v in (target, recon)
@@ -139,14 +138,6 @@ def test_gradient_is_finite_where_a_layer_is_silent_or_too_faint_to_square(
     assert bool(lpips.features(faint, images(1)[0])[0].any()) == (scale > 0)
     found = gradient(faint, *images(1))[1]
     assert np.isfinite(found).all()
-
-
-def test_bfloat16_convolutions_are_summed_in_float32(weights, distance):
-    target, recon = images(1)
-    # Not compiled: XLA may keep more than bfloat16's digits between fused operations.
-    half = lpips.distance(weights, target, recon, dtype=jnp.bfloat16)
-    assert half.dtype == jnp.float32
-    np.testing.assert_allclose(half, distance(weights, target, recon), rtol=0.01)
 
 
 def test_files_in_the_hubs_layout_load_back(weights, tmp_path, monkeypatch):
