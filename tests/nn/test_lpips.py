@@ -1,7 +1,5 @@
 """LPIPS against PyTorch, lpips-j's own class, and its weights' files."""
 
-import importlib.util
-import pathlib
 import re
 import subprocess
 import sys
@@ -14,20 +12,6 @@ import numpy as np
 import pytest
 
 from radiovae_jax.nn import lpips, vgg
-
-
-def torch_lin():
-    """Returns the lin weights that the PyPI package `lpips` carries, or none."""
-    package = importlib.util.find_spec("lpips")
-    if package is None:
-        return None
-    torch = pytest.importorskip("torch")
-    file = pathlib.Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth"
-    # Not through the package itself: it imports torchvision.
-    stored = torch.load(file, weights_only=True, map_location="cpu")
-    return tuple(
-        jnp.asarray(stored[f"lin{i}.model.1.weight"].numpy().ravel()) for i in range(5)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +86,6 @@ def write_files(folder, weights):
 
 def test_value_and_gradient_match_pytorch(weights, distance, gradient):
     torch = pytest.importorskip("torch")
-    weights = weights._replace(lin=torch_lin() or weights.lin)
     target, recon = images(1)  # lpips-j's own class, below, sees three
     x, y = (
         torch.from_numpy(np.array(v)).permute(0, 3, 1, 2).requires_grad_()

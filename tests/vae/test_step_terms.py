@@ -11,7 +11,6 @@ from small_step import KEY, build, length, random_batch
 
 from radiovae_jax import losses
 from radiovae_jax.data import radiomap
-from radiovae_jax.training.checkpoint import Checkpoints
 from radiovae_jax.vae import adversary, train_step, validate
 from radiovae_jax.vae.state import PHASES
 
@@ -217,17 +216,6 @@ def test_a_bad_discriminator_alone_skips_the_update_of_both(all_on):
     new, _ = step(state._replace(disc_params=broken), random_batch())
     assert int(new.skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
-
-
-def test_a_checkpoint_holds_the_logits_averages_and_the_counts(all_on, tmp_path):
-    new = all_on[3]._replace(skipped=jnp.asarray(3, jnp.int32))
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(new, {}, None)
-    checkpoints.wait()
-    restored, _ = checkpoints.restore_latest(new)
-    checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, restored, new)
-    assert float(restored.lecam.real) != 0
 
 
 def test_terms_that_are_off_are_not_logged_and_idle_ones_are_0():
