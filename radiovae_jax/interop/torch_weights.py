@@ -383,12 +383,10 @@ def model_fields(structure: Mapping[str, Any], resolution: Any) -> dict[str, Any
       resolution: (height, width) or one int; `attn_resolutions` is told in it.
 
     Raises:
-      ValueError: the levels do not differ in size at this resolution, or it is not
-        divisible.
+      ValueError: it cannot be halved as often as the levels want.
     """
-    height, width = (
-        (resolution, resolution) if isinstance(resolution, int) else resolution
-    )
+    square = isinstance(resolution, int)
+    height, width = (resolution, resolution) if square else resolution
     halvings = len(structure["ch_mult"]) - 1
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(

@@ -161,10 +161,9 @@ class Codec:
         return radiomap.f_to_db(f, self.db) if unit == "db" else f
 
     def sizes(self, stored: tuple[int, int], resize: str = "auto") -> Sizes:
-        """Decides at which size the network gets maps.
+        """Decides at which size the network gets maps of (height, width) `stored`.
 
         Args:
-          stored: (height, width) of the maps.
           resize: "training" resizes as the training and the evaluation do; "stored"
             does not; "auto" is "training" for square maps up to twice its size, else
             "stored".
