@@ -214,8 +214,8 @@ class Codec:
         if unit == "db" and not self.db.span:
             raise ValueError(
                 f"what f is in dB is not known of the maps of {self.description}: set "
-                "data.db_floor and data.db_span (dB at 0 and over the whole scale) in "
-                "its config.json"
+                "data.db_floor and data.db_span in its config.json (dB at f = 0, and "
+                "over the whole scale)"
             )
 
     def _to_f(self, maps: Any, unit: str) -> Float[np.ndarray, "b h w c"]:
