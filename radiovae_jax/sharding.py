@@ -30,9 +30,7 @@ def make_mesh(batch_size: int, fsdp: int = 1) -> Mesh:
       ValueError: numbers that do not divide, processes with unlike devices.
     """
     # By process: each then holds a run of the batch's rows, as the pipeline cuts it.
-    devices = sorted(
-        jax.devices(), key=lambda device: (device.process_index, device.id)
-    )
+    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
     if len(devices) != jax.local_device_count() * jax.process_count():
         raise ValueError(
             f"this process has {jax.local_device_count()} devices and all "
@@ -65,7 +63,7 @@ def by_batch(mesh: Mesh) -> NamedSharding:
 
 
 def rule(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """Returns how an array of the state lies on the mesh.
+    """Returns how an array of the state lies on the mesh: whole, or split over fsdp.
 
     The longest axis that `fsdp` divides is split, the last of several; an array of
     fewer than `SMALLEST_SPLIT` numbers, or without such an axis, is whole everywhere.

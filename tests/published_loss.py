@@ -3,13 +3,14 @@
 import golden
 import jax
 import jax.numpy as jnp
+import tiny
 
 from radiovae_jax import losses
 from radiovae_jax.data.batch import bare
 from radiovae_jax.interop import torch_weights
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.training import updates
-from radiovae_jax.vae import adversary, objectives, train_step
+from radiovae_jax.vae import adversary, experiment, objectives, train_step
 from radiovae_jax.vae.discriminator import PatchDiscriminator
 
 # Fields of our batch and their names in the files; each file has what it uses.
@@ -30,16 +31,9 @@ def run(arrays: dict, step: int, objective: objectives.Objective):
     network = PatchDiscriminator(
         in_channels=1 + batch.cond.shape[-1], ndf=4, num_layers=3
     )
-    settings = train_step.LossSettings(
-        objective=objective,
-        disc_loss=config["disc_loss"],
-        disc_factor=config["disc_factor"],
-        disc_weight=config["disc_weight"],
-        kl_weight=config["kl_weight"],
-        perceptual_weight=config["perceptual_weight"],
-        pixelloss_weight=1.0,
-        loss_scale=1.0,
-        fresh_reconstruction=False,
+    names = "disc_loss disc_factor disc_weight kl_weight perceptual_weight".split()
+    settings = experiment.build_settings(tiny.read("radio"))._replace(
+        objective=objective, **{name: config[name] for name in names}
     )
     factor = losses.adopt_weight(config["disc_factor"], step, config["disc_start"])
 

@@ -44,6 +44,8 @@ def test_nll_sums_pixels_and_averages_images():
     weights = jnp.asarray([1.0, 0.0, 2.0]).reshape(1, 1, 3, 1).repeat(2, axis=0)
     np.testing.assert_allclose(losses.nll(rec, logvar, weights), expected, rtol=1e-6)
     np.testing.assert_allclose(losses.nll(rec, logvar, 0 * weights), 0.0)
+    mean = losses.nll(rec, logvar, reduction="mean")
+    np.testing.assert_allclose(mean, expected / 3, rtol=1e-6)
 
 
 def test_hinge_is_zero_beyond_the_margin_and_one_at_zero_logits():

@@ -6,17 +6,8 @@ import runpy
 import ml_collections
 
 from radiovae_jax import training
-from radiovae_jax.vae import objectives, task
+from radiovae_jax.vae import task
 
-# The base objective, as the configs have it.
-BASE = objectives.Objective(
-    name="base",
-    total=objectives.Pixelwise(1.0, 0.0, 0.0),
-    balance=objectives.Pixelwise(1.0, 0.0, 0.0),
-    pixel_weights=objectives.Pixelwise(1.0, 1.0, 1.0),
-    pinn_form="dimensionless",
-    input_range="unit",
-)
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 

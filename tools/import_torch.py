@@ -171,11 +171,7 @@ def read_autoencoder(
 ) -> tuple[dict, dict, dict]:
     """Returns structure, parameters, and config.json of those of diffusers.
 
-    Args:
-      facts: config.json of a folder; that of a file is looked for beside it.
-
-    Raises:
-      ValueError: there is none, or it and the tensors do not go together.
+    `facts` is the config.json of a folder; that of a file is looked for beside it.
     """
     names = diffusers_weights.names_of(state)
     if names is not torch_weights.RADIODIFF and not facts:

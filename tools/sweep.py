@@ -79,6 +79,7 @@ COLUMNS = {
     "silhouette": "silhouette of buildings",
     "mantel": "correlation with transmitter",
 }
+KEYS = ("reconstruction", "beta", "schedule", "steps", "size")  # of a record
 # Of these the figure has the first six that there are.
 PANELS = "rmse_db rmse elbo kl active silhouette mantel psnr ssim rec".split()
 # Okabe and Ito's colours, told apart with colour-deficient sight.
@@ -281,19 +282,12 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-    names = {"reconstruction", "beta", "schedule", "steps", "size", *COLUMNS}
-    names -= {"rmse", "rmse_db"}  # one of them
-    try:
-        # Without "config": of a version that knew the quickstart's city alone.
-        record = {"config": ""} | inputs.read_json(path, remedy="")
-        missing = sorted(names - record.keys())
-    except ValueError as error:
-        missing = [str(error)]
+    remedy = "delete it, and the same command measures the run again"
+    # Without "config": of a version that knew the quickstart's city alone.
+    record = {"config": ""} | inputs.read_json(path, remedy=remedy)
+    missing = {*KEYS, *COLUMNS} - {"rmse", "rmse_db"} - record.keys()
     if missing:
-        raise ValueError(
-            f"{path} is no record of this sweep ({', '.join(missing)}); delete it, and "
-            "the same command measures the run again"
-        )
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {remedy}")
     return record
 
 

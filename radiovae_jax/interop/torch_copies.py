@@ -104,11 +104,7 @@ def is_under(copy: Copy, prefix: str) -> bool:
 
 
 def find(content: Mapping[Any, Any], ignore: Sequence[str] = ()) -> list[Copy]:
-    """Returns every copy of an autoencoder in the top two levels of a checkpoint.
-
-    Raises:
-      ValueError: names that fall together, or an average that fits no model.
-    """
+    """Returns every copy of an autoencoder in the top levels of a checkpoint."""
     found, unused = [], set(ignore)
     for keys, mapping in mappings(content):
         named = {name: v for name, v in mapping.items() if isinstance(name, str)}

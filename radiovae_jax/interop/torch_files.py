@@ -36,9 +36,7 @@ def read(
     Args:
       path: a pickle (.pt, .ckpt, .bin), a .safetensors file, one or the index of a
         set of shards, or a diffusers folder.
-      weights: "ema", "model", or "auto": the average where there is one.
-      prefix: of the copy to take; see `torch_copies.take`.
-      ignore: starts of names that are left out before.
+      weights, prefix, ignore: as for `torch_copies.take`.
 
     Raises:
       FileNotFoundError, ValueError: there is nothing that can be read.

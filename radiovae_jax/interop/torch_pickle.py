@@ -49,9 +49,7 @@ class StandIn:
 def load(path: pathlib.Path) -> Any:
     """Returns what a file of torch.save holds; stand-ins for what is no tensor.
 
-    Raises:
-      FileNotFoundError, OSError: it does not exist or may not be read.
-      ValueError: it is no such file, or damaged.
+    Raises: as `inputs.check_file`; and a ValueError for what is no such file.
     """
     torch = wanted("torch")
     check(path)

@@ -135,19 +135,15 @@ def discriminator_from_torch(state: StateDict) -> Tree:
 
 def loss_from_torch(state: StateDict, copy: str) -> tuple[Tree, np.ndarray]:
     """Returns discriminator and logvar of a loss that is called `copy` there."""
-    prefix, logvar = f"{copy}.discriminator.", f"{copy}.logvar"
-    own = {name: v for name, v in state.items() if name.startswith((prefix, logvar))}
-    inner = {n.removeprefix(prefix): v for n, v in own.items() if n != logvar}
+    prefix, name = f"{copy}.discriminator.", f"{copy}.logvar"
+    inner = {
+        n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)
+    }
+    logvar = from_torch({name: state[name]}, [Entry(name, ("logvar",), SAME, (), ())])
     try:
-        structure = discriminator_structure_of_torch(inner)
+        return discriminator_from_torch(inner), logvar["logvar"]
     except ValueError as error:
         raise ValueError(f"{prefix}*: {error}") from error
-    table = [
-        entry._replace(torch=prefix + entry.torch)
-        for entry in discriminator_table(**structure)
-    ]
-    tree = from_torch(own, [*table, Entry(logvar, ("logvar",), SAME, (), ())])
-    return tree, tree.pop("logvar")
 
 
 def discriminator_to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -387,12 +383,10 @@ def model_fields(structure: Mapping[str, Any], resolution: Any) -> dict[str, Any
       resolution: (height, width) or one int; `attn_resolutions` is told in it.
 
     Raises:
-      ValueError: the levels do not differ in size at this resolution, or it is not
-        divisible.
+      ValueError: it cannot be halved as often as the levels want.
     """
-    height, width = (
-        (resolution, resolution) if isinstance(resolution, int) else resolution
-    )
+    square = isinstance(resolution, int)
+    height, width = (resolution, resolution) if square else resolution
     halvings = len(structure["ch_mult"]) - 1
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(

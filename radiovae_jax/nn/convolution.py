@@ -40,7 +40,6 @@ def convolve(x: Map, kernel: Kernel, padding: Padding) -> Result:
 
 
 def by_xla(x: Map, kernel: Kernel, padding: Padding) -> Result:
-    """The convolution that XLA has."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -102,13 +101,10 @@ def _choose(use: Callable[[Callable], Array], form: Callable):
 
 
 def _forward(form, x, kernel, padding):
-    """Returns the result, and all that the way back keeps."""
     return _on_cpu(form, x, kernel, padding), (x, kernel)
 
 
 def _backward(form, padding, kept, result_grad):
-    """Returns the gradients of x and of the kernel, both by the form."""
-
     def pull(convolution):
         bound = functools.partial(convolution, padding=padding)
         return jax.vjp(bound, *kept)[1](result_grad)

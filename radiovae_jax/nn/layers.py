@@ -211,10 +211,8 @@ class AttnBlock(nn.Module):
 class Blocks:
     """Makes the blocks of a network, by what they have in common.
 
-    Attributes:
-      remat: keeps a block's input only and computes the block again on the way back.
-        The parameters' names and values are the same with it and without.
-      attention_chunk: see `attend`.
+    With `remat` a block keeps its input only and is computed again on the way back;
+    `attention_chunk`: see `attend`. Neither changes a parameter's name or value.
     """
 
     dropout: float

@@ -69,9 +69,9 @@ def load_weights(
         folder = inputs.local(source, "LPIPS weights")
         vgg_file, lin_file = folder / VGG_FILE, folder / LIN_FILE
     kernels = _kernel_shapes()
-    weights = {f"{name}/weight": shape for name, shape in kernels.items()}
-    biases = {f"{name}/bias": shape[-1:] for name, shape in kernels.items()}
-    stored = _read(vgg_file, weights | biases)
+    shapes = {f"{name}/weight": shape for name, shape in kernels.items()}
+    shapes |= {f"{name}/bias": shape[-1:] for name, shape in kernels.items()}
+    stored = _read(vgg_file, shapes)
     lin = _read(lin_file, {f"lin{i}": (1, 1, c, 1) for i, (c, _) in enumerate(BLOCKS)})
     return LpipsWeights(
         vgg={
@@ -105,7 +105,6 @@ def features(
     """Returns the five activations of VGG16 that LPIPS compares.
 
     Args:
-      weights: from `load_weights`.
       x: images in [-1, 1] with three channels, or one that all three see.
       dtype: what the convolutions compute in, and the result's type.
 
@@ -131,18 +130,13 @@ def features(
 def distance(
     weights: LpipsWeights, target: Image, recon: Image, *, dtype: DType = jnp.float32
 ) -> PerImage:
-    """Returns the perceptual distance of each image to its target.
+    """Returns the perceptual distance of each image to its target, in [-1, 1].
 
-    The target gets no gradient. All after the convolutions is float32.
+    The target gets no gradient. All after the convolutions, which compute in `dtype`,
+    is float32.
 
     VGG sees one channel as gray and three as colours. Of any other number each is seen
     on its own, as gray, and the distances are averaged: channels times the work.
-
-    Args:
-      weights: from `load_weights`.
-      target: images in [-1, 1].
-      recon: their reconstructions.
-      dtype: what the convolutions compute in.
     """
     b, _, _, channels = target.shape
     if channels not in (1, 3):
@@ -223,17 +217,11 @@ def _from_hub(filename: str, ask: bool) -> pathlib.Path:
 def _read(
     file: pathlib.Path, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, Float[Array, "..."]]:
-    """Returns the arrays of an HDF5 file by their paths in it.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: it is damaged, lacks an array or holds one of another shape.
-    """
+    """Returns the arrays of an HDF5 file by their paths in it, checked."""
     import h5py
 
     if not file.is_file():
         raise FileNotFoundError(_remedy(f"{file} is missing"))
-
     arrays = {}
     try:
         with h5py.File(file, "r") as opened:

@@ -161,10 +161,9 @@ class Codec:
         return radiomap.f_to_db(f, self.db) if unit == "db" else f
 
     def sizes(self, stored: tuple[int, int], resize: str = "auto") -> Sizes:
-        """Decides at which size the network gets maps.
+        """Decides at which size the network gets maps of (height, width) `stored`.
 
         Args:
-          stored: (height, width) of the maps.
           resize: "training" resizes as the training and the evaluation do; "stored"
             does not; "auto" is "training" for square maps up to twice its size, else
             "stored".
@@ -215,8 +214,8 @@ class Codec:
         if unit == "db" and not self.db.span:
             raise ValueError(
                 f"what f is in dB is not known of the maps of {self.description}: set "
-                "data.db_floor and data.db_span (dB at 0 and over the whole scale) in "
-                "its config.json"
+                "data.db_floor and data.db_span in its config.json (dB at f = 0, and "
+                "over the whole scale)"
             )
 
     def _to_f(self, maps: Any, unit: str) -> Float[np.ndarray, "b h w c"]:

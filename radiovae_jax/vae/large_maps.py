@@ -102,7 +102,6 @@ def encode(
 
     Args:
       params: {"params": ...} of the model.
-      image: in [-1, 1], sides divisible by the down-sampling.
       band_floats: features in a band; fewer take less memory, and more time.
       progress: label of a progress bar; none without.
     """

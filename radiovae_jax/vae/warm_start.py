@@ -24,7 +24,6 @@ def prepared(
     discriminator stays fresh where that run has one of another shape.
 
     Args:
-      folder: of the other run.
       fresh: the state to start, or its shapes.
       reconstruction: of the run to start; a decoder of logits ("bce") is no start for
         one of images, nor the other way round.

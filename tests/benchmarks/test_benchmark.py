@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
-import weakref
 
 import benchmark
 import command
@@ -191,23 +189,19 @@ runpy.run_path("benchmarks/benchmark.py", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("data", [False, True])
-def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path, data):
-    out, asked = tmp_path / "record.json", ["--data"] * data
+def test_it_runs_where_the_data_s_libraries_are_not_installed(tmp_path):
+    out = tmp_path / "record.json"
     done = subprocess.run(
-        [sys.executable, "-c", BARE, *TINY, "--noparts", f"--out={out}", *asked],
+        [sys.executable, "-c", BARE, *TINY, "--noparts", f"--out={out}"],
         cwd=command.PROJECT,
         env=command.environment() | {"PYTHONPATH": "."},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == data, done.stderr
-    if data:
-        assert "--data needs grain" in done.stderr
-    else:
-        phases = json.loads(out.read_text())["phases"]
-        assert set(phases) == {"autoencoder", "adversarial"}
+    assert done.returncode == 0, done.stderr
+    phases = json.loads(out.read_text())["phases"]
+    assert set(phases) == {"autoencoder", "adversarial"}
 
 
 def test_how_many_times_as_long_each_takes():
@@ -243,25 +237,6 @@ def test_the_first_steps_are_compared_by_the_worst_number():
     assert peers.difference(ours, {"nll_loss": math.nan}) == (math.inf, "nll_loss")
 
 
-def test_a_peer_that_failed_is_gone_when_the_next_is_made(monkeypatch):
-    made = []
-
-    class Peer:
-        def first_step(self):
-            raise RuntimeError("CUDA out of memory")
-
-    def make(mode):
-        assert all(peer() is None for peer in made)  # it holds a GPU's memory
-        peer = Peer()
-        made.append(weakref.ref(peer))
-        return peer
-
-    monkeypatch.setattr(peers, "_maker", lambda *a, **k: (make, [], "float32"))
-    ours = types.SimpleNamespace(step=dict)
-    found = peers.raced(None, ours, {"a": "", "b": ""}, adversarial=False)
-    assert len(made) == len(found.not_timed) == 2
-
-
 def test_all_are_timed_as_often_and_in_rows():
     calls = []
     steppers = {name: lambda name=name: calls.append(name) for name in "ab"}
@@ -277,7 +252,6 @@ def test_all_are_timed_as_often_and_in_rows():
     "arguments, message",
     [
         (["--out={}/file/x.json"], "give another --out"),
-        (["--out={}"], "is a folder"),
         (["--out=", "--config.loss.disc_conditional=True"], "disc_conditional is True"),
         (
             ["--out=", "--peer=torch", "--config.loss.reconstruction=l1"],

@@ -365,25 +365,3 @@ def test_main_goes_on_from_an_import_with_the_command_it_prints(
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, imported["params"])
     # Two steps of Adam at a rate of at most 1e-3 from the imported numbers.
     assert 0 < max(jax.tree.leaves(moved)) < 3e-3
-
-
-@pytest.mark.slow
-def test_fine_tuning_starts_from_imported_weights(tmp_path, quick_compile):
-    torch.save(STATE, tmp_path / "vae.pt")
-    assert run(tmp_path, "vae.pt", "--with-loss", name="pretrained") == 0
-    words = command.tiny_quickstart(
-        tmp_path,
-        "--config.autoencoder.ch_mult=(1,)",
-        f"--config.train.init_from={tmp_path / 'pretrained'}",
-        "--config.optimizer.learning_rate=0.0",
-        "--config.ema.decay=0.0",  # else (1 - d) w + d w, which rounds
-        "--config.train.steps=1",
-    )
-    done = command.call("main", *words)
-    assert done.status == 0, done.stderr
-    assert "starting from the weights of" in done.stderr
-    # At a rate of 0 what was started from is what is saved: the published numbers.
-    assert_holds(radiovae_jax.load(tmp_path / "run")[1]["params"], STATE)
-    lines = logbook.read(tmp_path / "run" / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [1]
-    assert lines[0]["train/logvar"] == 0.25 + len("loss")

@@ -1,7 +1,5 @@
 """LPIPS against PyTorch, lpips-j's own class, and its weights' files."""
 
-import importlib.util
-import pathlib
 import re
 import subprocess
 import sys
@@ -14,20 +12,6 @@ import numpy as np
 import pytest
 
 from radiovae_jax.nn import lpips, vgg
-
-
-def torch_lin():
-    """Returns the lin weights that the PyPI package `lpips` carries, or none."""
-    package = importlib.util.find_spec("lpips")
-    if package is None:
-        return None
-    torch = pytest.importorskip("torch")
-    file = pathlib.Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth"
-    # Not through the package itself: it imports torchvision.
-    stored = torch.load(file, weights_only=True, map_location="cpu")
-    return tuple(
-        jnp.asarray(stored[f"lin{i}.model.1.weight"].numpy().ravel()) for i in range(5)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +84,9 @@ def write_files(folder, weights):
     return folder
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_value_and_gradient_match_pytorch(weights, distance, gradient, channels):
+def test_value_and_gradient_match_pytorch(weights, distance, gradient):
     torch = pytest.importorskip("torch")
-    weights = weights._replace(lin=torch_lin() or weights.lin)
-    target, recon = images(channels)
+    target, recon = images(1)  # lpips-j's own class, below, sees three
     x, y = (
         torch.from_numpy(np.array(v)).permute(0, 3, 1, 2).requires_grad_()
         for v in (target, recon)
@@ -139,14 +121,6 @@ def test_gradient_is_finite_where_a_layer_is_silent_or_too_faint_to_square(
     assert bool(lpips.features(faint, images(1)[0])[0].any()) == (scale > 0)
     found = gradient(faint, *images(1))[1]
     assert np.isfinite(found).all()
-
-
-def test_bfloat16_convolutions_are_summed_in_float32(weights, distance):
-    target, recon = images(1)
-    # Not compiled: XLA may keep more than bfloat16's digits between fused operations.
-    half = lpips.distance(weights, target, recon, dtype=jnp.bfloat16)
-    assert half.dtype == jnp.float32
-    np.testing.assert_allclose(half, distance(weights, target, recon), rtol=0.01)
 
 
 def test_files_in_the_hubs_layout_load_back(weights, tmp_path, monkeypatch):

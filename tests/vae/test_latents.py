@@ -60,7 +60,7 @@ def unbroken(tmp_path_factory):
     return folder, export(folder)
 
 
-def test_statistics_are_those_of_samples_of_the_posteriors():
+def test_statistics_are_those_of_what_the_posteriors_draw():
     rng = np.random.default_rng(0)
     mean = rng.normal([1.0, -2.0], [0.5, 2.0], size=(50, 8, 8, 2)).astype(np.float32)
     logvar = rng.normal([-1.0, 1.0], 0.3, size=mean.shape).astype(np.float32)
@@ -68,13 +68,10 @@ def test_statistics_are_those_of_samples_of_the_posteriors():
     parts += [latent_statistics.moments(mean[20:], logvar[20:])]
     found = latent_statistics.statistics(parts[0].merge(parts[1]))
     posterior = DiagonalGaussian(jnp.asarray(mean), jnp.asarray(logvar))
-    z = np.float64(posterior.sample(jax.random.key(0)))
-    # 3200 samples a channel: their std is known to 1.3%, their mean to 0.02 std.
-    np.testing.assert_allclose(found["std"], z.std(axis=(0, 1, 2)), rtol=0.05)
-    np.testing.assert_allclose(found["mean"], z.mean(axis=(0, 1, 2)), atol=0.15)
     closed = np.sqrt(np.float64(mean).var((0, 1, 2)) + np.exp(logvar).mean((0, 1, 2)))
     np.testing.assert_allclose(found["std"], closed, rtol=1e-6)
     np.testing.assert_allclose(found["scale_factor"], 1 / closed, rtol=1e-6)
+    np.testing.assert_allclose(found["mean"], mean.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["mode_std"], mean.std((0, 1, 2)), rtol=1e-5)
     per_entry = float(jnp.sum(posterior.kl())) / mean.size
     np.testing.assert_allclose(np.mean(found["kl_nats"]), per_entry, rtol=1e-5)

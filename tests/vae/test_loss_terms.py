@@ -62,13 +62,6 @@ def test_a_deterministic_posterior_costs_nothing_and_its_gradient_is_finite():
     assert np.isnan(losses.gaussian_kl(q.mean, jnp.nan * q.mean)).all()
 
 
-def test_nll_with_the_mean_reduction_is_that_of_one_element():
-    rec, logvar = jnp.arange(12.0).reshape(2, 1, 3, 2), jnp.log(2.0)
-    total, mean = (losses.nll(rec, logvar, reduction=r) for r in ("sum", "mean"))
-    np.testing.assert_allclose(mean, 5.5 / 2 + np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
-
-
 def test_free_bits_hold_each_entry_at_the_floor_after_averaging_the_batch():
     # Three entries of two images; means 0.5, 1 and 3 against a floor of 1.
     kl = jnp.asarray([[0.0, 2.0, 5.0], [1.0, 0.0, 1.0]]).reshape(2, 1, 1, 3)

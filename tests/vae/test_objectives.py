@@ -1,5 +1,6 @@
 """The radio objectives from the config: masks, pairs, and training that lowers them."""
 
+import re
 import shutil
 
 import jax
@@ -174,10 +175,9 @@ def test_masks_that_are_missing_or_damaged_say_how_to_write_them(city, tmp_path)
     (folder / paths[0].name).write_bytes(paths[0].read_bytes()[:60])
     source = datasets.open_data(config, "all")
     for index, words in enumerate(("truncated", "16x16x1, expected 32x32x1")):
-        with pytest.raises(ValueError) as error:
+        words = f"{paths[index].name}.*{words}.*{command}"
+        with pytest.raises(ValueError, match=words):
             source[index]
-        assert words in str(error.value) and command in str(error.value)
-        assert f"{paths[index].name}" in str(error.value)
 
 
 def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
@@ -196,49 +196,39 @@ def test_a_radio_objective_is_told_the_transmitter_where_it_is_known(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "words, message",
     [
         (
-            {"loss.objective": "edge", "data.source": "tfds_images"},
+            "loss.objective=edge data.source=tfds_images",
             "the images of data.source=tfds_images are none: set loss.objective=base",
         ),
         (
-            {
-                "loss.objective": "dpm2irt4",
-                "data.simulation": "IRT4",
-                "data.source": "folder",
-            },
+            "loss.objective=dpm2irt4 data.simulation=IRT4 data.source=folder",
             "data.source=folder has none: set data.source=radiomapseer",
         ),
         (
-            {"loss.objectives.edge.total": (1.0, 1.0, 0.1)},
+            "loss.objectives.edge.total=(1,1,0.1)",
             "edge.total weighs pinn, which edge does not compute",
         ),
         (
-            {"loss.objectives.base.balance": (1.0, 2.5, 0.0)},
+            "loss.objectives.base.balance=(1,2.5,0)",
             "base.balance weighs edge, which base does not compute: weigh rec alone",
         ),
         (
-            {"loss.kl_schedule": "cyclical", "train.steps": 7},
+            "loss.kl_schedule=cyclical train.steps=7",
             "kl_cycles=4 does not fit train.steps=7",
         ),
         (
-            {"loss.r1_weight": 10.0, "loss.disc_factor": 0.0},
+            "loss.r1_weight=10 loss.disc_factor=0",
             "r1_weight=10 is of the discriminator, and loss.disc_factor=0",
         ),
-        (
-            {"data.source": "mnist"},
-            "'tfds_images' is any data set of TFDS, by its name",
-        ),
+        ("data.source=mnist", "'tfds_images' is any data set of TFDS, by its name"),
     ],
 )
-def test_what_would_do_nothing_is_refused(city, fields, message):
-    config = tiny.config(city)
-    schema.check(config)
-    config.update_from_flattened_dict(fields)
-    with pytest.raises(ValueError) as error:
-        schema.check(config)
-    assert message in str(error.value)
+def test_what_would_do_nothing_is_refused(words, message):
+    fields = dict(word.split("=") for word in words.split())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        schema.check(schema.read("quickstart", fields))
 
 
 def test_the_released_transmitter_mask_is_255_and_survives_a_resize():
