@@ -13,7 +13,6 @@ import tiny
 from whole_runs import log, saved, shapes
 
 import radiovae_jax
-from radiovae_jax.data import datasets
 from radiovae_jax.training import checkpoint, logbook, run_folder, schema
 from radiovae_jax.vae import experiment
 
@@ -268,20 +267,6 @@ def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
 )
 def test_the_configs_of_the_project_pass_the_check(config):
     schema.check(tiny.read(*config.split(":")))
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_late_has_saved_what_it_had(tmp_path):
-    config = tiny.config(tmp_path / "city", checkpoint_every=5, validate_every=5)
-    validation = datasets.open_data(config, "val")
-    path = validation.path("gray", 1)  # the first one is looked at before any step
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=path.name):
-        tiny.train(config, tmp_path / "run")
-    state, position = saved(tmp_path / "run", config)
-    assert int(state.step) == position["position"] == 5
-    last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
-    assert last["step"] == 5 and "train/nll_loss" in last
 
 
 def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(
