@@ -34,8 +34,6 @@ CONSTANT = dict(optimizer__schedule="constant")
             dict(train__steps=200),
             "extend=True goes on",
         ),
-        ({}, dict(train__steps=200, train__extend=True), ""),
-        ({}, dict(optimizer__learning_rate=1e-6), "extend=True goes on"),
         ({}, dict(optimizer__learning_rate=1e-6, train__extend=True), ""),
         ({}, dict(train__batch_size=2, train__extend=True), "init_from="),
     ],

@@ -49,19 +49,13 @@ def test_every_default_keeps_its_rule_and_every_meaning_is_one_short_line():
     [
         ("train.steps", "7", 7),
         ("train.init_from", "None", "None"),
-        ("train.extend", "True", True),
         ("train.extend", "0", False),
         ("loss.kl_weight", "4", 4.0),
-        ("loss.kl_weight", "1e-5", 1e-5),
-        ("data.db_span", "250", 250.0),
         ("data.db_span", "None", None),
         ("autoencoder.ch_mult", "1,2", (1, 2)),
-        ("autoencoder.ch_mult", "(1,)", (1,)),
         ("autoencoder.ch_mult", "[1, 2]", (1, 2)),
-        ("autoencoder.resolution", "64", 64),
         ("autoencoder.resolution", "(64, 32)", (64, 32)),
         ("autoencoder.attn_resolutions", "16", (16,)),
-        ("ema.of", "autoencoder", ("autoencoder",)),
         ("ema.of", "('autoencoder','logvar')", ("autoencoder", "logvar")),
         ("loss.objectives.edge.total", "1,2,0", (1, 2, 0)),
     ],
@@ -78,11 +72,8 @@ def test_a_field_takes_a_text_as_a_value_of_its_kind(name, text, value):
     "name, text, message",
     [
         ("train.steps", "many", "train.steps='many' must be a whole number from 1"),
-        ("train.steps", "2.5", "train.steps=2.5 must be a whole number"),
         ("train.extend", "maybe", "train.extend='maybe' must be True or False"),
-        ("loss.kl_weight", "nan", "loss.kl_weight='nan' must be a number from 0"),
         ("loss.kl_weight", "1e999", "loss.kl_weight=inf must be a number from 0"),
-        ("autoencoder.ch_mult", "", "autoencoder.ch_mult=('',) must be a tuple"),
     ],
 )
 def test_a_text_that_is_no_such_value_is_named_with_the_rule(name, text, message):

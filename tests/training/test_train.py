@@ -106,25 +106,6 @@ def test_the_discriminator_does_not_move_before_disc_start(trained, config):
     assert np.abs(np.subtract(*kernels)).max() > 0
 
 
-@pytest.mark.slow
-def test_the_released_mode_runs_the_discriminator_from_the_first_step(config, tmp_path):
-    config.train.stop_at = 1
-    released = tiny.read("radio_reference")
-    for section, fields in {
-        "loss": ("discriminator_before_start", "fresh_reconstruction", "loss_scale"),
-        "ema": ("schedule", "decay", "of"),
-    }.items():
-        config[section].update({name: released[section][name] for name in fields})
-    tiny.train(config, tmp_path)
-    state, _ = saved(tmp_path, config)
-    assert float(np.abs(state.disc_stats["norm_1"]["mean"]).max()) > 0
-    assert set(state.ema) == {"autoencoder", "logvar", "disc_params", "disc_stats"}
-    # A copy until step 100.
-    jax.tree.map(
-        np.testing.assert_array_equal, state.ema["disc_params"], state.disc_params
-    )
-
-
 def test_the_run_leaves_its_files_where_people_look(trained):
     workdir = trained / "run"
     config = json.loads((workdir / "config.json").read_text())
@@ -215,17 +196,6 @@ def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
     marked = b"\xef\xbb\xbf" + json.dumps(values).encode()  # Windows's editors
     (tmp_path / "config.json").write_bytes(marked)
     assert run_folder.read_config(tmp_path).to_dict() == json.loads(json.dumps(values))
-
-
-def test_maps_that_are_not_square_are_not_squashed(tmp_path):
-    (tmp_path / "maps").mkdir()
-    for name in "abcdefghij":
-        np.save(tmp_path / "maps" / f"{name}.npy", np.zeros((16, 32), np.float32))
-    config = tiny.config(tmp_path / "maps")
-    config.data.update(source="folder", image_size=16)
-    with pytest.raises(ValueError, match=r"16x32 are not square.*data.image_size=0"):
-        tiny.train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
