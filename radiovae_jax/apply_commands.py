@@ -47,11 +47,12 @@ class Job(NamedTuple):
                 f"several results would be {twice[0]}; rename one of the files given, "
                 "or give them in several commands, each with its own --out"
             )
-        there = [path for path in paths if path.exists()]
-        if there and not self.flags.overwrite:
+        replaced = self.flags.overwrite
+        there = [p for p in paths if p.is_dir() or (p.exists() and not replaced)]
+        if there:
             raise ValueError(
                 f"{len(there)} of the results are there already, {there[0]} first; "
-                "--overwrite replaces them, --out DIR writes elsewhere"
+                "--overwrite replaces files, --out DIR writes elsewhere"
             )
         cli.folder(self.out, flag="--out")
         return paths

@@ -1,7 +1,6 @@
 """Processes that die or fail: the others hear of it, and why."""
 
 import sys
-import threading
 
 import pytest
 
