@@ -203,6 +203,9 @@ def test_nothing_is_overwritten_unasked_and_an_input_never(run, call):
     assert not (out / "b.png").exists()
     call("reconstruct", run / "a.png", "--overwrite")
     assert gray(out / "a.png").shape == (32, 32)
+    (out / "latents.npz").mkdir()
+    _, error = call("encode", run / "a.png", "--overwrite", status=1)
+    assert "latents.npz first; --overwrite replaces files" in error
     before = (run / "a.png").read_bytes()
     _, error = call("reconstruct", run / "a.png", "--overwrite", out=run, status=1)
     assert "one of the maps given" in error
