@@ -181,10 +181,7 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}\n{self.hint}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:  # of `--help | head`
-            files.to_nowhere(sys.stdout.fileno())
+        _Outliving(sys.stdout).flush()  # of `--help | head`
         super().exit(status, message)
 
 
