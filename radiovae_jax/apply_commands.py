@@ -10,12 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
-from radiovae_jax import cli, files, inputs
+from radiovae_jax import cli, files
 from radiovae_jax.data import mapfiles
 from radiovae_jax.data.mapfiles import MapFile
-from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
 from radiovae_jax.types import Array
@@ -23,7 +21,7 @@ from radiovae_jax.vae import latent_files
 from radiovae_jax.vae.codec import Codec, Sizes
 
 Maps = Float[np.ndarray, "n h w c"]
-SHOWN = 10  # maps in the picture of an interpolation
+SHOWN = 9  # maps in the picture of an interpolation
 
 
 class Job(NamedTuple):
@@ -49,11 +47,12 @@ class Job(NamedTuple):
                 f"several results would be {twice[0]}; rename one of the files given, "
                 "or give them in several commands, each with its own --out"
             )
-        there = [path for path in paths if path.exists()]
-        if there and not self.flags.overwrite:
+        replaced = self.flags.overwrite
+        there = [p for p in paths if p.is_dir() or (p.exists() and not replaced)]
+        if there:
             raise ValueError(
                 f"{len(there)} of the results are there already, {there[0]} first; "
-                "--overwrite replaces them, --out DIR writes elsewhere"
+                "--overwrite replaces files, --out DIR writes elsewhere"
             )
         cli.folder(self.out, flag="--out")
         return paths
@@ -208,38 +207,14 @@ def interpolate(job: Job) -> None:
     )
     write_maps(job, outs, maps)
     few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
-    titles = [f"{share:.0%}" for share in shares[few]]
-    plots.save(strip(maps[few], titles, stem, db=job.codec.db), picture)
+    title = f"{stem}, from 0% to 100% in rows"
+    plots.save(plots.samples(maps[few], title=title, db=job.codec.db), picture)
 
 
 def padded(count: int, digits: int) -> list[str]:
     """Returns the numbers below count, in as many digits as sorts them by name."""
     digits = max(digits, len(str(count - 1)))
     return [f"{i:0{digits}d}" for i in range(count)]
-
-
-def strip(
-    maps: Maps, titles: Sequence[str], title: str, *, db: DbRange = RADIOMAPSEER_DB
-) -> Figure:
-    """Returns a row of maps; of channels in dB, a row for each."""
-    channels = maps.shape[-1]
-    parts = plots.channel_parts(channels, db)
-    size = (1.6 * len(maps) + 1, 1.6 * len(parts) + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    words = plots.channel_words(channels, db)
-    title = inputs.printable(title)
-    title = f"{title}, {words}" if words else title
-    figure.suptitle(title, fontsize=11, parse_math=False)
-    axes = figure.subplots(len(parts), len(maps), squeeze=False)
-    for number, (row, part) in enumerate(zip(axes, parts, strict=True)):
-        for axis, f, name in zip(row, maps[..., part], titles, strict=True):
-            name = "" if number else name
-            shown = plots.show_map(axis, f, name, reference=maps, db=db)
-        if len(parts) > 1:
-            row[0].set_ylabel(f"channel {number}", fontsize=9)
-    if channels == 1 or len(parts) > 1:
-        plots.gain_bar(figure, shown, maps, db, ax=axes)
-    return figure
 
 
 def targets(path: pathlib.Path, form: str) -> list[str]:
@@ -261,8 +236,7 @@ def check_finite(names: Sequence[object], maps: Maps) -> None:
     for name, f in zip(names, maps, strict=True):
         if not np.isfinite(f).all():
             raise ValueError(
-                f"{name}: decoded to values that are not finite, and not written; its "
-                "latents are too large for the decoder, or the weights are damaged: "
+                f"{name}: decoded to values that are not finite, and not written: "
                 "encode the map again, or take another --step"
             )
 

@@ -17,7 +17,7 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import logging
@@ -181,46 +181,38 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}\n{self.hint}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:  # of `--help | head`
-            files.to_nowhere(sys.stdout.fileno())
+        _Outliving(sys.stdout).flush()  # of `--help | head`
         super().exit(status, message)
 
 
 class ConfigParser(Parser):
-    """A parser of --config and of --config.SECTION.FIELD=VALUE, into `overrides`."""
+    """A parser of --config and of --config.SECTION.FIELD=VALUE, into `overrides`.
+
+    Of a field that is given twice the last value counts.
+    """
 
     def __init__(self, *args, **kwargs):
         hint = "fields are given as --config.SECTION.FIELD=VALUE; --help shows the rest"
         super().__init__(*args, **dict(hint=hint) | kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        words, overrides = without_overrides(sys.argv[1:] if args is None else args)
+        words, overrides = [], {}
+        left = collections.deque(sys.argv[1:] if args is None else args)
+        while left:
+            word = left.popleft()
+            field = CONFIG_WORD.fullmatch(word)
+            if not field:
+                words.append(word)
+                continue
+            name, value = field.groups()
+            if value is None:
+                if not left or left[0].startswith("--"):
+                    fail(f"{word}: a value is missing; give {word}=VALUE")
+                value = left.popleft()
+            overrides[name] = value
         found, rest = super().parse_known_args(words, namespace)
         found.overrides = overrides
         return found, rest
-
-
-def without_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Returns the words that are no fields of a config, and {"section.field": value}.
-
-    Of a field that is given twice the last value counts.
-    """
-    words, overrides, left = [], {}, collections.deque(argv)
-    while left:
-        word = left.popleft()
-        found = CONFIG_WORD.fullmatch(word)
-        if not found:
-            words.append(word)
-            continue
-        name, value = found.groups()
-        if value is None:
-            if not left or left[0].startswith("--"):
-                fail(f"{word}: a value is missing; give {word}=VALUE")
-            value = left.popleft()
-        overrides[name] = value
-    return words, overrides
 
 
 def at_least(low: int, high: int = sys.maxsize) -> Callable[[str], int]:

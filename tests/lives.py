@@ -8,36 +8,29 @@ import logging
 import multiprocessing
 import os
 import pathlib
-import resource
 import sys
 
 import command
 import jax
-import toy  # noqa: F401
 
 from radiovae_jax import main
 from radiovae_jax.training import trainer  # noqa: F401
 
 
-def start(folder: pathlib.Path, *arguments: str, real: bool = False, limit: int = 0):
+def start(folder: pathlib.Path, *arguments: str):
     """Starts `python -m radiovae_jax.main` of a tiny quickstart under `folder`.
-
-    Args:
-      arguments: further ones.
-      real: train the first stage; otherwise that of toy.py.
-      limit: bytes that a file may have, as on a disk that is full; 0 is without.
 
     Returns:
       the process; its output is in `folder`/output.txt.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lives"])
-    process = context.Process(target=live, args=(folder, arguments, real, limit))
+    process = context.Process(target=live, args=(folder, arguments))
     process.start()
     return process
 
 
-def live(folder, arguments, real: bool, limit: int) -> None:
+def live(folder, arguments) -> None:
     output = os.open(folder / "output.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -46,10 +39,6 @@ def live(folder, arguments, real: bool, limit: int) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(command.PROJECT / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    if not real:
-        main.STAGES["vae"] = "toy"
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
     flags = command.tiny_quickstart(folder, "--config.train.images=1", *arguments)

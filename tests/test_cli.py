@@ -71,11 +71,8 @@ MADVISE = "always [madvise] never"
         (True, {}),
         (True, dict(variables={"JAX_PLATFORMS": "cpu"}, device="nvidia0")),
         (False, dict(setting="[always] madvise never")),  # all programs have them
-        (False, dict(setting="")),  # no Linux
         (False, dict(variables={"GLIBC_TUNABLES": ""})),  # decided
         (False, dict(variables={"RADIOVAE_HUGE_PAGES": "0"})),
-        (False, dict(variables={"SLURM_JOB_ID": "1"})),
-        (False, dict(variables={"JAX_PLATFORMS": "cuda"})),
         (False, dict(device="nvidia0")),
         (False, dict(words=["--distributed"])),
         (False, dict(words=["--coordinator=localhost:1"])),

@@ -118,7 +118,7 @@ def test_each_of_four_devices_holds_a_quarter_of_every_large_array(four_devices)
 @pytest.mark.slow
 def test_checksums_do_not_depend_on_where_an_array_lies(four_devices):
     sums = four_devices["sums"]
-    assert len(sums["one"]) == 12
+    assert len(sums["one"]) == 8
     assert sums["one"] == sums["split"] == sums["copied"]
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,6 @@ from orbax.checkpoint import checkpoint_managers
 from radiovae_jax import inputs, metrics
 from radiovae_jax.training import checksums, distributed, orbax_errors
 
-# What "best" minimises: a function of the numbers of a validation.
-Score = Callable[[Mapping[str, Any]], float]
 # Beside the data position: of the arrays, of the metrics, of all numbers there are.
 # Version 0.1 wrote none, and later ones the first alone.
 CHECKSUMS, METRICS_SHA256, SHA256 = "checksums", "metrics_sha256", "sha256"
@@ -36,7 +34,7 @@ def whole_steps(workdir: pathlib.Path) -> list[int]:
     return sorted(step for step in steps if (folder / str(step) / "state").is_dir())
 
 
-def best_step(workdir: pathlib.Path, *, score: Score = metrics.deciding) -> int:
+def best_step(workdir: pathlib.Path) -> int:
     """Returns the step of the lowest score (NMSE); the latest without any.
 
     Raises:
@@ -48,7 +46,7 @@ def best_step(workdir: pathlib.Path, *, score: Score = metrics.deciding) -> int:
             f"no checkpoint under {folder}; train first, or give the folder of a run "
             "with --workdir"
         )
-    found = _scores(folder, score)
+    found = _scores(folder)
     scored = {step: found[step] for step in steps if found.get(step) is not None}
     return min(scored, key=scored.__getitem__) if scored else steps[-1]
 
@@ -105,11 +103,7 @@ def _read_state(folder: pathlib.Path, like: Any) -> Any:
 def _check_shapes(saved: Any, like: Any) -> None:
     """Names the first array that a saved state has otherwise, or lacks."""
     there, wanted = (
-        {
-            n: tuple(x.shape)
-            for n, x in checksums.named(tree).items()
-            if hasattr(x, "shape")
-        }
+        {n: tuple(getattr(x, "shape", ())) for n, x in checksums.named(tree).items()}
         for tree in (saved, like)
     )
     # Of what is wanted in part (params/logvar) the rest is no difference.
@@ -151,7 +145,7 @@ def _check(step: int, saved: checksums.Checksums, state: Any) -> None:
         )
 
 
-def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
+def _scores(folder: pathlib.Path) -> dict[int, float | None]:
     """Returns the score of each step that has metrics; None for damaged ones."""
     scores: dict[int, float | None] = {}
     for path in folder.glob("*/metrics/metrics"):
@@ -160,7 +154,7 @@ def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
             continue
         try:
             numbers = inputs.read_json(path, remedy="")
-            value = _ordered(score)(numbers)
+            value = _score(numbers)
         except FileNotFoundError:
             continue  # a training removes it just now
         except (ValueError, TypeError, AttributeError, OverflowError):
@@ -174,12 +168,10 @@ def _scores(folder: pathlib.Path, score: Score) -> dict[int, float | None]:
     return scores
 
 
-def _ordered(score: Score) -> Score:
-    def ordered(numbers: Mapping[str, Any]) -> float:  # a NaN would push the best out
-        value = score(numbers)
-        return value if math.isfinite(value) else math.inf
-
-    return ordered
+def _score(numbers: Mapping[str, Any]) -> float:
+    """Returns what the best checkpoint minimises; a NaN would push the best one out."""
+    value = metrics.deciding(numbers)
+    return value if math.isfinite(value) else math.inf
 
 
 class Checkpoints:
@@ -187,12 +179,9 @@ class Checkpoints:
 
     Args:
       keep: how many of the latest there are, beside the best.
-      score: what the best one minimises.
     """
 
-    def __init__(
-        self, workdir: pathlib.Path, *, keep: int = 2, score: Score = metrics.deciding
-    ):
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
         self._folder = _folder(workdir)
         if self._folder.is_file():  # Orbax would find out after hours of steps
             raise NotADirectoryError(
@@ -200,19 +189,19 @@ class Checkpoints:
             )
         # Orbax reads all metrics when it starts, fails on one that is torn, and goes
         # by one that is not as it was saved.
-        scores = _scores(self._folder, score) if distributed.is_first() else {}
+        scores = _scores(self._folder) if distributed.is_first() else {}
         torn = [step for step, value in scores.items() if value is None]
         for step in torn:
             logging.warning("checkpoint %s has damaged metrics: set aside", step)
         self._set_aside(torn)
         best = checkpoint_managers.BestN(
-            get_metric_fn=_ordered(score),
+            get_metric_fn=_score,
             reverse=True,  # the last in the order is the best: descending
             n=1,
             keep_checkpoints_without_metrics=False,
         )
         options = ocp.CheckpointManagerOptions(
-            best_fn=_ordered(score),
+            best_fn=_score,
             best_mode="min",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(keep), best]

@@ -20,7 +20,6 @@ from radiovae_jax.training import partners
 # Longer than any two compilations of one step may differ. A dead process ends the wait
 # much sooner: the runtime ends those who wait.
 BARRIER_S = 1800
-TEXT_BYTES = 4000  # of what processes tell each other
 # What a collective or a barrier says when another process is gone.
 LOST = re.compile(
     "Gloo|NCCL|RCCL|[Cc]oordination|UNAVAILABLE|[Bb]arrier|"
@@ -137,13 +136,14 @@ def wait_for_all(reason: str) -> None:
 
 
 def gathered(text: str) -> list[str]:
-    """Returns the short text of every process; all must call it together."""
+    """Returns the text of every process; all must call it together."""
     if jax.process_count() == 1:
         return [text]
     wait_for_all("a text")
-    cut = np.frombuffer(text.encode(errors="backslashreplace")[:TEXT_BYTES], np.uint8)
-    rows = multihost_utils.process_allgather(np.pad(cut, (0, TEXT_BYTES - cut.size)))
-    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+    raw = np.frombuffer(text.encode(errors="backslashreplace") + b"\0", np.uint8)
+    longest = multihost_utils.process_allgather(np.int32(raw.size)).max()
+    rows = multihost_utils.process_allgather(np.pad(raw, (0, longest - raw.size)))
+    return [row.tobytes().rstrip(b"\0").decode() for row in rows]
 
 
 def check_same(values: Mapping[str, str], remedy: str) -> None:

@@ -362,11 +362,12 @@ def _of_vae(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"loss.objective={loss.objective} is made of path gains, and the images of "
             "data.source=tfds_images are none: set loss.objective=base"
         )
-    pairs = data.simulation == "IRT4" and data.source == "radiomapseer"
-    if loss.objective == "dpm2irt4" and not pairs:
+    if loss.objective == "dpm2irt4" and data.simulation != "IRT4":
+        yield "loss.objective=dpm2irt4 maps DPM to IRT4: set data.simulation=IRT4"
+    if loss.objective == "dpm2irt4" and data.source != "radiomapseer":
         yield (
-            "loss.objective=dpm2irt4 reads pairs of maps, DPM and IRT4: set "
-            "data.source=radiomapseer and data.simulation=IRT4"
+            "loss.objective=dpm2irt4 reads pairs of maps and "
+            f"data.source={data.source} has none: set data.source=radiomapseer"
         )
     if loss.kl_schedule == "cyclical" and train.steps < 2 * loss.kl_cycles:
         yield (

@@ -120,8 +120,8 @@ def _changes(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
         raise ValueError(
             f"{workdir} holds a run of another config:\n  "
             + "\n  ".join(lines)
-            + "\nGive the same config to continue that run; or, in another --workdir, "
-            f"--config.train.init_from={workdir} starts from its best weights"
+            + "\nGive the same config to continue that run, or another --workdir, and "
+            f"--config.train.init_from={workdir} to start from its best weights"
         )
     if "train.steps" in noted and new["train.steps"] < step:
         raise ValueError(

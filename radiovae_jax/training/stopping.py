@@ -3,18 +3,17 @@
 The numbers are in `metrics.jsonl`, so a resumed run ends where the unbroken one does.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from radiovae_jax import metrics
+from radiovae_jax.training import distributed
 from radiovae_jax.training.task import Limit
 
-NAME_BYTES = 1024  # of a map, as processes tell them each other
 LOWER_RATES = (
     "Lower optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir "
 )
@@ -154,11 +153,6 @@ def settled(
 
 
 def of_all_processes(names: Any) -> list[str]:
-    """Returns the names that every process has, each as many, in their order."""
-    if jax.process_count() == 1:
-        return [str(name) for name in names]
-    # Bytes that are no UTF-8 pass as they are.
-    text = np.char.encode(np.asarray(names, np.str_), "utf-8", "surrogateescape")
-    text = text.astype(f"S{NAME_BYTES}")
-    rows = multihost_utils.process_allgather(text.view(np.uint8), tiled=True)
-    return [name.decode(errors="surrogateescape") for name in rows.view(text.dtype)]
+    """Returns the names that the processes have, in their order."""
+    texts = distributed.gathered(json.dumps([str(name) for name in names]))
+    return [name for text in texts for name in json.loads(text)]

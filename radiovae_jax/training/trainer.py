@@ -4,8 +4,6 @@ A run is a folder. The same command in the same folder continues it, bit for bit
 """
 
 import contextlib
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from radiovae_jax import files, inputs, sharding
 from radiovae_jax.data import datasets, pipeline, sources
 from radiovae_jax.training import (
     checkpoint,
+    checksums,
     distributed,
     logbook,
     overview,
@@ -116,9 +115,8 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
         check_micro_batches(config)
     described = run_folder.jsonable(config)
     described["data"].pop("root")  # a copy on every machine's own disk, perhaps
-    text = json.dumps(described, sort_keys=True)
     distributed.check_same(
-        {"config": hashlib.sha256(text.encode()).hexdigest()[:16]},
+        {"config": checksums.of_numbers(described)[:16]},
         "start all of them with the same command, file and version",
     )
     mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
@@ -213,15 +211,9 @@ def train_in(
             setup.batches.set_state(position)
         rollbacks = position.get("rollbacks", 0)
         logging.info("going on from step %d in %s", state.step, workdir)
+    log = logbook.opened(workdir, step=int(state.step))
     loop = Loop(
-        config=config,
-        workdir=workdir,
-        setup=setup,
-        checkpoints=checkpoints,
-        log=logbook.opened(workdir, step=int(state.step)),
-        step_key=step_key,
-        sample_key=sample_key,
-        rollbacks=rollbacks,
+        config, workdir, setup, checkpoints, log, step_key, sample_key, rollbacks
     )
     try:
         with (
@@ -232,4 +224,4 @@ def train_in(
     finally:
         setup.batches.close()
         checkpoints.close()
-        loop.log.close()
+        log.close()

@@ -23,16 +23,12 @@ ROW = 4096
 FULL = os.strerror(errno.ENOSPC)
 CHECKSUMMED = {
     "bfloat16": 1197312728,
-    "bool": 1574,
     "empty": 0,
     "flag": 1,
     "float16": 19229010,
     "float32": 2317792932,
     "int32": 1623096539,
-    "int8": 274755,
-    "lr": 3197737370,
     "step": 12345,
-    "uint32": 1585775485,
     "uint8": 273168,
 }
 
@@ -41,19 +37,13 @@ def checksummed() -> dict[str, jax.Array]:
     """Returns the arrays that CHECKSUMMED belongs to."""
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(8, 6, 4)).astype(np.float32)
-    integers = {
-        "int32": rng.integers(-(2**31), 2**31, (8, 5)),
-        "uint8": rng.integers(0, 256, (16, 3)),
-        "int8": rng.integers(-128, 128, (16, 3)),
-        "bool": rng.integers(0, 2, (8, 7)),
-        "uint32": rng.integers(0, 2**32, 8),
-    }
-    return {name: jnp.asarray(array, name) for name, array in integers.items()} | {
+    return {
         "float32": jnp.asarray(normal),
         "bfloat16": jnp.asarray(normal, jnp.bfloat16),
         "float16": jnp.asarray(normal[0], jnp.float16),
+        "int32": jnp.asarray(rng.integers(-(2**31), 2**31, (8, 5)), jnp.int32),
+        "uint8": jnp.asarray(rng.integers(0, 256, (16, 3)), jnp.uint8),
         "step": jnp.asarray(12345, jnp.int32),
-        "lr": jnp.asarray(-0.3),
         "flag": jnp.asarray(True),
         "empty": jnp.zeros((0, 3)),
     }
@@ -118,22 +108,13 @@ def largest(folder: pathlib.Path) -> pathlib.Path:
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def of_psnr(numbers) -> float:
-    return -numbers["psnr"]
-
-
-@pytest.mark.parametrize(
-    "score, best", [({}, 2), ({"score": of_psnr}, 1)], ids=["nmse", "psnr"]
-)
-def test_the_best_one_stays_by_its_score_and_never_by_a_nan(tmp_path, score, best):
-    nan = float("nan")
-    numbers = [(0.3, 30.0), (0.1, 20.0), (nan, nan), (nan, nan)]
-    with opened(tmp_path, keep=1, **score) as checkpoints:
-        for step, (nmse, psnr) in enumerate(numbers, 1):
-            checkpoints.save(state_at(step), {}, {"nmse": nmse, "psnr": psnr})
+def test_the_best_one_stays_and_never_a_nan(tmp_path):
+    with opened(tmp_path, keep=1) as checkpoints:
+        for step, nmse in enumerate((0.3, 0.1, float("nan"), float("nan")), 1):
+            checkpoints.save(state_at(step), {}, {"nmse": nmse})
             checkpoints.wait()
-        assert checkpoints.steps() == [best, 4]
-    assert checkpoint.best_step(tmp_path, **score) == best
+        assert checkpoints.steps() == [2, 4]
+    assert checkpoint.best_step(tmp_path) == 2
 
 
 def cut(folder):

@@ -285,36 +285,6 @@ def test_processes_that_do_not_find_each_other_end_in_one_message(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def of_three(monkeypatch, others: dict[int, str]) -> None:
-    """Makes this process one of three, of which the others say what is given."""
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    monkeypatch.setattr(
-        distributed,
-        "gathered",
-        lambda text: [others.get(n, text) for n in range(3)],
-    )
-
-
-def test_what_differs_between_processes_is_named(monkeypatch):
-    of_three(monkeypatch, {2: '{"size": "5", "list": "cd"}'})
-    words = r"the list of process 2 is not that of process 0 \(cd, there ab\); copy it"
-    with pytest.raises(ValueError, match=words):
-        distributed.check_same({"size": "5", "list": "ab"}, "copy it")
-
-
-def test_an_error_of_one_process_is_one_of_all(monkeypatch):
-    of_three(monkeypatch, {1: "no folder /data", 2: "no folder /data"})
-    words = "process 1, 2 of 3: no folder /data"
-    with pytest.raises(ValueError, match=words), distributed.all_or_none():
-        pass  # of this one all is well
-    of_three(monkeypatch, {1: "", 2: ""})
-    words = "process 0 of 3: it is missing"
-    with pytest.raises(ValueError, match=words), distributed.all_or_none():
-        raise FileNotFoundError("it is missing")
-    with distributed.all_or_none():
-        pass
-
-
 @pytest.mark.parametrize(
     "error, lost",
     [

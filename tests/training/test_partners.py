@@ -1,7 +1,6 @@
 """Processes that die or fail: the others hear of it, and why."""
 
 import sys
-import threading
 
 import pytest
 
@@ -76,19 +75,3 @@ def test_one_that_is_done_is_not_missed_and_looks_no_more(watches, clock, monkey
     monkeypatch.setattr(partners, "end", pytest.fail)
     watches[1].tell("it failed")
     watches[2].run()
-
-
-def test_a_store_that_is_gone_was_of_the_first_process(watches, monkeypatch):
-    def fail(*arguments):
-        raise ValueError("UNAVAILABLE: Socket closed")
-
-    monkeypatch.setattr(Store, "blocking_key_value_get", fail)
-    assert "process 0 cannot be reached" in watches[2].look("0")
-
-
-def test_an_error_that_is_of_this_process_too_is_its_own(watches, monkeypatch):
-    monkeypatch.setattr(partners, "end", pytest.fail)
-    monkeypatch.setattr(partners, "GRACE_S", 60)
-    watches[1].tell("process 1 has ended: the copies differ")
-    threading.Timer(0.1, watches[0].stop).start()
-    watches[0].run()

@@ -165,7 +165,7 @@ import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from radiovae_jax.training import stopping
 from radiovae_jax.training.preemption import Interruption
-print(stopping.of_all_processes(["a" + sys.argv[2], "é" + sys.argv[2]]), flush=True)
+print(stopping.of_all_processes(["é" + sys.argv[2], "\\udcf6" * 127]), flush=True)
 with Interruption() as interruption:
     for step in range(1, 2000):
         print(step, flush=True)
@@ -185,7 +185,8 @@ def first_line(output) -> str:
 def test_all_processes_end_after_one_step_when_one_gets_the_notice(number):
     processes = command.two(TOGETHER)
     names = [first_line(process.stdout) for process in processes]
-    assert names == ["['a0', 'é0', 'a1', 'é1']\n"] * 2
+    other = "\\udcf6" * 127  # bytes that are no UTF-8, in a name as long as may be
+    assert names == [f"['é0', '{other}', 'é1', '{other}']\n"] * 2
     processes[0].stdout.readline()
     processes[0].send_signal(number)
     ends = [process.communicate(timeout=60)[0].split()[-2:] for process in processes]

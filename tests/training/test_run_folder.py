@@ -34,10 +34,9 @@ CONSTANT = dict(optimizer__schedule="constant")
             dict(train__steps=200),
             "extend=True goes on",
         ),
-        ({}, dict(train__steps=200, train__extend=True), ""),
-        ({}, dict(optimizer__learning_rate=1e-6), "extend=True goes on"),
         ({}, dict(optimizer__learning_rate=1e-6, train__extend=True), ""),
         ({}, dict(train__batch_size=2, train__extend=True), "init_from="),
+        ({}, dict(loss__kl_weight=1e-3), r"kl_weight: 1e-06 there, 0.001 here"),
     ],
 )
 def test_more_steps_and_other_rates_are_for_runs_that_say_so(

@@ -42,22 +42,18 @@ def test_every_start_is_there_with_how_it_ended(tmp_path):
         assert start.utcoffset() == datetime.timedelta(0)
         assert 0 <= (end - start).total_seconds() <= one["seconds"] + 2
         assert one["device"]["platform"] == "cpu"
-        assert (
-            one["command"] == shlex.join(sys.orig_argv)
-            and one["commit"]
-            and one["versions"]["jax"]
-        )
+        assert one["command"] == shlex.join(sys.orig_argv)
+        assert one["commit"] and one["versions"]["jax"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"start": 1, "resumes": [3]}'])
-def test_a_damaged_one_begins_anew(tmp_path, text):
+@pytest.mark.parametrize("text", ["{", "{}", '{"start": 1, "resumes": [3]}'])
+def test_a_damaged_one_begins_anew_and_one_that_cannot_be_written_stops_nothing(
+    tmp_path, text
+):
+    (tmp_path / "no" / run_record.NAME).mkdir(parents=True)
+    with run_record.kept(tmp_path / "no", step=0):
+        pass
     (tmp_path / run_record.NAME).write_text(text)
     live(tmp_path, 7)
     found = run_record.read(tmp_path)
     assert (found["step"], found["ended"], found["resumes"]) == (7, "done", [])
-
-
-def test_one_that_cannot_be_written_stops_nothing(tmp_path):
-    (tmp_path / run_record.NAME).mkdir()
-    with run_record.kept(tmp_path, step=0):
-        pass

@@ -15,6 +15,7 @@ import time
 import jax
 import lives
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import scripted
 import tiny
@@ -24,7 +25,6 @@ from whole_runs import log, saved
 from radiovae_jax import files
 from radiovae_jax.data import synthetic
 from radiovae_jax.training import logbook, run_folder
-from radiovae_jax.vae import task
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +40,8 @@ def folder(city, tmp_path) -> pathlib.Path:
     return tmp_path
 
 
-def state_of(folder: pathlib.Path, config, make=toy.make):
-    return saved(folder / "run", config, make)
-
-
-def same(one: pathlib.Path, two: pathlib.Path, make=toy.make) -> None:
-    """Checks two folders for the same state, position and numbers, bit for bit."""
-    config = run_folder.read_config(one / "run")
-    (state, data), (other, other_data) = (
-        state_of(path, config, make) for path in (one, two)
-    )
-    jax.tree.map(np.testing.assert_array_equal, state, other)
-    assert data == other_data
-    assert int(state.step) == data["position"] == config.train.steps
-    assert log(one / "run") == log(two / "run")
+def state_of(folder: pathlib.Path, config):
+    return saved(folder / "run", config, toy.make)
 
 
 def kill(process, folder: pathlib.Path, chance: random.Random, *, writing: bool):
@@ -79,35 +67,6 @@ def kill(process, folder: pathlib.Path, chance: random.Random, *, writing: bool)
     return None if process.exitcode == 0 else bool(list(checkpoints.glob("*tmp*")))
 
 
-def killed_and_resumed(folder, arguments, *, times: int, real: bool) -> list:
-    """Kills a run so many times, lets it end, and returns what `kill` said."""
-    chance = random.Random(0)
-    torn = []
-    while len(torn) < times:
-        process = lives.start(folder, *arguments, real=real)
-        torn.append(kill(process, folder, chance, writing=len(torn) % 2 == 0))
-    status, output = lives.ended(lives.start(folder, *arguments, real=real), folder)
-    assert status == 0, output
-    return torn
-
-
-SHORT = (
-    "--config.data.val_split=",
-    "--config.train.steps=60",
-    "--config.train.checkpoint_every=3",
-)
-
-
-@pytest.fixture(scope="module")
-def unbroken(city, tmp_path_factory) -> pathlib.Path:
-    """A folder with a run of 60 steps that nothing happened to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    shutil.copytree(city, folder / "city")
-    status, output = lives.ended(lives.start(folder, *SHORT), folder)
-    assert status == 0, output
-    return folder
-
-
 @pytest.mark.processes
 def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp_path):
     arguments = (
@@ -116,37 +75,48 @@ def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp
         "--config.train.steps=150",
         "--config.train.checkpoint_every=2",
     )
-    whole = tmp_path / "whole"
+    whole, chance, torn = tmp_path / "whole", random.Random(0), []
     shutil.copytree(folder / "city", whole / "city")
-    status, output = lives.ended(lives.start(whole, *arguments, real=True), whole)
-    assert status == 0, output
-    torn = killed_and_resumed(folder, arguments, times=20, real=True)
+    while len(torn) < 20:
+        process = lives.start(folder, *arguments)
+        torn.append(kill(process, folder, chance, writing=len(torn) % 2 == 0))
+    for place in (whole, folder):
+        status, output = lives.ended(lives.start(place, *arguments), place)
+        assert status == 0, output
     # None: it had come to its end before the signal did.
     assert torn.count(True) >= 5, torn
     assert torn.count(None) <= 5, torn
-    same(whole, folder, task.make)
-
-
-@pytest.mark.processes
-def test_a_full_disk_ends_in_one_message_and_the_older_checkpoint_goes_on(
-    folder, unbroken
-):
-    shutil.copytree(unbroken / "run", folder / "run")
-    shutil.rmtree(folder / "run" / "checkpoints" / "60")
-    status, output = lives.ended(lives.start(folder, *SHORT, limit=300_000), folder)
-    assert status == 1
-    assert "error: a checkpoint could not be written (File too large)" in output, output
-    assert "the ones of steps [57] in" in output
-    assert "Traceback" not in output, output
-    status, output = lives.ended(lives.start(folder, *SHORT), folder)
-    assert status == 0, output
-    same(unbroken, folder)
+    config = run_folder.read_config(whole / "run")
+    (state, data), (other, other_data) = (
+        saved(place / "run", config) for place in (whole, folder)
+    )
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+    assert data == other_data
+    assert int(state.step) == data["position"] == config.train.steps
+    assert log(whole / "run") == log(folder / "run")
 
 
 def few_steps(city: pathlib.Path, **fields):
     config = tiny.config(city, **{"steps": 8, "checkpoint_every": 2} | fields)
     config.data.val_split = ""
     return config
+
+
+def test_a_checkpoint_without_room_ends_the_run_and_the_same_command_goes_on(
+    folder, monkeypatch
+):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = few_steps(folder / "city")
+    with monkeypatch.context() as patch:
+        fill = lambda: patch.setattr(ocp.CheckpointManager, "save", full)  # noqa: E731
+        with pytest.raises(OSError, match=r"not be written \(No space .* steps \[2\]"):
+            scripted.run(config, folder / "run", at=(4, fill))
+    scripted.run(config, folder / "run")
+    assert int(state_of(folder, config)[0].step) == 8
+    steps = [line["step"] for line in logbook.read(folder / "run" / "metrics.jsonl")]
+    assert steps == [*range(1, 9)]
 
 
 def test_a_log_that_cannot_be_written_names_the_folder_and_saves_what_there_is(

@@ -13,7 +13,6 @@ import tiny
 from whole_runs import log, saved, shapes
 
 import radiovae_jax
-from radiovae_jax.data import datasets
 from radiovae_jax.training import checkpoint, logbook, run_folder, schema
 from radiovae_jax.vae import experiment
 
@@ -107,25 +106,6 @@ def test_the_discriminator_does_not_move_before_disc_start(trained, config):
     assert np.abs(np.subtract(*kernels)).max() > 0
 
 
-@pytest.mark.slow
-def test_the_released_mode_runs_the_discriminator_from_the_first_step(config, tmp_path):
-    config.train.stop_at = 1
-    released = tiny.read("radio_reference")
-    for section, fields in {
-        "loss": ("discriminator_before_start", "fresh_reconstruction", "loss_scale"),
-        "ema": ("schedule", "decay", "of"),
-    }.items():
-        config[section].update({name: released[section][name] for name in fields})
-    tiny.train(config, tmp_path)
-    state, _ = saved(tmp_path, config)
-    assert float(np.abs(state.disc_stats["norm_1"]["mean"]).max()) > 0
-    assert set(state.ema) == {"autoencoder", "logvar", "disc_params", "disc_stats"}
-    # A copy until step 100.
-    jax.tree.map(
-        np.testing.assert_array_equal, state.ema["disc_params"], state.disc_params
-    )
-
-
 def test_the_run_leaves_its_files_where_people_look(trained):
     workdir = trained / "run"
     config = json.loads((workdir / "config.json").read_text())
@@ -152,18 +132,6 @@ def test_load_gives_back_the_average_ready_to_encode_and_decode(trained, config)
     jax.tree.map(
         np.testing.assert_array_equal, live["params"], state.params["autoencoder"]
     )
-
-
-def test_another_config_in_the_same_folder_is_refused_and_nothing_changes(
-    trained, config
-):
-    workdir = trained / "run"
-    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
-    config.loss.kl_weight = 1e-3
-    with pytest.raises(ValueError, match=r"loss.kl_weight: 1e-06 there, 0.001 here"):
-        tiny.train(config, workdir)
-    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
-    assert before == after
 
 
 def test_a_config_of_version_0_1_gets_the_fields_that_came_later(tmp_path):
@@ -203,9 +171,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
         run_folder.claim(tmp_path, tiny.read("quickstart"))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "[" * 100_000, "{}", '{"data": []}', '{"data": null}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": []}', '{"data": null}'])
 def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
     values = tiny.read("quickstart").to_dict()
     if text.startswith('{"'):
@@ -216,17 +182,6 @@ def test_a_config_that_is_none_is_one_line_with_the_remedy(tmp_path, text):
     marked = b"\xef\xbb\xbf" + json.dumps(values).encode()  # Windows's editors
     (tmp_path / "config.json").write_bytes(marked)
     assert run_folder.read_config(tmp_path).to_dict() == json.loads(json.dumps(values))
-
-
-def test_maps_that_are_not_square_are_not_squashed(tmp_path):
-    (tmp_path / "maps").mkdir()
-    for name in "abcdefghij":
-        np.save(tmp_path / "maps" / f"{name}.npy", np.zeros((16, 32), np.float32))
-    config = tiny.config(tmp_path / "maps")
-    config.data.update(source="folder", image_size=16)
-    with pytest.raises(ValueError, match=r"16x32 are not square.*data.image_size=0"):
-        tiny.train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -268,20 +223,6 @@ def test_a_bad_value_ends_in_a_message_before_the_folder_is_made(
 )
 def test_the_configs_of_the_project_pass_the_check(config):
     schema.check(tiny.read(*config.split(":")))
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_late_has_saved_what_it_had(tmp_path):
-    config = tiny.config(tmp_path / "city", checkpoint_every=5, validate_every=5)
-    validation = datasets.open_data(config, "val")
-    path = validation.path("gray", 1)  # the first one is looked at before any step
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=path.name):
-        tiny.train(config, tmp_path / "run")
-    state, position = saved(tmp_path / "run", config)
-    assert int(state.step) == position["position"] == 5
-    last = logbook.read(tmp_path / "run" / "metrics.jsonl")[-1]
-    assert last["step"] == 5 and "train/nll_loss" in last
 
 
 def test_missing_perceptual_weights_stop_the_run_and_name_both_remedies(
