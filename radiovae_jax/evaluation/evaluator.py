@@ -172,12 +172,16 @@ def _calibrated(spec, result, recons, target, raw, street) -> calibration.Sums |
     return calibration.measure(target, mean, deviation, counted, floor=spec.floor)
 
 
-def target_f(raw: Mapping[str, Array], x: Image, *, stored: bool) -> Image:
+def target_f(
+    raw: Mapping[str, Array], x: Image, *, stored: bool
+) -> Float[Array, "b _ _ c"]:
     """Returns a batch's maps as f, as stored or at the size x that networks get."""
     return radiomap.gray_to_f(raw["gray"]) if stored else radiomap.model_to_f(x)
 
 
-def in_f(x: Image, target: Image) -> Image:
+def in_f(
+    x: Image, target: Float[Array, "b height width c"]
+) -> Float[Array, "b height width c"]:
     """Returns a network's image as f, clipped to [0, 1], at the target's size."""
     f = resize_back(radiomap.model_to_f(x), *target.shape[1:3])
     return jnp.clip(f, 0, 1)

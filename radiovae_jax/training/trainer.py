@@ -182,9 +182,6 @@ def run(make: Make, config: ConfigDict, workdir: pathlib.Path) -> dict[str, floa
             if distributed.is_first():
                 until_the_end.enter_context(run_lock.held(workdir))
                 run_folder.claim(workdir, config)
-                for name, content in setup.task.keeps.items():
-                    if not (workdir / name).exists():
-                        files.write_json(workdir / name, content)
         return train_in(workdir, config, setup, warm_started)
 
 
@@ -195,6 +192,9 @@ def train_in(
     warm_started: Callable[[State], State] | None,
 ) -> dict[str, float]:
     """Trains in a folder that is this run's; see `run`."""
+    for name, content in setup.task.keeps.items():
+        if distributed.is_first() and not (workdir / name).exists():
+            files.write_json(workdir / name, content)
     logging.info("%s\nfolder      %s", overview.start(config, setup), workdir)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep_checkpoints)
