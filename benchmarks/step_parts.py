@@ -67,7 +67,7 @@ def _autoencoder_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
         return (
             params,
             opt_state,
-            updates.moved_average(new.ema, averaged(new, tuple(new.ema)), decay),
+            updates.update_ema(new.ema, averaged(new, tuple(new.ema)), decay),
         )
 
     pieces = {

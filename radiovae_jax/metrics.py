@@ -19,7 +19,6 @@ from radiovae_jax.types import Image, PerImage
 ALL = 1.0
 DB_PER_UNIT = 100.0  # RadioMapSeer: dB = -147 + 100 f; 80 on the scale cut at f = 0.2
 SSIM_TAPS, SSIM_SIGMA = 11, 1.5
-PER_IMAGE = ("nmse", "rmse", "mae", "psnr", "ssim")  # of `measure`
 IN_UNIT = ("rmse", "mae")  # those that are also given in dB
 
 Region = Float[Array, "b h w 1"] | float
@@ -127,6 +126,10 @@ def ssim(target: Image, recon: Image, region: Region = ALL) -> PerImage:
     return _mean(values, _window_centres(region))
 
 
+# Name -> what gives the number of each image; `Sums` has a sum of each.
+PER_IMAGE = {"nmse": nmse, "rmse": rmse, "mae": mae, "psnr": psnr, "ssim": ssim}
+
+
 def diversity_db(
     samples: Image, *, db_per_unit: float = DB_PER_UNIT
 ) -> Float[Array, ""]:
@@ -180,11 +183,7 @@ def measure(
     def over_images(values: PerImage) -> Sum:
         return jnp.sum(jnp.where(counted, values, 0))
 
-    functions = (nmse, rmse, mae, psnr, ssim)
-    each = {
-        name: function(target, recon, region)
-        for name, function in zip(PER_IMAGE, functions, strict=True)
-    }
+    each = {name: of(target, recon, region) for name, of in PER_IMAGE.items()}
     sums = Sums(
         pixels=jnp.sum(pixels),
         squared_error=over_pixels(jnp.square(error)),

@@ -33,9 +33,14 @@ from radiovae_jax.vae import task as vae_task
 from radiovae_jax.vae.codec import Codec
 
 ConfigDict = ml_collections.ConfigDict
-RECORD = "first_stage.json"  # in the folder of a run of the second stage
 RELEASED_SCALE = 0.3  # that RadioDiff multiplies all latents by
 BATCH = 8  # maps that are encoded at a time for the statistics
+MAKE: dict[str, Callable[..., Callable[..., Any]]] = {
+    "vae": lambda config, workdir: vae_task.make,
+    "diffusion": lambda config, workdir: functools.partial(
+        diffusion_task.make, first=first_stage(config, workdir)
+    ),
+}
 CHARTS = {"vae": vae_charts.CHARTS, "diffusion": diffusion_charts.CHARTS}
 
 
@@ -45,9 +50,7 @@ def make(config: ConfigDict, workdir: pathlib.Path | None) -> Callable[..., Any]
     Args:
       workdir: where a run of the second stage keeps what it knows of the first.
     """
-    if config.stage == "vae":
-        return vae_task.make
-    return functools.partial(diffusion_task.make, first=first_stage(config, workdir))
+    return MAKE[config.stage](config, workdir)
 
 
 def charts(workdir: pathlib.Path | str) -> Charts:
@@ -130,9 +133,9 @@ def load_predictor(
         config.train.dtype = "float32"
     built = diffusion_task.build(config, first)
     side = built.first.factor * 2 ** (len(built.denoiser.mult) - 1)
-    state = functools.partial(train_step.init_state, built, image_size=(side, side))
+    fresh = functools.partial(train_step.init_state, built, image_size=(side, side))
     part = {"ema": "ema", "live": "params"}[weights]
-    like = {part: getattr(jax.eval_shape(state, jax.random.key(0)), part)}
+    like = {part: getattr(jax.eval_shape(fresh, jax.random.key(0)), part)}
     step, restored = run_folder.hold(
         workdir, step, lambda step: codec.restore(workdir, step, like)
     )
@@ -147,7 +150,7 @@ def load_predictor(
 
 def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
     """Returns what a run's folder has of its first stage; {} where it has nothing."""
-    path = pathlib.Path(workdir or "") / RECORD
+    path = pathlib.Path(workdir or "") / state.RECORD
     if workdir is None or not path.exists():
         return {}
     remedy = f"put it back, or train in another --workdir from {name}"

@@ -54,7 +54,7 @@ def make(config, shape, factor=1.0) -> Task:
         gradient = jax.value_and_grad(denoised, has_aux=True)
         (loss, _), grads = gradient(state.params, constants, raw, key)
         params = updates.descend(state.params, grads, rate)
-        ema = updates.moved_average(state.ema, params, 0.5)
+        ema = updates.update_ema(state.ema, params, 0.5)
         new = state._replace(step=state.step + 1, params=params, ema=ema)
         new = updates.unless_bad(new, state, (loss, grads))
         return new, {"loss": loss, "learning_rate": jnp.float32(rate)}

@@ -57,24 +57,29 @@ def to_batch(
     target = radiomap.f_to_model(resize(stored, image_size))
     masks = {}
     if pixel_weights == "street":
-        masks["weights"] = 1.0 - mask(raw["buildings"], image_size)
+        masks["weights"] = 1.0 - binary_mask(raw["buildings"], image_size)
     if conditional:
-        shown = mask(raw["buildings"], image_size), point(raw["antenna"], image_size)
+        shown = (
+            binary_mask(raw["buildings"], image_size),
+            transmitter_mask(raw["antenna"], image_size),
+        )
         masks["cond"] = jnp.concatenate(shown, axis=-1)
     if objective != "base":
         span = 255.0 if mask_range == "released" else 1.0
-        masks["transmitter"] = span * point(raw["antenna"], image_size)
+        masks["transmitter"] = span * transmitter_mask(raw["antenna"], image_size)
         masks["k2_neg_norm"] = edge_mask()
     image = radiomap.f_to_model(resized_f("DPM")) if "DPM" in raw else target
     return bare(image, target=target, **masks)
 
 
-def mask(gray: Shaped[Array, "b h w 1"], size: int) -> Float[Array, "b _ _ 1"]:
+def binary_mask(gray: Shaped[Array, "b h w 1"], size: int) -> Float[Array, "b _ _ 1"]:
     """Returns where buildings or cars are: 0 or 1, whatever a resize does to edges."""
     return (resize(radiomap.gray_to_f(gray), size) >= 0.5).astype(jnp.float32)
 
 
-def point(gray: Shaped[Array, "b h w 1"], size: int) -> Float[Array, "b _ _ 1"]:
+def transmitter_mask(
+    gray: Shaped[Array, "b h w 1"], size: int
+) -> Float[Array, "b _ _ 1"]:
     """Returns where the transmitter is: a pixel that a resize spreads, its peak 1."""
     spread = resize(radiomap.gray_to_f(gray), size)
     peak = spread.max(axis=(1, 2, 3), keepdims=True)

@@ -73,9 +73,9 @@ def planes(
             return list(measurements or no_measurements(raw, size))
         gray = raw[KINDS[name][1]]
         if name == "transmitter":
-            return [batch.point(gray, size)]
+            return [batch.transmitter_mask(gray, size)]
         if name in ("buildings", "cars"):
-            return [batch.mask(gray, size)]
+            return [batch.binary_mask(gray, size)]
         metres = distance(gray, size, pixel_metres=pixel_metres)
         return [metres / 100 if name == "distance" else jnp.log10(1 + metres)]
 

@@ -52,7 +52,7 @@ def reconstruct(
     def compute(weights: Weights, image, raw) -> Reconstructed:
         frozen, params, fitted = weights
         key = jax.random.key(MEASURE_SEED)
-        planes = train_step.planes(built, raw, key, count=measurements)
+        planes = train_step.draw_planes(built, raw, key, count=measurements)
 
         def predict(n, k):
             return sampler.predict_maps(

@@ -4,7 +4,7 @@ A process leads from a latent z at t = 0 to noise n at t = 1 and back. It is fou
 functions of arrays: `corrupt` (the forward process), `loss`, `step` (of the reverse
 process) and `times` (of a sampler). The network is an argument, `predict(x, t, r)`,
 whose condition is closed over; only mean flow reads r, the time that it jumps to.
-`make` gives one of them by the config's name.
+`KINDS` has them by the config's names.
 
 From pure noise, one call of `decoupled` or `rectified` trained with a squared error is
 the mean of z given the condition, as `regression` is; of `mean_flow` it is a sample.

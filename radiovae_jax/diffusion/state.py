@@ -13,6 +13,8 @@ from radiovae_jax.diffusion.process import Process
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.types import Array, Image, Latent
 
+RECORD = "first_stage.json"  # in the run's folder: which first stage, its statistics
+
 
 class TrainState(NamedTuple):
     """Everything that a checkpoint holds of the training, arrays only."""

@@ -7,7 +7,7 @@ import ml_collections
 
 from radiovae_jax.data import sources
 from radiovae_jax.data.batch import resized
-from radiovae_jax.diffusion import process, train_step, validate
+from radiovae_jax.diffusion import process, state, train_step, validate
 from radiovae_jax.diffusion.denoiser import Denoiser
 from radiovae_jax.diffusion.process import Process
 from radiovae_jax.diffusion.state import Built, Condition, FirstStage, TrainState
@@ -132,20 +132,20 @@ def of(config: ConfigDict, built: Built, size: tuple[int, int]) -> Task:
         residuals={PHASE: functools.partial(residuals, built)},
         metrics=functools.partial(validate.numbers, db=db),
         figures=functools.partial(validate.figures, db=db, max_rows=train.images),
-        weights=lambda state: state.params["params"],
+        weights=lambda held: held.params["params"],
         bar=bar,
         slowed=lambda factor: of(config, slowed(built, factor), size),
         step_gathers=("params",),
         validation_gathers=("ema",),
         dtype=str(built.denoiser.dtype),
-        parameters=lambda state: {
-            "denoiser": state.params,
+        parameters=lambda held: {
+            "denoiser": held.params,
             "first stage, fixed": built.first.frozen.params,
         },
         phases=f"{train.steps:,} steps of {config.process.kind}",
         schedules={"learning_rate": built.learning_rate},
         corners={"warm-up done": max(config.optimizer.warmup_steps - 1, 0)},
-        keeps={"first_stage.json": built.first.record},
+        keeps={state.RECORD: built.first.record},
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from radiovae_jax.data import conditions, radiomap
-from radiovae_jax.data.batch import mask
+from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.diffusion.state import Built, Frozen, TrainState
 from radiovae_jax.training import updates
 from radiovae_jax.training.updates import Logs
@@ -58,7 +58,7 @@ def train_step(
     direction, opt_state = built.opt.update(grads, state.opt_state, state.params)
     rate = jnp.asarray(built.learning_rate(state.step), jnp.float32)
     params = updates.descend(state.params, direction, rate)
-    ema = updates.moved_average(state.ema, params, built.ema_decay(state.step))
+    ema = updates.update_ema(state.ema, params, built.ema_decay(state.step))
     new = state._replace(
         step=state.step + 1, params=params, ema=ema, opt_state=opt_state
     )
@@ -108,10 +108,10 @@ def examples(built: Built, frozen: Frozen, raw: Raw, key: PRNGKey) -> Examples:
     z = frozen.normalised(posterior.sample(keys[0]))
     noise = jax.random.normal(keys[1], z.shape)
     t, r = built.process.draw_times(keys[2], len(z))
-    return Examples(z, noise, t, r, planes(built, raw, keys[3]))
+    return Examples(z, noise, t, r, draw_planes(built, raw, keys[3]))
 
 
-def planes(
+def draw_planes(
     built: Built, raw: Raw, key: PRNGKey, count: int | None = None
 ) -> Float[Array, "b h w k"]:
     """Returns the condition of a batch.
@@ -136,7 +136,7 @@ def planes(
         )
         street = jnp.ones((*f.shape[:3], 1))
         if "buildings" in raw:
-            street = 1.0 - mask(raw["buildings"], size)
+            street = 1.0 - binary_mask(raw["buildings"], size)
         measured = conditions.measure(
             place_key, f, street, count=counts, most=count or condition.measurements
         )

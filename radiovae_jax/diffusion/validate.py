@@ -54,7 +54,7 @@ def sums(
     mask, key = raw["mask"], jax.random.key(SEED)
     condition = built.condition
     count = 0 if condition.measurements_none else condition.measurements
-    planes = train_step.planes(built, raw, key, count=count)
+    planes = train_step.draw_planes(built, raw, key, count=count)
     predicted = sampler.predict_maps(
         built, frozen, state.ema, planes, key, jnp.arange(len(mask)), calls=1
     )[0]

@@ -83,7 +83,7 @@ def from_patches(patches: Float[Array, "b i j d"], patch: int) -> Image:
 Raw = Mapping[str, Array]
 
 
-class Predictor(NamedTuple):
+class Baseline(NamedTuple):
     """fit(batches) -> weights; predict(weights, batch without "gray") -> f."""
 
     fit: Callable[[Iterable[Raw]], PyTree]
@@ -175,7 +175,7 @@ def _sketch(raw: Raw) -> Float[Array, "b d"]:
 
 
 PREDICTORS = {
-    "mean_map": Predictor(fit_mean_map, predict_mean_map),
-    "log_distance": Predictor(fit_log_distance, predict_log_distance),
-    "nearest": Predictor(fit_nearest, predict_nearest),
+    "mean_map": Baseline(fit_mean_map, predict_mean_map),
+    "log_distance": Baseline(fit_log_distance, predict_log_distance),
+    "nearest": Baseline(fit_nearest, predict_nearest),
 }

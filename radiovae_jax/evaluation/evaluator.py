@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, PyTree
 
 from radiovae_jax import metrics, sharding
 from radiovae_jax.data import pipeline, radiomap, sources
-from radiovae_jax.data.batch import resize, resize_back, to_batch
+from radiovae_jax.data.batch import binary_mask, resize_back, to_batch
 from radiovae_jax.evaluation import calibration, latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.nn import lpips
@@ -242,8 +242,7 @@ def region_masks(
     building = jnp.zeros_like(everywhere)
     if "buildings" in raw:
         size = 0 if spec.stored else spec.image_size
-        f = resize(radiomap.gray_to_f(raw["buildings"]), size)
-        building = (f >= 0.5).astype(jnp.float32)
+        building = binary_mask(raw["buildings"], size)
     return {"all": everywhere, "street": 1.0 - building, "building": building}
 
 

@@ -334,7 +334,7 @@ def contradictions(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"train.batch_size={train.batch_size} does not split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts"
         )
-    yield from (_of_vae if config.stage == "vae" else _of_diffusion)(config)
+    yield from CONTRADICTIONS[config.stage](config)
 
 
 def _of_diffusion(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -390,3 +390,6 @@ def _of_vae(config: ml_collections.ConfigDict) -> Iterator[str]:
                     f"{name} does not compute: weigh {', '.join(terms)} alone, or "
                     "choose another loss.objective"
                 )
+
+
+CONTRADICTIONS = {"vae": _of_vae, "diffusion": _of_diffusion}

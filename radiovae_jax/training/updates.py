@@ -101,7 +101,7 @@ def descend(
     return optax.tree.clip(new, -limit, limit) if limit else new
 
 
-def moved_average(average: PyTree, current: PyTree, decay: Scalar) -> PyTree:
+def update_ema(average: PyTree, current: PyTree, decay: Scalar) -> PyTree:
     """Returns the EMA one step on: decay * average + (1 - decay) * current."""
     return jax.tree.map(
         lambda old, new: (decay * old + (1.0 - decay) * new).astype(old.dtype),

@@ -12,7 +12,7 @@ from jaxtyping import Bool, PyTree
 
 from radiovae_jax import files, sharding
 from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
-from radiovae_jax.data.batch import resize
+from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.training import distributed, logbook, stopping
 from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.task import State, Task
@@ -120,8 +120,8 @@ def building_mask(
 ) -> Bool[np.ndarray, "b _ _ 1"]:
     """Returns where buildings are, in pictures of this height; nowhere if unknown."""
     nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
-    mask = radiomap.gray_to_f(raw.get("buildings", nowhere))
-    return np.asarray(mask if mask.shape[1] == height else resize(mask, height)) >= 0.5
+    gray = raw.get("buildings", nowhere)
+    return np.asarray(binary_mask(gray, height if gray.shape[1] != height else 0)) > 0
 
 
 def histograms(

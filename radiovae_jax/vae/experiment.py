@@ -1,7 +1,6 @@
 """From a config to the functions and arrays of a run.
 
-With vae/task.py the only reader of the ConfigDict in vae/: below, everything is
-arguments.
+Below it everything is arguments: the networks, the step and its losses know no config.
 """
 
 import functools

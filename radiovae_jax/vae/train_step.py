@@ -84,7 +84,7 @@ def train_step(
         )
 
     current, decay = averaged(new, tuple(new.ema)), schedules.ema_decay(state.step)
-    new = new._replace(ema=updates.moved_average(new.ema, current, decay))
+    new = new._replace(ema=updates.update_ema(new.ema, current, decay))
     watched = (logs["total_loss"], disc_logs["disc_loss"], grads, disc_grads)
     new = updates.unless_bad(new, state, watched)
     logs |= averages.means | disc_logs | objectives.logs(terms, aux, settings)

@@ -95,10 +95,10 @@ def test_latents_are_of_mean_zero_and_deviation_one_to_the_process():
 
 def test_measurements_are_as_many_as_asked_for_or_drawn(rectified):
     built, raw = rectified[0], small.raw(64)
-    known = train_step.planes(built, raw, jax.random.key(0))[..., -1].sum((1, 2))
+    known = train_step.draw_planes(built, raw, jax.random.key(0))[..., -1].sum((1, 2))
     assert 0.1 < float((known == 0).mean()) < 0.45
     assert known.max() <= 20
-    fixed = train_step.planes(built, raw, jax.random.key(0), count=100)
+    fixed = train_step.draw_planes(built, raw, jax.random.key(0), count=100)
     np.testing.assert_array_equal(fixed[..., -1].sum((1, 2)), 100)
     np.testing.assert_array_equal(fixed[..., -1] * fixed[..., 0], 0)  # off buildings
     f = built.first.target(raw)

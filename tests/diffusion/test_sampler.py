@@ -23,7 +23,7 @@ def predict():
 
     @jax.jit
     def predict(raw, index, key):
-        planes = train_step.planes(built, raw, key, count=0)
+        planes = train_step.draw_planes(built, raw, key, count=0)
         frozen = built.first.frozen
         return sampler.predict_maps(
             built, frozen, params, planes, key, index, calls=2, samples=2
