@@ -95,17 +95,19 @@ def _discriminator_pieces(ours: timed_step.Ours) -> dict[str, tuple]:
     real = batch.target
     discriminator_loss = losses.DISCRIMINATOR[built.settings.disc_loss]
 
-    def judge(params, image):
+    def discriminate(params, image):
         logits, _, _ = adversary.discriminate(
             built.networks.discriminator, params, state.disc_stats, image, batch.cond
         )
         return logits
 
     def generator_loss(image, params):
-        return losses.generator(judge(params, image))
+        return losses.generator(discriminate(params, image))
 
     def loss(params, recon):
-        return discriminator_loss(judge(params, real), judge(params, recon))
+        return discriminator_loss(
+            discriminate(params, real), discriminate(params, recon)
+        )
 
     def optimise(params, opt_state, grads):
         direction, opt_state = built.opt.discriminator.update(grads, opt_state, params)

@@ -99,7 +99,7 @@ class Peer:
             h, mean, logvar = self.trunk(x, noise)
         return self.last(h.float()), mean, logvar  # in float32, as ours
 
-    def judge(self, image):
+    def logits(self, image):
         with self.autocast():
             return self.disc(image).float()
 
@@ -119,7 +119,7 @@ class Peer:
         logs = {"rec_loss": rec_loss.mean(), "kl_loss": kl, "nll_loss": nll}
         self.recon = recon.detach()
         if self.adversarial:
-            g = -self.judge(recon).mean()
+            g = -self.logits(recon).mean()
             lengths = [
                 torch.autograd.grad(term, self.last.weight, retain_graph=True)[0].norm()
                 for term in (nll, g)
@@ -195,7 +195,7 @@ class Peer:
 
     def discriminate(self, x, fresh_noise):
         recon, *_ = self.reconstruct(x, fresh_noise)
-        real, fake = self.judge(x), self.judge(recon.detach())
+        real, fake = self.logits(x), self.logits(recon.detach())
         hinge = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         loss = 0.5 * self.settings.disc_factor * hinge
         self.update("disc", self.disc_opt, list(self.disc.parameters()), loss)

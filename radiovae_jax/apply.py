@@ -31,7 +31,7 @@ from radiovae_jax import apply_commands, cli
 from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.vae import codec
 
-VERBS = {  # functions of apply_commands
+SUBCOMMANDS = {  # functions of apply_commands
     "reconstruct": "maps -> what the autoencoder makes of them",
     "encode": "maps -> latents.npz: mean, logvar, names, scale",
     "decode": "npz of latents -> maps",
@@ -47,8 +47,8 @@ STOPPED = (
 
 def parser() -> cli.Parser:
     parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.apply")
-    chosen = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, words in VERBS.items():
+    chosen = parser.add_subparsers(dest="verb", required=True, metavar="SUBCOMMAND")
+    for name, words in SUBCOMMANDS.items():
         verb = chosen.add_parser(name, help=words, description=words)
         maps = name in ("reconstruct", "encode", "interpolate")
         if name != "sample":

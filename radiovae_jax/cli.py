@@ -94,7 +94,7 @@ def with_huge_pages(setting: pathlib.Path = THP, devices: pathlib.Path = DEV) ->
     Never with an accelerator, one of several processes, under Slurm or a debugger.
     RADIOVAE_HUGE_PAGES=0 switches it off; whoever sets GLIBC_TUNABLES has decided.
     """
-    asked = os.environ.get("RADIOVAE_HUGE_PAGES", "1") != "0"
+    wanted = os.environ.get("RADIOVAE_HUGE_PAGES", "1") != "0"
     decided = TUNABLES in os.environ or "SLURM_JOB_ID" in os.environ
     words = {word.partition("=")[0] for word in sys.argv}
     several = words & {"--distributed", "--coordinator"}
@@ -103,7 +103,7 @@ def with_huge_pages(setting: pathlib.Path = THP, devices: pathlib.Path = DEV) ->
     cards = [card for kind in ACCELERATORS for card in devices.glob(kind)]
     on_cpu = platforms == "cpu" or not (platforms or cards)
     can = platform.libc_ver()[0] == "glibc" and setting.exists()
-    if asked and on_cpu and can and not (decided or several or watched):
+    if wanted and on_cpu and can and not (decided or several or watched):
         if "[madvise]" in setting.read_text():
             os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
             os.execv(sys.executable, sys.orig_argv)

@@ -161,6 +161,11 @@ def evaluate(
         config.data.root = data_root
     notes: list[str] = []
     measures = _first_stage
+    if config.stage == "vae" and (calls != (1,) or samples > 1 or measurements):
+        raise ValueError(
+            f"--calls, --samples and --measurements are of a second stage, and "
+            f"{workdir} is a first one: leave them out"
+        )
     if config.stage == "diffusion":
         measures = functools.partial(
             _second_stage, calls=calls, samples=samples, measurements=measurements
@@ -305,7 +310,7 @@ def parser() -> cli.Parser:
     add("--calls", type=cli.counts, default=(1,), metavar="N,N", help=words)
     words = "of a second stage: samples whose mean is a row, default 1"
     add("--samples", type=cli.at_least(1), default=1, metavar="N", help=words)
-    words = "of a second stage: pixels of each map that it is told, default 0"
+    words = "of a second stage: measured pixels of each map, default 0"
     add("--measurements", type=cli.at_least(0), default=0, metavar="N", help=words)
     parser.add_debug()
     return parser

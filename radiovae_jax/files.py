@@ -79,8 +79,8 @@ def room_for(path: pathlib.Path) -> Iterator[None]:
         if error.errno not in NO_ROOM and not words:
             raise
         raise NoRoomError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or "
-            "write elsewhere, and give the command again"
+            f"{path} cannot be written ({error.strerror or error}); what was written "
+            "before is whole: make room, or write elsewhere, and give the command again"
         ) from error
 
 

@@ -78,7 +78,7 @@ class DbRange(NamedTuple):
 
 
 # Yapar et al. 2022 (arXiv:2212.11777).
-RADIOMAPSEER_DB = DB_FLOOR, DB_SPAN = DbRange(-147.0, 100.0)
+RADIOMAPSEER_DB = DB_RANGE = DB_FLOOR, DB_SPAN = DbRange(-147.0, 100.0)
 NO_DB = DbRange(0.0, 0.0)
 TRANSMITTED_DBM, MILLIWATT_DB = 23.0, 30.0
 # log(u) per unit of f: 100 dB are 23 nats.

@@ -28,6 +28,15 @@ vae.eval_rows vae.codec
 training.schema training.fields training.config_files training.run_folder
 training.trainer training.loop training.dry_run training.overview
 """.split()
+# Libraries that one folder alone imports.
+HOMES = {
+    "orbax": "training",
+    "tensorboardX": "training",
+    "grain": "data",
+    "tensorflow_datasets": "data",
+    "matplotlib": "reporting",
+    "torch": "interop",
+}
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "
     "vae.state training.schedules training.optimizers training.updates "
@@ -73,6 +82,16 @@ def test_imports_point_down():
             assert floor(other) <= floor(name), f"{name} imports {other}"
             rooms = {one.partition(".")[0] for one in (name, other)}
             assert rooms not in APART, f"{name} imports {other}"
+
+
+def test_a_library_has_one_home():
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [getattr(node, "module", None) or node.names[0].name]
+            for library in {one.partition(".")[0] for one in names} & set(HOMES):
+                assert name.startswith(f"{HOMES[library]}."), f"{name}: {library}"
 
 
 def test_only_the_top_knows_the_config():

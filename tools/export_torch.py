@@ -105,8 +105,8 @@ def check(args: argparse.Namespace, is_file: bool) -> None:
     if run_folder.read_config(args.workdir).loss.reconstruction == "bce":
         raise ValueError(
             f"{args.workdir} was trained with loss.reconstruction=bce: its decoder "
-            "gives logits, and PyTorch's classes would take them for the image; train "
-            "with another kind of reconstruction"
+            "gives logits, and PyTorch's classes would take them for the image; apply "
+            "a sigmoid to their output yourself, or train with another kind"
         )
 
 

@@ -198,6 +198,11 @@ def _read_npy(
     return array.astype(np.float32)
 
 
+def read_shape(path: Path) -> tuple[int, int, int]:
+    """Returns (h, w, c) of a map; raises as `read_map`."""
+    return read_map(path).shape
+
+
 def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
     """Reads an NPY of one map as it is stored, with an axis of channels at the end.
 

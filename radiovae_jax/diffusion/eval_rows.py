@@ -46,7 +46,7 @@ def reconstruct(
     Args:
       calls: of the network, a row each, from one sample.
       samples: with the most of these calls, for their mean and deviation.
-      measurements: that the network is told of each map.
+      measurements: of each map that the network sees.
     """
 
     def compute(weights: Weights, image, raw) -> Reconstructed:

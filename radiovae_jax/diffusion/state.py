@@ -91,7 +91,7 @@ def pixels(channels: int, image_size: int) -> FirstStage:
 
 
 class Condition(NamedTuple):
-    """What the network is told of a place; fields of the config, by name."""
+    """What the network sees of a place; fields of the config, by name."""
 
     planes: tuple[str, ...]  # of data.conditions.KINDS
     pixel_metres: float = 1.0

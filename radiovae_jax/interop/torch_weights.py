@@ -380,7 +380,7 @@ def model_fields(structure: Mapping[str, Any], resolution: Any) -> dict[str, Any
 
     Args:
       structure: what `structure_of_torch` returns.
-      resolution: (height, width) or one int; `attn_resolutions` is told in it.
+      resolution: (height, width) or one int; `attn_resolutions` refers to it.
 
     Raises:
       ValueError: it cannot be halved as often as the levels want.

@@ -88,7 +88,7 @@ def _shifts(padded, kernel: Kernel):
 def _on_cpu(form: Callable, x: Map, kernel: Kernel, padding: Padding) -> Result:
     """Takes a form on CPUs and XLA's own elsewhere, forward and back.
 
-    Its own derivative, so that the way back keeps `x` and the kernel and nothing else.
+    Its own derivative, so that `x` and the kernel are all that the backward pass keeps.
     """
     return _choose(lambda convolution: convolution(x, kernel, padding), form)
 

@@ -55,7 +55,7 @@ def conv(
     dtype=jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """Returns a Conv with PyTorch's initialisation; 'same' size unless told."""
+    """Returns a Conv with PyTorch's initialisation; 'same' size by default."""
     pad = (kernel_size - 1) // 2 if padding is None else padding
     hook = _convolve if strides == 1 else None
     return nn.Conv(
@@ -133,7 +133,7 @@ def _products(
 ) -> Float[Array, "b i j"]:
     """Returns q k^T in float32; its gradient is multiplied in the type of q and k.
 
-    JAX would take the other two products of the way back in float32, because this
+    JAX would take the other two products of the backward pass in float32, because this
     one's result is: half the speed on a GPU, and twice the bytes of n x n numbers.
     """
     return jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32)
@@ -165,8 +165,8 @@ def attend(
 
     Args:
       chunk: 0 holds all n x n scores at once. Above 0 only those of so many queries,
-        which the way back computes again: the same numbers, every row of the scores
-        being whole, for one more product of q and k.
+        which the backward pass computes again: the same numbers, every row of the
+        scores being whole, for one more product of q and k.
     """
     n, dtype = q.shape[1], v.dtype
 
@@ -180,7 +180,7 @@ def attend(
     blocks = -(-n // chunk)
     padded = jnp.pad(q, ((0, 0), (0, blocks * chunk - n), (0, 0)))
     padded = padded.reshape(q.shape[0], blocks, chunk, q.shape[2]).swapaxes(0, 1)
-    # The way back adds up the gradients of k and v block by block, in their type.
+    # The backward pass adds up the gradients of k and v block by block, in their type.
     k, v = k.astype(jnp.float32), v.astype(jnp.float32)
     attended = jax.lax.map(
         jax.checkpoint(lambda block: rows(block, k.astype(dtype), v.astype(dtype))),
@@ -211,8 +211,8 @@ class AttnBlock(nn.Module):
 class Blocks:
     """Makes the blocks of a network, by what they have in common.
 
-    With `remat` a block keeps its input only and is computed again on the way back;
-    `attention_chunk`: see `attend`. Neither changes a parameter's name or value.
+    With `remat` a block keeps its input only and is computed again in the backward
+    pass; `attention_chunk`: see `attend`. Neither changes a parameter's name or value.
     """
 
     dropout: float

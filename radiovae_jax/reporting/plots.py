@@ -62,8 +62,8 @@ def reconstructions(
     Args:
       recon_f: unclipped.
       names: one per image; none: the images are numbered.
-      buildings: True inside; outlined on the map, and the title has the RMSE of the
-        street and of the buildings.
+      buildings: True inside; their contour is drawn on the map, and the title has the
+        RMSE of the street and of the buildings.
       max_rows: the first so many maps are shown.
 
     Raises:

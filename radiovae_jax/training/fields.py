@@ -104,12 +104,16 @@ FIELDS: dict[str, Field] = {
         disc_factor=Field(1.0, real(0), "of adversarial losses; 0: no discriminator"),
         disc_weight=Field(0.5, real(0), "of the generator's term, times d_weight"),
         disc_loss=Field(*pick("hinge vanilla"), "of the discriminator"),
-        disc_conditional=Field(False, YES_NO, "it sees buildings and transmitter too"),
+        disc_conditional=Field(
+            False, YES_NO, "the discriminator sees buildings and transmitter too"
+        ),
         disc_in_channels=Field(1, whole(1), "channels of the discriminator's maps"),
         disc_num_layers=Field(3, whole(1), "layers of the discriminator that halve"),
         disc_ndf=Field(64, whole(1), "width of the discriminator's first layer"),
         use_actnorm=Field(False, YES_NO, "ActNorm in place of BatchNorm"),
-        fresh_reconstruction=Field(False, YES_NO, "a second forward pass, for it"),
+        fresh_reconstruction=Field(
+            False, YES_NO, "a second forward pass for the discriminator"
+        ),
         reconstruction=later(*pick("l1_mse l1 mse bce"), "rec term; bce: of logits"),
         reduction=later(*pick("sum mean"), "sum: of an image, then mean over images"),
         kl_weight=Field(1e-6, real(0), "beta, the weight of the KL term"),
@@ -127,7 +131,9 @@ FIELDS: dict[str, Field] = {
         input_range=Field(*pick("unit released"), "released: pinn takes [-1, 1] for f"),
         mask_range=Field(*pick("unit released"), "released: transmitters are 0 or 255"),
         perceptual_weight=Field(1.0, real(0), "of LPIPS in the rec term; 0: without"),
-        perceptual_weights=Field("hub", TEXT, "hub, a folder, or random (tests)", FREE),
+        perceptual_weights=Field(
+            "hub", TEXT, "LPIPS's weights: hub, a folder, or random (tests)", FREE
+        ),
         pixelloss_weight=Field(1.0, real(0), "of the pixel term in the rec term"),
         pixel_weights=Field(*pick("none street"), "street: buildings weigh 0"),
         ssim_weight=later(0.0, real(0), "of 1 - SSIM in the total, beside a sum"),
@@ -153,10 +159,14 @@ FIELDS: dict[str, Field] = {
         learning_rate=Field(5e-6, real(0), "of the autoencoder, at its peak", EXTEND),
         disc_learning_rate=Field(5e-6, real(0), "of the discriminator", EXTEND),
         logvar_learning_rate=Field(1e-4, real(0), "of logvar; 0: it stays", EXTEND),
-        schedule=Field(*pick("cosine polynomial constant"), "of all rates", EXTEND),
+        schedule=Field(
+            *pick("cosine polynomial constant"),
+            "of the learning rates, but logvar's is constant",
+            EXTEND,
+        ),
         end_factor=Field(0.1, real(0), "of the rate, at the last step", EXTEND),
         power=later(0.95, real(0), "of the polynomial schedule", EXTEND),
-        warmup_steps=Field(0, whole(0), "steps over which the rate rises", EXTEND),
+        warmup_steps=Field(0, whole(0), "cosine: steps that the rate rises", EXTEND),
         beta1=Field(0.9, real(0, 0.999999), "Adam's, of the mean"),
         beta2=Field(0.999, real(0, 0.999999), "Adam's, of the mean square"),
         eps=Field(1e-8, real(0), "Adam's, of the root"),
@@ -220,7 +230,10 @@ FIELDS: dict[str, Field] = {
         log_every=Field(100, whole(1), "steps between lines of metrics.jsonl", FREE),
         validate_every=Field(5_000, whole(1), "steps between validations", FREE),
         validation_batch_size=Field(8, whole(1), "images at a time, all devices", FREE),
-        metrics_size=Field(*pick("stored seen"), "of maps; seen: at data.image_size"),
+        metrics_size=Field(
+            *pick("stored seen"),
+            "of the maps for metrics; seen: data.image_size",
+        ),
         checkpoint_every=Field(5_000, whole(1), "steps between checkpoints", FREE),
         keep_checkpoints=Field(2, whole(1), "latest ones, besides the best", FREE),
         images=Field(4, whole(1), "rows of the picture; samples from the prior", FREE),
@@ -241,7 +254,7 @@ FIELDS: dict[str, Field] = {
 DIFFUSION: dict[str, Field] = {
     **section(
         "first_stage",
-        run=Field("runs/radio", TEXT, "folder of its run; pixels: there is none"),
+        run=Field("runs/radio", TEXT, "folder of its run; pixels: there is none", FREE),
         scale=Field(
             *pick("statistics released"),
             "of latents: to mean 0, deviation 1 by channel; released: times 0.3",
@@ -283,7 +296,7 @@ DIFFUSION: dict[str, Field] = {
         planes=Field(
             ("buildings", "transmitter", "distance", "log_distance"),
             sequence(PLANES, shortest=1),
-            "what the network is told of a place",
+            "what the network sees of a place",
         ),
         pixel_metres=Field(1.0, real(1e-6), "side of a stored pixel"),
         measurements=Field(300, whole(1), "most measured pixels of a map"),
@@ -356,7 +369,7 @@ def _of_diffusion(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _of_vae(config: ml_collections.ConfigDict) -> Iterator[str]:
     data, train, loss = config.data, config.train, config.loss
     if "autoencoder" not in config.ema.of:
-        yield "ema.of must hold 'autoencoder': validation judges its average"
+        yield "ema.of must hold 'autoencoder': validation measures its average"
     if loss.objective != "base" and data.source == "tfds_images":
         yield (
             f"loss.objective={loss.objective} is made of path gains, and the images of "

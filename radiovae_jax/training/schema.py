@@ -22,8 +22,10 @@ Nested = dict | ml_collections.ConfigDict
 PAGE = """# The fields of the config
 
 Every field, with its default (`configs/radio.py`, the documented run); a config file
-says what differs. `--config.SECTION.FIELD=VALUE` sets one on the command line,
-`--print_config` shows those of a config, `--print_config=lecam` those with that word.
+says what differs. `autoencoder` and `loss` are of the first stage alone, `first_stage`,
+`process`, `denoiser` and `condition` of the second. `--config.SECTION.FIELD=VALUE` sets
+one on the command line, `--print_config` shows those of a config,
+`--print_config=lecam` those with that word.
 *Resumed*: whether a run that goes on may have another value.
 
 This page is made of `radiovae_jax/training/fields.py`, and a test compares them:
@@ -65,8 +67,11 @@ def override(config: ml_collections.ConfigDict, texts: Mapping[str, str]) -> Non
     for name, text in texts.items():
         if name not in known:
             section = f"{name}." in {field[: len(name) + 1] for field in known}
-            what = "a section: give its fields" if section else f"no field{near(name)}"
+            what = f"no field{near(name, known)}"
+            what = "a section: give its fields" if section else what
             raise ValueError(f"--config.{name}={text}: {name} is {what}")
+        if name == "stage" and text != config.stage:
+            raise ValueError(f"--config.stage={text}: choose a --config of that stage")
         put(config, name, _value(text, FIELDS[name]))
 
 
@@ -98,11 +103,18 @@ def _value(text: str, field: Field) -> Any:
     return float(value) if whole and isinstance(default, float | None) else value
 
 
-def near(name: str) -> str:
-    """Returns "; did you mean ...?" where a field or section has such a name."""
-    names = {*FIELDS, *(field.rpartition(".")[0] for field in FIELDS)}
+def near(name: str, known: Mapping[str, Field]) -> str:
+    """Returns "; did you mean ...?" where a known field or section has such a name.
+
+    Of a field or section that only another stage has it says so.
+    """
+    for stage in fields.OWN:
+        there = fields.of(stage)
+        if name in {*there, *(field.rpartition(".")[0] for field in there)} - {""}:
+            return f" of this stage: it is of stage={stage}, and of its configs"
+    names = {*known, *(field.rpartition(".")[0] for field in known)}
     if "." not in name:
-        names |= {field.rpartition(".")[2] for field in FIELDS}
+        names |= {field.rpartition(".")[2] for field in known}
     close = difflib.get_close_matches(name, sorted(names), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -133,7 +145,7 @@ def _problems(
     for part, value in values.items():
         name = prefix + part
         if part not in here:
-            yield f"{name} is no field{near(name)}"
+            yield f"{name} is no field{near(name, known)}"
         elif name in known:
             if not known[name].rule.allows(value):
                 yield f"{name}={value!r} must be {known[name].rule.words}"
@@ -176,8 +188,8 @@ def older() -> dict[str, Any]:
 
 def describe(config: ml_collections.ConfigDict, word: str = "") -> str:
     """Returns a line for each field (with a word): name, value, meaning."""
-    lines, values = [], flat(config)
-    for name, field in fields.of(config.stage).items():
+    lines, values, known = [], flat(config), fields.of(config.stage)
+    for name, field in known.items():
         value = values[name]
         same = value == field.default
         note = "" if same else f" (default {field.default!r})"
@@ -185,7 +197,7 @@ def describe(config: ml_collections.ConfigDict, word: str = "") -> str:
         if word.lower() in line.lower():
             lines.append(f"{' ' if same else '*'} {line}")
     if not lines:
-        raise ValueError(f"no field has {word!r} in its line{near(word)}")
+        raise ValueError(f"no field has {word!r} in its line{near(word, known)}")
     return "\n".join(["* differs from the default", *lines])
 
 

@@ -198,7 +198,9 @@ def build_schedules(config: ConfigDict) -> Schedules:
     )
     decays = {
         "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
-        "released": schedules.ema_decay_released,
+        "released": functools.partial(
+            schedules.ema_decay_released, maximum=config.ema.decay
+        ),
     }
     return Schedules(
         learning_rate=rate(peak=o.learning_rate),

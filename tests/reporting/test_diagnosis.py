@@ -22,7 +22,7 @@ def changed(**columns):
     return lines
 
 
-def judged(*nmse):
+def validated(*nmse):
     return [{"step": i, "val/nmse": value} for i, value in enumerate(nmse)]
 
 
@@ -95,7 +95,7 @@ def test_it_does_not_warn_of_what_is_usual_or_past(columns):
 
 def test_validation_is_worse_after_three_that_miss_the_best_by_five_percent():
     worse = "Validation is getting worse"
-    assert worse in found(judged(0.5, 0.1, 0.11, 0.12, 0.13))
-    assert worse not in found(judged(0.5, 0.1, 0.11, 0.12))
-    assert worse not in found(judged(0.5, 0.1, 0.104, 0.12, 0.13))
-    assert worse not in found(judged(0.5, 0.4, 0.3, 0.2, 0.1))
+    assert worse in found(validated(0.5, 0.1, 0.11, 0.12, 0.13))
+    assert worse not in found(validated(0.5, 0.1, 0.11, 0.12))
+    assert worse not in found(validated(0.5, 0.1, 0.104, 0.12, 0.13))
+    assert worse not in found(validated(0.5, 0.4, 0.3, 0.2, 0.1))
