@@ -5,6 +5,8 @@
     python -m radiovae_jax.apply decode latents.npz --workdir runs/radio --unit db
     python -m radiovae_jax.apply sample --workdir runs/radio --count 8 --seed 1
     python -m radiovae_jax.apply interpolate 0_0.png 1_0.png --workdir runs/radio
+    python -m radiovae_jax.apply predict --buildings b.png --tx 120,80 \\
+        --workdir runs/radio_ldm
 
 Maps are 8-bit gray PNG, NPY of f in [0, 1] or (--unit db) of path gain in dB, and npz
 of Sionna RT. What f is in dB a run's config says (data.db_floor, data.db_span; of
@@ -27,7 +29,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from radiovae_jax import apply_commands, cli
+from radiovae_jax import apply_commands, cli, stages
 from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.vae import codec
 
@@ -37,6 +39,7 @@ SUBCOMMANDS = {  # functions of apply_commands
     "decode": "npz of latents -> maps",
     "sample": "maps from standard normal latents",
     "interpolate": "two maps -> maps between them in latent space",
+    "predict": "buildings and transmitters -> maps, by a second stage",
 }
 MOST_MAPS = 10_000  # that one command draws: they are kept in memory
 STOPPED = (
@@ -51,7 +54,7 @@ def parser() -> cli.Parser:
     for name, words in SUBCOMMANDS.items():
         verb = chosen.add_parser(name, help=words, description=words)
         maps = name in ("reconstruct", "encode", "interpolate")
-        if name != "sample":
+        if name not in ("sample", "predict"):
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
             verb.add_argument("files", nargs=count, type=cli.path, help=what)
@@ -71,9 +74,35 @@ def parser() -> cli.Parser:
             _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
             words = "pixels of a side, 0 the training's"
             _number(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
+        if name == "predict":
+            _predict_flags(verb)
         if name == "interpolate":
             _number(verb, "--steps", 2, 8, "number of maps with both ends", MOST_MAPS)
     return parser
+
+
+def _predict_flags(verb: cli.Parser) -> None:
+    add, file = verb.add_argument, dict(type=cli.path, metavar="FILE")
+    words = "mask of the place: gray PNG (255 inside) or NPY of 0 and 1"
+    add("--buildings", required=True, help=words, **file)
+    words = "of a transmitter: column, and row from the top; several times for several"
+    add("--tx", type=place, action="append", required=True, metavar="X,Y", help=words)
+    add("--cars", help="mask, for a model that was trained with cars", **file)
+    words = "CSV of x,y,dB (or f, by --unit), for a model that was trained with them"
+    add("--measurements", help=words, **file)
+    _number(verb, "--calls", 1, 1, "calls of the network for each sample")
+    _number(verb, "--samples", 1, 1, "whose mean and deviation are written", MOST_MAPS)
+    _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
+
+
+def place(text: str) -> tuple[int, int]:
+    """Reads X,Y of --tx."""
+    try:
+        x, y = map(int, text.split(","))
+    except ValueError:
+        message = f"{text!r} is not X,Y: column, and row from the top"
+        raise argparse.ArgumentTypeError(message) from None
+    return x, y
 
 
 def _run_flags(verb: cli.Parser, name: str) -> None:
@@ -97,10 +126,11 @@ def _file_flags(verb: cli.Parser, name: str) -> None:
         words = "of the maps written, default %(default)s; png: 8 bits"
         verb.add_argument("--format", choices=forms, default=forms[0], help=words)
     words = (
-        "of the numbers in NPY files: f in [0, 1] (default), or path gain in dB, by "
-        "the run's data.db_floor and data.db_span"
+        "of the numbers in NPY files: f in [0, 1], or path gain in dB, by the run's "
+        "data.db_floor and data.db_span; default %(default)s"
     )
-    verb.add_argument("--unit", choices=mapfiles.UNITS, default="f", help=words)
+    unit = "db" if name == "predict" else "f"
+    verb.add_argument("--unit", choices=mapfiles.UNITS, default=unit, help=words)
 
 
 def _number(
@@ -130,6 +160,12 @@ def use(flags: argparse.Namespace) -> None:
     """
     cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
+    if flags.verb == "predict":
+        second = stages.load_predictor(flags.workdir, flags.weights, step=flags.step)
+        cli.say(second.description)
+        apply_commands.predict(apply_commands.Job(second, flags, out, set()))
+        cli.say(f"written to {out}")
+        return
     run = codec.load(flags.workdir, flags.weights, step=flags.step, stream=flags.tiles)
     cli.say(run.description)
     channels = run.model.in_channels

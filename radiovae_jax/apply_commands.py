@@ -5,29 +5,33 @@ import collections
 import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from radiovae_jax import cli, files
-from radiovae_jax.data import mapfiles
+from radiovae_jax.data import mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
+from radiovae_jax.diffusion import predictor
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
 from radiovae_jax.types import Array
 from radiovae_jax.vae import latent_files
-from radiovae_jax.vae.codec import Codec, Sizes
+from radiovae_jax.vae.codec import Sizes
 
 Maps = Float[np.ndarray, "n h w c"]
 SHOWN = 9  # maps in the picture of an interpolation
 
 
 class Job(NamedTuple):
-    """A run, the flags of the command, and the folder of its results."""
+    """A run, the flags of the command, and the folder of its results.
 
-    codec: Codec
+    `codec` is a first stage's; of `predict`, a second one, it is a `Predictor`.
+    """
+
+    codec: Any  # Codec | Predictor
     flags: argparse.Namespace
     out: pathlib.Path
     printed: set[str]
@@ -209,6 +213,79 @@ def interpolate(job: Job) -> None:
     few = np.linspace(0, len(maps) - 1, min(len(maps), SHOWN)).round().astype(int)
     title = f"{stem}, from 0% to 100% in rows"
     plots.save(plots.samples(maps[few], title=title, db=job.codec.db), picture)
+
+
+def predict(job: Job) -> None:
+    """Maps from buildings and transmitters, by a second stage."""
+    flags, run, db = job.flags, job.codec, job.codec.db
+    run.check_unit(flags.unit)
+    buildings = read_mask(flags.buildings)
+    cars = None if flags.cars is None else read_mask(flags.cars)
+    measured = None if flags.measurements is None else read_points(flags.measurements)
+    if measured and flags.unit == "db":
+        measured = measured[0], (measured[1] - db.floor) / db.span
+    stems = [f"predicted_{x}_{y}" for x, y in flags.tx]
+    several = flags.samples > 1
+    outs = job.free(f"{stem}.{flags.format}" for stem in stems)
+    spreads = job.free(f"{stem}_deviation.npy" for stem in stems * several)
+    (picture,) = job.free(["predicted.png"])
+    samples = run.predict(
+        buildings,
+        flags.tx,
+        jax.random.key(flags.seed),
+        calls=flags.calls,
+        samples=flags.samples,
+        cars=cars,
+        measurements=measured,
+        unit="f",
+    )
+    mean = samples.mean(axis=0)[..., None]
+    write_maps(job, outs, mean)
+    deviation = samples.std(axis=0, ddof=1)[..., None] if several else None
+    for path, f in zip(spreads, () if deviation is None else deviation, strict=True):
+        in_unit = db.span * f if flags.unit == "db" else f
+        mapfiles.write_array(path, in_unit[..., 0])
+    figure = plots.predictions(
+        mean, buildings=buildings > 0, tx=flags.tx, deviation_f=deviation, db=db
+    )
+    plots.save(figure, picture)
+
+
+def read_mask(path: pathlib.Path) -> np.ndarray:
+    """Returns a mask [h, w] of a PNG (255 inside) or NPY.
+
+    Raises a ValueError, with the file, for what is none.
+    """
+    try:
+        return predictor.to_mask(radiomap.read_map(path)[..., 0], "the pixels")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_points(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (x, y) and values of a CSV of x, y, value, with a line of names or not.
+
+    Raises a ValueError for lines that hold no three numbers.
+    """
+    points = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        cells = line.replace(";", ",").split(",")
+        try:
+            x, y, value = map(float, cells)
+        except ValueError:
+            if (
+                number == 1 and any(cell.strip() for cell in cells)
+            ) or not line.strip():
+                continue  # the names of the columns
+            raise ValueError(
+                f"{path}, line {number}: {line[:40]!r} is not x,y,value (column, row "
+                "from the top, dB)"
+            ) from None
+        points.append((x, y, value))
+    if not points:
+        raise ValueError(f"{path} holds no measurements; leave --measurements out")
+    array = np.array(points)
+    return array[:, :2], array[:, 2]
 
 
 def padded(count: int, digits: int) -> list[str]:

@@ -128,6 +128,11 @@ def load_predictor(
             "buildings; train a second one with --config radio_ldm"
         )
     schema.check(config)
+    if config.first_stage.run != "pixels" and not (workdir / state.RECORD).exists():
+        raise FileNotFoundError(
+            f"{workdir} lacks {state.RECORD}, which says of which first stage its "
+            "latents are and how they are spread; copy it from where it was trained"
+        )
     first = first_stage(config, workdir)
     with config.unlocked():
         config.train.dtype = "float32"

@@ -71,7 +71,7 @@ class Predictor:
             raise ValueError(
                 f"calls={calls}, samples={samples}: give 1 or more of both"
             )
-        self._check_unit(unit)
+        self.check_unit(unit)
         mask = to_mask(buildings, "buildings")
         places = check_transmitters(mask, tx)
         self.check_size(mask.shape)
@@ -95,7 +95,8 @@ class Predictor:
                 f"which {self.description} reduces them; crop or pad them"
             )
 
-    def _check_unit(self, unit: str) -> None:
+    def check_unit(self, unit: str) -> None:
+        """Raises a ValueError for an unknown unit, or dB of a run that has none."""
         if unit not in UNITS:
             raise ValueError(f"unit={unit!r} is not 'db' or 'f'")
         if unit == "db" and not self.db.span:

@@ -98,5 +98,6 @@ def figures(
             buildings=validation.building_mask(raw, target.shape[1]),
             max_rows=max_rows,
             db=db,
+            what="prediction",
         )
     }

@@ -33,6 +33,7 @@ Numbers = np.ndarray | jax.Array
 # none of them.
 MAP_COLOURS = mpl.colormaps["viridis"].with_extremes(bad="magenta")
 ERROR_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="magenta")
+GRAYS = mpl.colormaps["gray"]
 SIZE_COLOURS = mpl.colormaps["YlOrBr"].with_extremes(bad="magenta")
 
 ERROR_SHARE = 0.98  # of the pixels that the scale of the error covers
@@ -52,6 +53,7 @@ def reconstructions(
     buildings: Bool[Numbers, "b h w 1"] | None = None,
     max_rows: int = 6,
     db: DbRange = RADIOMAPSEER_DB,
+    what: str = "reconstruction",
 ) -> Figure:
     """Returns rows of map, reconstruction and error, titled with name and RMSE.
 
@@ -89,7 +91,8 @@ def reconstructions(
             row, f, f_recon = next(rows), x[..., part], y[..., part]
             title = _join([name, of, _row_title(f, f_recon, inside, db)])
             row.suptitle(title, fontsize=10.5, parse_math=False)
-            axes = _row(row, f, f_recon, off[..., channel], target, scale, db)
+            off_here = off[..., channel]
+            axes = _row(row, f, f_recon, off_here, target, scale, db, what)
             if inside.any() and not inside.all():  # matplotlib warns of no line to draw
                 axes[0].contour(inside, levels=[0.5], colors="white", linewidths=0.6)
     return figure
@@ -126,6 +129,43 @@ def samples(
         shown = show_map(axis, one, name, reference=maps, db=db)
     if channels == 1 or len(parts) > 1:
         gain_bar(figure, shown, maps, db, ax=axes)
+    return figure
+
+
+def predictions(
+    mean_f: Float[Numbers, "n h w 1"],
+    *,
+    buildings: Bool[Numbers, "h w"],
+    tx: Sequence[tuple[int, int]],
+    deviation_f: Float[Numbers, "n h w 1"] | None = None,
+    db: DbRange = RADIOMAPSEER_DB,
+) -> Figure:
+    """Returns rows of condition, predicted map and, of several samples, deviation.
+
+    Args:
+      mean_f: the predictions, or the mean of samples.
+      buildings: True inside; the same for all.
+      tx: (x, y) of each transmitter: column, and row from the top.
+      deviation_f: of the samples.
+    """
+    mean = _float64(mean_f)
+    columns = 2 if deviation_f is None else 3
+    high = 2.9 * bounded(mean.shape[1] / mean.shape[2])
+    figure = Figure(figsize=(3.3 * columns, len(mean) * high), layout="constrained")
+    axes = figure.subplots(len(mean), columns, squeeze=False)
+    for row, f, place in zip(axes, mean, tx, strict=True):
+        image(row[0], 1.0 - np.asarray(buildings), "buildings, transmitter", GRAYS)
+        row[0].plot(*place, marker="^", color="tab:red", markersize=9)
+        name = f"transmitter at ({place[0]}, {place[1]})"
+        shown = show_map(row[1], f, name, reference=mean, db=db)
+    gain_bar(figure, shown, mean, db, ax=[*axes[:, 1]])
+    if deviation_f is not None:
+        values = (db.span or 1.0) * np.asarray(deviation_f, np.float64)
+        scale = Normalize(0, max(float(np.quantile(values, ERROR_SHARE)), 1e-3))
+        for axis, one in zip(axes[:, 2], values, strict=True):
+            shown = image(axis, one[..., 0], "deviation", SIZE_COLOURS, scale)
+        label = f"deviation of samples ({db.unit})"
+        colour_bar(figure, shown, values, label, ax=[*axes[:, 2]])
     return figure
 
 
@@ -277,14 +317,15 @@ def _row(
     reference: Float[np.ndarray, "_ _ _ _"],
     scale: Normalize,
     db: DbRange,
+    what: str,
 ) -> np.ndarray:
     """Draws map, reconstruction and error; returns their axes."""
-    title, scheme = "reconstruction − map", ERROR_COLOURS
+    title, scheme = f"{what} − map", ERROR_COLOURS
     if scale.vmin == 0:
         title, scheme = "error, rms over channels", SIZE_COLOURS
     axes = figure.subplots(1, 3)
     show_map(axes[0], x, "map", reference=reference, db=db)
-    shown = show_map(axes[1], y, "reconstruction", reference=reference, db=db)
+    shown = show_map(axes[1], y, what, reference=reference, db=db)
     errors = image(axes[2], off, title, scheme, scale)
     if y.shape[-1] == 1:
         gain_bar(figure, shown, y, db, ax=[*axes[:2]])

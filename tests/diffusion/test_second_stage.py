@@ -12,7 +12,7 @@ from whole_runs import log
 
 import radiovae_jax
 from radiovae_jax import evaluate, stages, training
-from radiovae_jax.data import datasets
+from radiovae_jax.data import datasets, radiomap
 from radiovae_jax.training import dry_run, run_folder, schema
 from radiovae_jax.vae import codec
 
@@ -94,6 +94,9 @@ def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp
         train(config, tmp_path / "run")
     path.write_text(json.dumps({"identity": record["identity"]}))
     with pytest.raises(ValueError, match="lacks mean, run, std, step"):
+        radiovae_jax.load_predictor(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks first_stage.json"):
         radiovae_jax.load_predictor(tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.first_stage.run = str(tmp_path / "nowhere")
@@ -207,3 +210,64 @@ def test_an_evaluation_that_cannot_be_is_refused(second, flags, words):
 def test_it_is_validated_at_best_as_its_folder_says(second):
     assert run_folder.best_step(second[1]) in (3, 6)
     assert evaluate.stages.charts(second[1])["Loss"] == ("train/loss", "val/loss")
+
+
+@pytest.fixture
+def files(place, tmp_path):
+    """b.png, the buildings of the place, and the flags of apply predict for it."""
+    radiomap.write_png(tmp_path / "b.png", place[0][..., 0])
+    x, y = place[1]
+    return tmp_path, ["--buildings", tmp_path / "b.png", "--tx", f"{x},{y}"]
+
+
+def test_apply_predict_writes_mean_deviation_and_a_picture(
+    second, predictor, place, files
+):
+    folder, flags = files
+    out = folder / "out"
+    given = ("--workdir", second[1], "--out", out, "--samples", 3, "--seed", 5)
+    done = command.call("apply", "predict", *flags, *given)
+    assert done.status == 0, done.stderr
+    x, y = place[1]
+    mean = np.load(out / f"predicted_{x}_{y}.npy")
+    samples = predictor.predict(*place, jax.random.key(5), samples=3)
+    np.testing.assert_allclose(mean, samples.mean(axis=0)[0], atol=1e-3)
+    deviation = np.load(out / f"predicted_{x}_{y}_deviation.npy")
+    np.testing.assert_allclose(deviation, samples.std(axis=0, ddof=1)[0], atol=1e-3)
+    assert (out / "predicted.png").stat().st_size > 1000
+    again = command.call("apply", "predict", *flags, *given)
+    assert again.status and "are there already" in again.stderr
+    png = ("--workdir", second[1], "--out", folder / "png", "--format", "png")
+    assert command.call("apply", "predict", *flags, *png).status == 0
+    f = radiomap.gray_to_f(radiomap.read_map(folder / "png" / f"predicted_{x}_{y}.png"))
+    assert f.shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--tx", "1;2"], "'1;2' is not X,Y"),
+        (["--tx", "99,2"], "off the map of 32x32"),
+        (["--samples", "0"], "no whole number from 1"),
+        (["--buildings", "nowhere.png"], "nowhere.png"),
+        (["--measurements", "{folder}/empty.csv"], "holds no measurements"),
+        (["--measurements", "{folder}/words.csv"], "line 2: 'a,b' is not x,y,value"),
+        (["--measurements", "{folder}/one.csv"], "trained without measurements"),
+    ],
+)
+def test_apply_predict_refuses_what_cannot_be(second, files, flags, words):
+    folder, given = files
+    texts = {"empty": "x,y,dB\n", "words": "x,y,dB\na,b\n", "one": "1,1,-90\n"}
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_text(text)
+    flags = [flag.format(folder=folder) for flag in flags]
+    out = ("--workdir", second[1], "--out", folder / "out")
+    done = command.call("apply", "predict", *given, *flags, *out)
+    assert done.status and words in done.stderr
+    assert not (folder / "out").exists() or not any((folder / "out").iterdir())
+
+
+def test_apply_predict_wants_a_second_stage(trained, files):
+    _, flags = files
+    done = command.call("apply", "predict", *flags, "--workdir", trained / "run")
+    assert done.status and "run of a first stage" in done.stderr
