@@ -4,7 +4,7 @@
     python -m radiovae_jax.main --config quickstart_ldm
 
 The first command trains the first stage in runs/quickstart, the second predicts in its
-latents. About five minutes on two cores.
+latents: 600 steps, seven minutes on two busy cores, about 18.8 dB PSNR.
 """
 
 import ml_collections
