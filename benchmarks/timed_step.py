@@ -10,7 +10,7 @@ import numpy as np
 import timing  # beside this file
 
 from radiovae_jax import losses
-from radiovae_jax.vae import task, train_step
+from radiovae_jax.vae import experiment, train_step
 
 PHASES = {"autoencoder": False, "adversarial": True}  # whether the step is adversarial
 # What a batch of gray maps alone does not hold.
@@ -57,7 +57,7 @@ def phases_of(config, asked: str) -> dict[str, bool]:
     """
     loss = config.loss
     runs = {
-        name: task.adversarial(in_phase(config, adversarial=kind), 0) == kind
+        name: experiment.adversarial(in_phase(config, adversarial=kind), 0) == kind
         for name, kind in PHASES.items()
     }
     if not runs.get(asked, True):

@@ -233,6 +233,14 @@ def build_kl_schedule(config: ConfigDict) -> Callable:
     )
 
 
+def adversarial(config: ConfigDict, step: int) -> bool:
+    """Whether the step of this number has anything to do for the discriminator."""
+    loss = config.loss
+    if loss.discriminator_before_start == "released":
+        return True
+    return step >= loss.disc_start and loss.disc_factor > 0
+
+
 def init_state(config: ConfigDict, experiment: Experiment, key: PRNGKey) -> TrainState:
     """Returns the state at step 0, a pure function of the key."""
     ae_key, sample_key, disc_key = jax.random.split(key, 3)

@@ -47,7 +47,7 @@ def of(config: ConfigDict, built: Experiment) -> Task:
     loss, train, db = config.loss, config.train, datasets.db_range(config)
     return Task(
         constants=built.perceptual_weights,
-        phase=lambda step: PHASES[adversarial(config, step)],
+        phase=lambda step: PHASES[experiment.adversarial(config, step)],
         init=functools.partial(experiment.init_state, config, built),
         step={
             phase: step_of(built, adversarial=kind) for kind, phase in PHASES.items()
@@ -93,14 +93,6 @@ def of(config: ConfigDict, built: Experiment) -> Task:
             "disc_start": loss.disc_start,
         },
     )
-
-
-def adversarial(config: ConfigDict, step: int) -> bool:
-    """Whether the step of this number has anything to do for the discriminator."""
-    loss = config.loss
-    if loss.discriminator_before_start == "released":
-        return True
-    return step >= loss.disc_start and loss.disc_factor > 0
 
 
 def step_of(built: Experiment, *, adversarial: bool) -> Callable:

@@ -9,7 +9,7 @@ import plan_gpu
 import pytest
 import tiny
 
-from radiovae_jax.vae import task
+from radiovae_jax.vae import experiment
 
 pytestmark = pytest.mark.benchmark
 
@@ -246,5 +246,5 @@ def test_phases_are_those_that_the_loop_runs_with_some_disc_start(before, factor
     loop = set()
     for start in (0, config.train.steps):
         config.loss.disc_start = start
-        loop.add(task.adversarial(config, 0))
+        loop.add(experiment.adversarial(config, 0))
     assert set(runs.values()) == loop
