@@ -137,8 +137,8 @@ def load_predictor(
     with config.unlocked():
         config.train.dtype = "float32"
     built = diffusion_task.build(config, first)
-    side = built.first.factor * 2 ** (len(built.denoiser.mult) - 1)
-    fresh = functools.partial(train_step.init_state, built, image_size=(side, side))
+    size = (built.multiple, built.multiple)
+    fresh = functools.partial(train_step.init_state, built, image_size=size)
     part = {"ema": "ema", "live": "params"}[weights]
     like = {part: getattr(jax.eval_shape(fresh, jax.random.key(0)), part)}
     step, restored = run_folder.hold(

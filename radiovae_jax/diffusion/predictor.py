@@ -87,8 +87,7 @@ class Predictor:
     def check_size(self, shape: tuple[int, int]) -> None:
         """Raises a ValueError for maps that the networks cannot take."""
         sides = batch.resized(*shape, self.built.first.image_size)
-        levels = len(self.built.denoiser.mult)
-        multiple = self.built.first.factor * 2 ** (levels - 1)
+        multiple = self.built.multiple
         if any(side % multiple for side in sides):
             raise ValueError(
                 f"maps of {shape[0]}x{shape[1]} are no multiple of {multiple}, by "

@@ -110,3 +110,8 @@ class Built(NamedTuple):
     learning_rate: Callable[[Any], Any]  # of the global step, as the next
     ema_decay: Callable[[Any], Any]
     accumulate_steps: int = 1
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of the first stage's maps must be multiples of."""
+        return self.first.factor * 2 ** (len(self.denoiser.mult) - 1)

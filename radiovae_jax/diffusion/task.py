@@ -106,13 +106,12 @@ def image_size(
 
 def check(built: Built, size: tuple[int, int]) -> None:
     """Raises a ValueError for sizes that the networks do not divide."""
-    halvings = len(built.denoiser.mult) - 1
-    multiple = built.first.factor * 2**halvings
-    if any(side % multiple for side in size):
+    if any(side % built.multiple for side in size):
         raise ValueError(
-            f"maps of {size[0]}x{size[1]} are no multiple of {multiple}: the first "
-            f"stage reduces them by {built.first.factor}, and denoiser.mult has "
-            f"{halvings + 1} levels; use fewer levels, or another data.image_size"
+            f"maps of {size[0]}x{size[1]} are no multiple of {built.multiple}: the "
+            f"first stage reduces them by {built.first.factor}, and denoiser.mult has "
+            f"{len(built.denoiser.mult)} levels; use fewer levels, or another "
+            "data.image_size"
         )
 
 
