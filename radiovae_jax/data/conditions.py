@@ -8,6 +8,7 @@ cars          0 or 1
 measurements  two planes: f where it was measured, and where that was
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -104,6 +105,39 @@ def distance(
     down = offsets(rows, height, at // width)[:, :, None]
     across = offsets(columns, width, at % width)[:, None]
     return pixel_metres * jnp.hypot(down, across)[..., None]
+
+
+def without_some(
+    key: PRNGKey, mask: Shaped[Array, "b h w 1"], share: float
+) -> Shaped[Array, "b h w 1"]:
+    """Returns a mask of buildings without some of them, as an old map has it.
+
+    Args:
+      mask: above 0 inside; pixels that share a side are of one building.
+      share: probability of each building to be missing.
+    """
+    b, height, width, _ = mask.shape
+    inside = mask[..., 0] > 0
+    numbers = 1 + jnp.arange(height * width).reshape(1, height, width)
+
+    def spread(labels):
+        # The largest number of a building reaches all its pixels.
+        rows = jnp.pad(labels, ((0, 0), (1, 1), (0, 0)))
+        columns = jnp.pad(labels, ((0, 0), (0, 0), (1, 1)))
+        sides = rows[:, 2:], rows[:, :-2], columns[..., 2:], columns[..., :-2]
+        return jnp.where(inside, functools.reduce(jnp.maximum, sides, labels), 0)
+
+    def go_on(state):
+        labels, before = state
+        return (labels != before).any()
+
+    first = jnp.where(inside, numbers, 0)
+    labels, _ = jax.lax.while_loop(
+        go_on, lambda state: (spread(state[0]), state[0]), (first, -first - 1)
+    )
+    drawn = jax.random.uniform(key, (b, height * width + 1))
+    missing = jnp.take_along_axis(drawn, labels.reshape(b, -1), axis=1) < share
+    return jnp.where(missing.reshape(mask.shape), 0, mask)
 
 
 def no_measurements(raw: Mapping[str, Array], size: int) -> Measurements:

@@ -95,6 +95,7 @@ class Condition(NamedTuple):
 
     planes: tuple[str, ...]  # of data.conditions.KINDS
     pixel_metres: float = 1.0
+    buildings_missing: float = 0.0  # probability of each not to be seen
     measurements: int = 0  # at most, of each map
     measurements_none: float = 0.0  # probability of none
 

@@ -140,6 +140,11 @@ def draw_planes(
         measured = conditions.measure(
             place_key, f, street, count=counts, most=count or condition.measurements
         )
+    if condition.buildings_missing and "buildings" in raw:
+        seen = conditions.without_some(
+            jax.random.fold_in(key, 1), raw["buildings"], condition.buildings_missing
+        )
+        raw = {**raw, "buildings": seen}
     return conditions.planes(
         raw,
         condition.planes,

@@ -299,6 +299,9 @@ DIFFUSION: dict[str, Field] = {
             "what the network sees of a place",
         ),
         pixel_metres=Field(1.0, real(1e-6), "side of a stored pixel"),
+        buildings_missing=Field(
+            0.0, real(0, 1), "probability of each building not to be in the condition"
+        ),
         measurements=Field(300, whole(1), "most measured pixels of a map"),
         measurements_none=Field(0.25, real(0, 1), "probability of none"),
     ),

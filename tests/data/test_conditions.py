@@ -117,3 +117,21 @@ def test_an_unknown_plane_is_refused():
     with pytest.raises(ValueError, match="roofs"):
         conditions.fields(("buildings", "roofs"))
     assert conditions.fields(ALL) == ("buildings", "antenna", "cars")
+
+
+def test_buildings_are_missing_as_a_whole_and_in_the_stated_share():
+    mask = np.zeros((1, 24, 24, 1), np.uint8)
+    mask[0, ::2, :12:2] = 255  # 72 buildings of a pixel, and one that winds
+    winding = np.zeros((24, 24, 1), bool)
+    winding[1:20, 14] = winding[19, 14:23] = winding[3:20, 22] = True
+    mask[0, winding] = 255
+    drop = jax.jit(conditions.without_some, static_argnums=2)
+    masks = np.repeat(mask, 50, axis=0)
+    seen = np.asarray(drop(jax.random.key(0), masks, 0.2))
+    assert set(np.unique(seen)) == {0, 255} and not seen[masks == 0].any()
+    of_it = seen[:, winding] > 0
+    assert (of_it.all(axis=1) | ~of_it.any(axis=1)).all()  # all of it, or nothing
+    assert 0 < of_it[:, 0].sum() < 50
+    others = (masks > 0) & ~winding[None]
+    np.testing.assert_allclose((seen[others] == 0).mean(), 0.2, atol=0.02)
+    np.testing.assert_array_equal(drop(jax.random.key(0), masks, 0.0), masks)

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_of_two_processes_the_slower_takes_the_city_of_the_faster(
         ({"maps": 701}, r"maps=701, .* expected 3"),
         ({"transmitters": 0}, r"transmitters=0, .* 1 or more"),
         ({"size": 8}, r"size=8; .* 16 pixels or more"),
-        ({"simulation": "carsDPM"}, r"unknown simulation 'carsDPM': did you mean 'DPM"),
+        ({"simulation": "DMP"}, r"unknown simulation 'DMP': did you mean 'DPM"),
         ({"transmitters": 2000}, r"has room for \d+ transmitters, 2000 were asked for"),
     ],
 )
@@ -203,3 +204,46 @@ def test_fewer_turns_reach_less_of_the_street(tmp_path):
     assert (gains["IRT2"] <= gains["IRT4"]).all()
     assert (gains["IRT4"] <= gains["DPM"]).all()
     assert (gains["IRT2"] < gains["DPM"]).any()
+
+
+def test_a_car_costs_what_is_stated_behind_it_and_nothing_beside_it():
+    buildings, cars = np.zeros((2, 41, 41), bool)
+    cars[19:22, 10:14] = True  # 4 m along the row of the transmitter
+    sight = dominant_path.sight_from(np.zeros((0, 2), np.int64), buildings, cars)
+    with_cars, without = (
+        dominant_path.gain_gray(
+            buildings,
+            sight,
+            np.array([20, 2]),
+            max_turns=0,
+            through_buildings=False,
+            cars=some,
+        )
+        for some in (cars, None)
+    )
+    lost = without.astype(float) - with_cars
+    loss = 4 * dominant_path.CAR_DB_PER_METRE * 2.55
+    np.testing.assert_allclose(lost[20, 14:], loss, atol=1)
+    assert not lost[20, :10].any() and not lost[:, 2].any()
+
+
+def test_an_older_city_gets_the_layers_that_it_lacks_and_nothing_else(tmp_path):
+    numbers = SMALL | {"size": 64}
+    root = synthetic.write_city(tmp_path / "city", **numbers)
+    whole = tree(root)
+    shutil.rmtree(root / "png" / "cars")  # as cities were before they had cars
+    fields = ("gray", "cars", "buildings")
+    options = dict(split="all", simulation="carsDPM", fields=fields)
+    source = synthetic.SyntheticCity(root, **options, **numbers)
+    assert whole.items() <= tree(root).items()
+    assert [path.name for path in tmp_path.iterdir()] == ["city"]
+    plain = synthetic.SyntheticCity(root, split="all", **numbers)
+    for index in range(len(source)):
+        record, without = source[index], plain[index]["gray"]
+        cars = record["cars"] == 255
+        assert cars.any() and not (cars & (record["buildings"] == 255)).any()
+        assert (record["gray"] <= without).all() and (record["gray"] < without).any()
+        assert without[cars].max() < 255  # no car stands where the transmitter is
+    shutil.rmtree(root / "png" / "cars")
+    synthetic.SyntheticCity(root, split="all", fields=("gray", "cars"), **numbers)
+    assert whole.items() <= tree(root).items()

@@ -18,13 +18,15 @@ from radiovae_jax.data import radiomap, radiomapseer, splits
 from radiovae_jax.data.synthetic import city, dominant_path
 from radiovae_jax.progress import Bar
 
-RECORD = "synthetic.json"
+RECORD, ANTENNAS = "synthetic.json", "png/antennas"
 # Changed with every change of what is drawn, so that old cities are not mixed in.
 VERSION = 1
 MIN_SIZE = 16
 
 # Turns of a path, and whether it may cross buildings: stand-ins for the simulations.
 _PATHS = {"DPM": (6, True), "IRT2": (2, False), "IRT4": (4, False)}
+_SIMULATIONS = (*_PATHS, *(f"cars{name}" for name in _PATHS))
+_CARS_STREAM = 1  # of the generator: cars change nothing of a city without them
 
 
 class SyntheticCity(radiomapseer.RadioMapSeer):
@@ -45,7 +47,8 @@ class SyntheticCity(radiomapseer.RadioMapSeer):
         Args:
           **numbers: maps, transmitters, size and seed of write_city.
         """
-        write_city(root, simulation=simulation, **numbers)
+        cars = "cars" in fields
+        write_city(root, simulation=simulation, cars=cars, **numbers)
         reader = dict(split=split, split_scheme=split_scheme, fields=fields)
         super().__init__(root, simulation=simulation, **reader)
 
@@ -66,8 +69,9 @@ def write_city(
     size: int = 256,
     seed: int,
     simulation: str = "DPM",
+    cars: bool = False,
 ) -> pathlib.Path:
-    """Writes a city in RadioMapSeer's layout, or finds it written already.
+    """Writes a city in RadioMapSeer's layout, or what is missing of one there.
 
     The maps are numbered so that the train, val and test splits hold about 80, 10 and
     10 percent of them, and at least one each. The folder appears only once it is
@@ -78,7 +82,9 @@ def write_city(
       transmitters: of each map.
       size: height and width in pixels of 1 m.
       simulation: "DPM"; or "IRT2", "IRT4", which turn at most 2 or 4 times and do not
-        cross buildings, so that some street pixels are 0.
+        cross buildings, so that some street pixels are 0; "carsDPM" and so on: parked
+        cars shade the streets.
+      cars: whether their masks are wanted, which older cities lack.
 
     Raises:
       ValueError: impossible numbers, or root holds something else.
@@ -86,33 +92,50 @@ def write_city(
     root = pathlib.Path(root)
     record = dict(version=VERSION, maps=maps, transmitters=transmitters)
     record |= dict(size=size, seed=seed, simulation=simulation)
-    splits.check_choice("simulation", simulation, tuple(_PATHS))
+    splits.check_choice("simulation", simulation, _SIMULATIONS)
     if not 3 <= maps <= 700 or transmitters < 1 or size < MIN_SIZE:
         raise ValueError(
             f"maps={maps}, transmitters={transmitters}, size={size}; expected 3 (one "
             "for each split) to 700 (the maps in RadioMapSeer's order), 1 or more, and "
             f"{MIN_SIZE} pixels or more"
         )
-    if _is_written(root, record):
-        return root
+    wanted = [f"gain/{simulation}", *["png/cars"] * (cars or "cars" in simulation)]
+    if not _is_written(root, record):
+        masks = (f"png/{name}" for name in ("buildings_complete", "roads", "cars"))
+        partial = _draw(root, record, {f"gain/{simulation}", ANTENNAS, *masks})
+        (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        _appear(partial, root)
+        _is_written(root, record)  # another process may have been faster
+    if missing := [folder for folder in wanted if not (root / folder).is_dir()]:
+        partial = _draw(root / "layers", record, {*missing})
+        for folder in missing:
+            _appear(partial / folder, root / folder)
+        shutil.rmtree(partial)
+    return root
+
+
+def _draw(root: pathlib.Path, record: dict, folders: set[str]) -> pathlib.Path:
+    """Returns a folder of this process that holds some layers of all maps."""
     partial = files.partial(root)
     shutil.rmtree(partial, ignore_errors=True)
     files.sweep(root.parent, glob.escape(root.name))
-    for folder in ("buildings_complete", "antennas", "roads"):
-        (partial / "png" / folder).mkdir(parents=True)
-    (partial / "gain" / simulation).mkdir(parents=True)
-    (partial / "antenna").mkdir()
-    for number in Bar(map_numbers(maps), desc="drawing the city", unit="map"):
-        _write_map(partial, number, record)
-    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    for folder in folders:
+        (partial / folder).mkdir(parents=True)
+    if ANTENNAS in folders:
+        (partial / "antenna").mkdir()
+    for number in Bar(map_numbers(record["maps"]), desc="drawing the city", unit="map"):
+        _write_map(partial, number, record, folders)
+    return partial
+
+
+def _appear(partial: pathlib.Path, place: pathlib.Path) -> None:
+    """Gives a whole folder its name, unless another process was faster."""
     try:
-        partial.rename(root)
+        partial.rename(place)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(partial)  # another process was faster
-        _is_written(root, record)
-    return root
+        shutil.rmtree(partial)
 
 
 def map_numbers(maps: int) -> list[int]:
@@ -125,40 +148,58 @@ def map_numbers(maps: int) -> list[int]:
     return [*order[:train], *order[501 : 501 + val], *order[601 : 601 + test]]
 
 
-def _write_map(root: pathlib.Path, number: int, record: dict) -> None:
-    size, count = record["size"], record["transmitters"]
-    drawn = city.draw_city(size, np.random.default_rng([record["seed"], number]))
-
-    def write_mask(folder: str, name: object, mask: np.ndarray) -> None:
-        path = root / "png" / folder / f"{name}.png"
-        radiomap.write_png(path, np.where(mask, 255, 0).astype(np.uint8))
-
-    write_mask("buildings_complete", number, drawn.buildings)
-    write_mask("roads", number, drawn.roads)
+def _write_map(
+    root: pathlib.Path, number: int, record: dict, folders: set[str]
+) -> None:
+    """Writes the layers of one map."""
+    size, count, seed = record["size"], record["transmitters"], record["seed"]
+    drawn = city.draw_city(size, np.random.default_rng([seed, number]))
     if len(drawn.sites) < count:
         raise ValueError(
             f"map {number} of {size}x{size} has room for {len(drawn.sites)} "
             f"transmitters, {count} were asked for; ask for fewer, or for larger maps"
         )
-    sight = dominant_path.sight_from(drawn.corners, drawn.buildings)
-    turns, through = _PATHS[record["simulation"]]
-    for tx, site in enumerate(drawn.sites[:count]):
+    sites, simulation = drawn.sites[:count], record["simulation"]
+    own = np.random.default_rng([seed, number, _CARS_STREAM])
+    cars = city.draw_cars(drawn, sites, own)
+    masks = dict(buildings_complete=drawn.buildings, roads=drawn.roads, cars=cars)
+    for name, mask in masks.items():
+        if f"png/{name}" in folders:
+            _write_mask(root / "png" / name / f"{number}.png", mask)
+    names = [f"{number}_{tx}.png" for tx in range(count)]
+    if ANTENNAS in folders:
+        for name, site in zip(names, sites, strict=True):
+            antenna = np.zeros((size, size), bool)
+            antenna[tuple(site)] = True
+            _write_mask(root / ANTENNAS / name, antenna)
+        # RadioMapSeer's [x, y]: x is the column, y counts rows from the bottom.
+        places = [[int(x), int(size - 1 - row)] for row, x in sites]
+        (root / "antenna" / f"{number}.json").write_text(json.dumps(places))
+    if f"gain/{simulation}" not in folders:
+        return
+    turns, through = _PATHS[simulation.removeprefix("cars")]
+    parked = cars if "cars" in simulation else None
+    sight = dominant_path.sight_from(drawn.corners, drawn.buildings, parked)
+    for name, site in zip(names, sites, strict=True):
         gain = dominant_path.gain_gray(
-            drawn.buildings, sight, site, max_turns=turns, through_buildings=through
+            drawn.buildings,
+            sight,
+            site,
+            max_turns=turns,
+            through_buildings=through,
+            cars=parked,
         )
-        antenna = np.zeros((size, size), bool)
-        antenna[tuple(site)] = True
-        name = f"{number}_{tx}"
-        path = root / "gain" / record["simulation"] / f"{name}.png"
-        radiomap.write_png(path, gain)
-        write_mask("antennas", name, antenna)
-    # RadioMapSeer's [x, y]: x is the column, y counts rows from the bottom.
-    places = [[int(x), int(size - 1 - row)] for row, x in drawn.sites[:count]]
-    (root / "antenna" / f"{number}.json").write_text(json.dumps(places))
+        radiomap.write_png(root / "gain" / simulation / name, gain)
+
+
+def _write_mask(path: pathlib.Path, mask: np.ndarray) -> None:
+    radiomap.write_png(path, np.where(mask, 255, 0).astype(np.uint8))
 
 
 def _is_written(root: pathlib.Path, record: dict) -> bool:
-    """Says whether root is this very city; False where nothing is there yet.
+    """Says whether root is this city; False where nothing is there yet.
+
+    Whatever its simulation: those that are missing are added.
 
     Raises:
       ValueError: something else is.
@@ -175,7 +216,7 @@ def _is_written(root: pathlib.Path, record: dict) -> bool:
     found = inputs.read_json(path, remedy=remedy)
     differ = [
         f"{key}={found.get(key)} there, {record.get(key)} asked for"
-        for key in sorted(found.keys() | record.keys())
+        for key in sorted((found.keys() | record.keys()) - {"simulation"})
         if found.get(key) != record.get(key)
     ]
     if differ:

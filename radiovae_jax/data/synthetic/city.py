@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+PLACE, CAR_LENGTH, CAR_WIDTH = 6.0, 4.5, 1.8  # along the kerb, for each car
+
 
 class Rectangle(NamedTuple):
     """A building, or a part of one, in the frame of the streets."""
@@ -28,6 +30,8 @@ class City(NamedTuple):
     roads: Bool[np.ndarray, "h w"]
     corners: Int[np.ndarray, "n 2"]
     sites: Int[np.ndarray, "m 2"]  # street pixels in random order
+    streets: list[list[tuple[float, float]]]  # (middle, width) of both families
+    turn: float  # of the streets, in radians
 
 
 def draw_city(size: int, generator: np.random.Generator) -> City:
@@ -47,19 +51,58 @@ def draw_city(size: int, generator: np.random.Generator) -> City:
         for building in _block(Rectangle(left, top, right, bottom), scale, generator)
     ]
     # Pixel centres in the frame of the streets, whose origin is the map's centre.
-    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
-    u = cosine * columns + sine * rows
-    v = cosine * rows - sine * columns
+    u, v = _frame(size, turn)
     buildings = np.zeros((size, size), bool)
     for left, top, right, bottom in rectangles:
         buildings |= (u >= left) & (u < right) & (v >= top) & (v < bottom)
-    roads = np.zeros((size, size), bool)
-    for across, parallel in zip((u, v), streets, strict=True):
-        for middle, width in parallel:
-            roads |= np.abs(across - middle) < 0.3 * width
+    roads = _roads(u, streets[0]) | _roads(v, streets[1])
     corners = _corners(rectangles, cosine, sine, buildings)
     sites = generator.permutation(_sites(buildings), axis=0)
-    return City(buildings, roads & ~buildings, corners, sites)
+    return City(buildings, roads & ~buildings, corners, sites, streets, turn)
+
+
+def draw_cars(
+    city: City, taken: Int[np.ndarray, "m 2"], generator: np.random.Generator
+) -> Bool[np.ndarray, "h w"]:
+    """Returns where cars are parked: along both sides of the roads, in places of 6 m.
+
+    Args:
+      taken: pixels that no car stands on: those of the transmitters.
+    """
+    size = len(city.buildings)
+    frame, cars = _frame(size, city.turn), np.zeros((size, size), bool)
+    for family in (0, 1):
+        across, along = frame[family], frame[1 - family]
+        free = ~city.buildings & ~_roads(along, city.streets[1 - family])
+        free[tuple(taken.T)] = False
+        for middle, width in city.streets[family]:
+            for side in (-1, 1):
+                first, share = generator.uniform(0, PLACE), generator.uniform(0.2, 0.9)
+                place = np.int64((along + first + size) // PLACE)
+                parked = generator.random(place.max() + 1) < share
+                shift = generator.uniform(-0.4, 0.4, len(parked))[place]
+                middle_of = (along + first + size) % PLACE - PLACE / 2 - shift
+                at_kerb = across - middle - side * (0.3 * width - CAR_WIDTH / 2)
+                here = np.abs(at_kerb) < CAR_WIDTH / 2
+                here &= np.abs(middle_of) < CAR_LENGTH / 2
+                parked[place[here & ~free]] = False
+                cars |= here & parked[place]
+    return cars
+
+
+def _frame(size: int, turn: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns u and v of the pixels' centres: across each family of the streets."""
+    cosine, sine = np.cos(turn), np.sin(turn)
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    return cosine * columns + sine * rows, cosine * rows - sine * columns
+
+
+def _roads(across: np.ndarray, streets: list[tuple[float, float]]) -> np.ndarray:
+    """Returns where the roads of one family of streets are."""
+    roads = np.zeros(across.shape, bool)
+    for middle, width in streets:
+        roads |= np.abs(across - middle) < 0.3 * width
+    return roads
 
 
 def _streets(

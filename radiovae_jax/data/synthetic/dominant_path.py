@@ -33,6 +33,9 @@ TURN_DB_PER_RADIAN = 9.0
 # Straight on through a building, by the metre, so that no single pixel of a slanted
 # wall decides.
 BUILDING_DB_PER_METRE = 4.0
+# The same of a parked car, on the last leg of a path, up to its turn or its end. That a
+# car might change where a path turns is left out.
+CAR_DB_PER_METRE = 2.0
 
 DIRECTIONS = 1024
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -42,10 +45,11 @@ SLACK = 0.75
 
 
 class Sight(NamedTuple):
-    """How far one sees from each of n points."""
+    """How far one sees from each of n points, and through how much of cars."""
 
     points: Int[np.ndarray, "n 2"]
     reach: Float32[np.ndarray, "n directions"]  # pixels to the wall, or out of the map
+    cars: UInt8[np.ndarray, "n directions radii"] | None  # metres; None: no car
 
 
 class Arrival(NamedTuple):
@@ -64,6 +68,7 @@ def gain_gray(
     *,
     max_turns: int,
     through_buildings: bool,
+    cars: Bool[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns the gain map of one transmitter, 0 under buildings.
 
@@ -74,9 +79,10 @@ def gain_gray(
       max_turns: of a path.
       through_buildings: whether a straight path may cross buildings; every street
         pixel is then at least 1.
+      cars: True under a car; the corners' sight must have them too.
     """
     offsets = _Offsets(*buildings.shape)
-    own = sight_from(transmitter[None], buildings)
+    own = sight_from(transmitter[None], buildings, cars)
     still = np.zeros(DIRECTIONS, np.float32)
     gain_db = np.full(buildings.shape, -np.inf, np.float32)
     _shine(gain_db, own, 0, offsets, length=0.0, loss_db=still)
@@ -87,8 +93,11 @@ def gain_gray(
             _shine(gain_db, sight, corner, offsets, length=length, loss_db=onward)
     if through_buildings:
         distance, direction = offsets.around(transmitter)
-        inside = _metres_inside(buildings, transmitter, distance, direction)
-        straight = _law_db(distance) - BUILDING_DB_PER_METRE * inside
+        (inside,) = _metres_inside(buildings, transmitter[None])
+        place = direction, np.rint(distance).astype(np.int32)
+        straight = _law_db(distance) - np.float32(BUILDING_DB_PER_METRE) * inside[place]
+        if own.cars is not None:
+            straight -= np.float32(CAR_DB_PER_METRE) * own.cars[0][place]
         np.maximum(gain_db, straight, out=gain_db)
     gray = np.rint(255 * radiomap.db_to_f(gain_db)).clip(int(through_buildings), 255)
     return np.where(buildings, 0, gray).astype(np.uint8)
@@ -146,6 +155,9 @@ def _shine(
     """
     distance, direction = offsets.around(sight.points[at])
     here = _law_db(distance + np.float32(length)) - loss_db[direction]
+    if sight.cars is not None:
+        under = sight.cars[at][direction, np.rint(distance).astype(np.int32)]
+        here -= np.float32(CAR_DB_PER_METRE) * under
     in_sight = distance <= sight.reach[at][direction] + np.float32(SLACK)
     np.maximum(gain_db, here, out=gain_db, where=in_sight)
 
@@ -211,7 +223,9 @@ def _clearance(wall: np.ndarray) -> np.ndarray:
 
 
 def sight_from(
-    points: Int[np.ndarray, "n 2"], buildings: Bool[np.ndarray, "h w"]
+    points: Int[np.ndarray, "n 2"],
+    buildings: Bool[np.ndarray, "h w"],
+    cars: Bool[np.ndarray, "h w"] | None = None,
 ) -> Sight:
     """Returns how long the rays from the points in all directions are."""
     # The rim around the map stops rays as a wall does.
@@ -233,21 +247,27 @@ def sight_from(
         gone = gone + step[row, column]
         rays = (alive, gone, row0, column0, sine, cosine)
         alive, gone, row0, column0, sine, cosine = (ray[~hit] for ray in rays)
-    return Sight(points, reach.reshape(len(points), DIRECTIONS))
+    under = None if cars is None else _metres_inside(cars, points)
+    return Sight(points, reach.reshape(len(points), DIRECTIONS), under)
 
 
 def _metres_inside(
-    buildings: np.ndarray,
-    transmitter: np.ndarray,
-    distance: np.ndarray,
-    direction: np.ndarray,
-) -> np.ndarray:
-    """Returns how much of the straight line to every pixel lies in buildings."""
-    height, width = buildings.shape
+    mask: np.ndarray, points: np.ndarray
+) -> UInt8[np.ndarray, "n directions radii"]:
+    """Returns how much of the ray from each point, up to a radius, lies in a mask.
+
+    At most 255: 1,020 dB of a wall.
+    """
+    height, width = mask.shape
     radii = np.arange(int(np.hypot(height, width)) + 2, dtype=np.float32)
     angles = ANGLES.astype(np.float32)[:, None]
-    rows = (transmitter[0] + radii * np.sin(angles) + 0.5).astype(np.int32)
-    columns = (transmitter[1] + radii * np.cos(angles) + 0.5).astype(np.int32)
-    on_ray = buildings[rows.clip(0, height - 1), columns.clip(0, width - 1)]
-    inside = np.cumsum(on_ray, axis=1, dtype=np.int16)
-    return inside[direction, np.rint(distance).astype(np.int32)].astype(np.float32)
+    down, across = radii * np.sin(angles) + 0.5, radii * np.cos(angles) + 0.5
+    inside = np.empty((len(points), *down.shape), np.uint8)
+    for at, (row, column) in enumerate(points):
+        rows, columns = (
+            (row + down).astype(np.int32),
+            (column + across).astype(np.int32),
+        )
+        on_ray = mask[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        inside[at] = np.cumsum(on_ray, axis=1, dtype=np.int16).clip(max=255)
+    return inside
