@@ -22,7 +22,8 @@ import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -37,7 +38,7 @@ from radiovae_jax.evaluation import baselines, evaluator, record
 from radiovae_jax.evaluation.evaluator import EvalSpec, Evaluation
 from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
-from radiovae_jax.reporting import artifacts, plots
+from radiovae_jax.reporting import artifacts, plots, prediction_plots
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec, eval_rows
 
@@ -55,6 +56,8 @@ class Measured(NamedTuple):
       rows, reconstruct, weights: what `evaluator.evaluate` takes.
       also: fields of each record that the rows are made of.
       settings: for the record.
+      titles: of the maps in the picture, see `picture`.
+      timed: more settings, measured when the rest is done.
       floor: see EvalSpec.
     """
 
@@ -65,6 +68,8 @@ class Measured(NamedTuple):
     image_size: int
     db: radiomap.DbRange
     settings: dict[str, Any]
+    titles: Mapping[str, str] = MappingProxyType({})
+    timed: Callable[[sources.Source], dict[str, Any]] = lambda source: {}
     also: tuple[str, ...] = ()
     floor: float = 0.0
 
@@ -89,7 +94,16 @@ def _first_stage(config, workdir, weights, step, baseline) -> Measured:
 
 
 def _second_stage(
-    config, workdir, weights, step, baseline, *, calls, samples, measurements
+    config,
+    workdir,
+    weights,
+    step,
+    baseline,
+    *,
+    calls,
+    samples,
+    measurements,
+    batch_size,
 ) -> Measured:
     if baseline not in ("none", "predictors"):
         raise ValueError(
@@ -108,6 +122,9 @@ def _second_stage(
         real = ({k: b[k][b["mask"] > 0] for k in ("gray", *also)} for b in bar)
         fitted[name] = baselines.PREDICTORS[name].fit(real)
     first = run.built.first
+    titles = {f"{calls[0]} call{'s' * (calls[0] > 1)}": "recon"}
+    if samples > 1:
+        titles[f"mean of {samples}"] = "mean"
     return Measured(
         rows=diffusion_rows.rows(calls, samples, names),
         reconstruct=diffusion_rows.reconstruct(
@@ -123,6 +140,10 @@ def _second_stage(
             "measurements": measurements,
             "sample_seed": diffusion_rows.SAMPLE_SEED,
         },
+        titles=titles,
+        timed=functools.partial(
+            diffusion_rows.timed, run, calls=calls, batch_size=batch_size
+        ),
         also=also,
         floor=first.record.get("rmse_f", 0.0),
     )
@@ -168,7 +189,11 @@ def evaluate(
         )
     if config.stage == "diffusion":
         measures = functools.partial(
-            _second_stage, calls=calls, samples=samples, measurements=measurements
+            _second_stage,
+            calls=calls,
+            samples=samples,
+            measurements=measurements,
+            batch_size=batch_size,
         )
     run = measures(config, workdir, weights, step, baseline)
     source, regions = open_with_regions(config, split, notes, also=run.also)
@@ -204,10 +229,12 @@ def evaluate(
         lpips_weights=lpips_weights,
         show=SHOWN,
     )
+    which = {"step": run.step, "weights": weights, **run.settings}
+    other = folder / f"{config.data.val_split}.json"
+    scale = None if split == config.data.val_split else record.scale(other, which)
     found = {
         "workdir": str(workdir),
-        "step": run.step,
-        "weights": weights,
+        **which,
         "data": source.summary(),
         "split": split,
         "images": len(source),
@@ -215,14 +242,18 @@ def evaluate(
         "commit": provenance.commit(),
         "notes": notes,
         "metrics_size": config.train.metrics_size,
-        **run.settings,
-        **record.numbers(measured, spec, wanted),
+        **run.timed(source),
+        **record.numbers(measured, spec, wanted, scale=scale),
         "config": run_folder.jsonable(config),
     }
     found["summary"] = record.summary(found)
     record.write(folder, split, found, measured.maps)
-    figure = picture(measured, with_buildings="building" in regions, db=run.db)
+    regional = "building" in regions
+    figure = picture(measured, run.titles, with_buildings=regional, db=run.db)
     plots.save(figure, folder / f"{split}_best_worst.png")
+    if run.titles:
+        figure = prediction_plots.prediction_error(found)
+        plots.save(figure, folder / f"{split}_prediction_error.png")
     return found
 
 
@@ -269,22 +300,46 @@ def perceptual(
     return weights
 
 
-def picture(measured: Evaluation, *, with_buildings: bool, db: radiomap.DbRange):
-    """Returns the best maps, then the worst, with their reconstructions."""
-    named = [
-        (f"{kind}: {one.name}, NMSE {one.nmse:.3g}", one)
-        for kind, ones in (("best", measured.best), ("worst", measured.worst))
-        for one in ones
+def picture(
+    measured: Evaluation,
+    titles: Mapping[str, str],
+    *,
+    with_buildings: bool,
+    db: radiomap.DbRange,
+):
+    """Returns the best maps, then the worst, with what was made of them.
+
+    Args:
+      titles: of predictions: title -> name in Shown.images; {}: reconstructions.
+    """
+    shown = [*measured.best, *measured.worst]
+    kinds = ["best"] * len(measured.best) + ["worst"] * len(measured.worst)
+    names = [
+        f"{kind}: {one.name}, NMSE {one.nmse:.3g}"
+        for kind, one in zip(kinds, shown, strict=True)
     ]
-    names, shown = zip(*named, strict=True)
-    return plots.reconstructions(
-        np.stack([one.target for one in shown]),
-        np.stack([one.recon for one in shown]),
-        names=list(names),
-        buildings=np.stack([one.buildings > 0 for one in shown])
-        if with_buildings
-        else None,
-        max_rows=len(shown),
+    maps = {
+        key: np.stack([one.images[key] for one in shown]) for key in shown[0].images
+    }
+    buildings = maps["buildings"] > 0
+    if not titles or "antenna" not in maps:
+        return plots.reconstructions(
+            maps["target"],
+            maps["recon"],
+            names=names,
+            buildings=buildings if with_buildings else None,
+            max_rows=len(names),
+            db=db,
+        )
+    flat = maps["antenna"][..., 0].reshape(len(names), -1).argmax(axis=1)
+    places = np.unravel_index(flat, maps["antenna"].shape[1:3])
+    return plots.predictions(
+        {"truth": maps["target"]} | {t: maps[key] for t, key in titles.items()},
+        buildings=buildings,
+        tx=np.stack(places[::-1], axis=1),
+        names=names,
+        target_f=maps["target"],
+        deviation_f=maps.get("deviation"),
         db=db,
     )
 
@@ -331,7 +386,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     found = evaluate(**fields)
     cli.say(record.table(found))
     place = args.workdir / "evaluation" / args.split
-    cli.say(f"written: {place}.json, .csv and _best_worst.png")
+    pictures = " and ".join(
+        sorted(p.name for p in place.parent.glob(f"{args.split}_*.png"))
+    )
+    cli.say(f"written: {place}.json, .csv, {pictures}")
     for path in artifacts.renew_report(args.workdir, stages.charts(args.workdir)):
         cli.say(f"renewed: {path}")
 

@@ -1,20 +1,24 @@
 """The rows of a second stage's evaluation: calls, mean of samples, floor, baselines."""
 
+import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PyTree
 
-from radiovae_jax.data import radiomap
+from radiovae_jax.data import pipeline, radiomap
 from radiovae_jax.data.batch import resize
+from radiovae_jax.data.sources import Source
 from radiovae_jax.diffusion import sampler, train_step
+from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.diffusion.state import Built, Frozen
 from radiovae_jax.evaluation.baselines import PREDICTORS
 from radiovae_jax.evaluation.evaluator import Reconstruct, Reconstructed
 
 FLOOR = "first_stage"  # its own reconstruction of the true map
 SAMPLE_SEED, MEASURE_SEED = 0, 1
+TIMES = 3  # the fastest of so many counts
 
 
 class Weights(NamedTuple):
@@ -23,6 +27,26 @@ class Weights(NamedTuple):
     frozen: Frozen
     params: PyTree
     baselines: Mapping[str, PyTree]
+
+
+def timed(
+    run: Predictor, source: Source, *, calls: tuple[int, ...], batch_size: int
+) -> dict[str, Any]:
+    """Returns the milliseconds that a map takes, from planes to f, and where."""
+    records = [source[i % len(source)] for i in range(batch_size)]
+    raw = pipeline.stack(records)
+    raw.pop("name")
+    planes = train_step.draw_planes(run.built, raw, jax.random.key(0), count=0)
+    key, found = jax.random.key(SAMPLE_SEED), {}
+    for n in calls:
+        seconds = []
+        for _ in range(1 + TIMES):  # the first compiles
+            start = time.perf_counter()
+            run.sample(planes, key, calls=n, samples=1).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        found[f"calls_{n}"] = 1e3 * min(seconds[1:]) / batch_size
+    device = jax.devices()[0].device_kind
+    return {"ms_a_map": found, "timed_on": f"{device}, {batch_size} at a time"}
 
 
 def rows(

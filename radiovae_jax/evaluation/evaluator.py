@@ -22,7 +22,12 @@ from jaxtyping import Bool, Float, PyTree
 
 from radiovae_jax import metrics, sharding
 from radiovae_jax.data import pipeline, radiomap, sources
-from radiovae_jax.data.batch import binary_mask, resize_back, to_batch
+from radiovae_jax.data.batch import (
+    binary_mask,
+    resize_back,
+    to_batch,
+    transmitter_mask,
+)
 from radiovae_jax.evaluation import calibration, latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.nn import lpips
@@ -114,7 +119,7 @@ class BatchResult(NamedTuple):
     prior_features: Float[Array, "b _"] | None
     posterior: DiagonalGaussian | None
     kl: PerImage | None
-    shown: tuple[Image, Image, Float[Array, "b h w 1"]]  # map, first row, buildings
+    shown: dict[str, Float[Array, "b h w _"]]  # of each map, for pictures
     calibrated: calibration.Sums | None = None  # on the streets
 
 
@@ -147,6 +152,22 @@ def evaluate_batch(
         distances = jax.vmap(distance)(radiomap.f_to_model(recons))
     features = functools.partial(features_of, spec.features, lpips_weights)
     prior, posterior = result.prior, result.posterior
+    shown = {"target": target, "recon": recons[0], "buildings": masks["building"]}
+    if "antenna" in raw:
+        size = 0 if spec.stored else spec.image_size
+        shown["antenna"] = transmitter_mask(raw["antenna"], size)
+    calibrated = None
+    if result.deviation is not None:
+        row, deviation = result.deviation
+        shown["mean"] = recons[spec.rows.index(row)]
+        shown["deviation"] = resize_back(deviation, *target.shape[1:3])
+        calibrated = calibration.measure(
+            target,
+            shown["mean"],
+            shown["deviation"],
+            (masks["street"] > 0) & (raw["mask"] > 0)[:, None, None, None],
+            floor=spec.floor,
+        )
     return BatchResult(
         sums=sums,
         each=each,
@@ -157,19 +178,9 @@ def evaluate_batch(
         prior_features=None if prior is None else features(in_f(prior, target)),
         posterior=posterior,
         kl=None if posterior is None else posterior.kl(),
-        shown=(target, recons[0], masks["building"]),
-        calibrated=_calibrated(spec, result, recons, target, raw, masks["street"]),
+        shown=shown,
+        calibrated=calibrated,
     )
-
-
-def _calibrated(spec, result, recons, target, raw, street) -> calibration.Sums | None:
-    if result.deviation is None:
-        return None
-    row, deviation = result.deviation
-    deviation = resize_back(deviation, *target.shape[1:3])
-    counted = (street > 0) & (raw["mask"] > 0)[:, None, None, None]
-    mean = recons[spec.rows.index(row)]
-    return calibration.measure(target, mean, deviation, counted, floor=spec.floor)
 
 
 def target_f(
@@ -274,13 +285,11 @@ class Powered(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One map of a picture."""
+    """One map of a picture: its images by their names in BatchResult.shown."""
 
     nmse: float
     name: str
-    target: np.ndarray
-    recon: np.ndarray
-    buildings: np.ndarray
+    images: dict[str, np.ndarray]
 
 
 class Evaluation(NamedTuple):
@@ -381,8 +390,8 @@ class Accumulator:
         self._values.append(values.astype(np.float32))
         for i in np.flatnonzero(real):
             nmse = float(columns[f"{rows[0]}/raw/all/nmse"][i])
-            images = (array[i] for array in batch.shown)
-            self._rank(Shown(nmse, str(names[i]), *images))
+            images = {name: array[i] for name, array in batch.shown.items()}
+            self._rank(Shown(nmse, str(names[i]), images))
         features_of = dict(zip(rows, batch.features, strict=True))
         features_of[""] = batch.target_features
         if batch.prior_features is not None:

@@ -22,9 +22,17 @@ WHOLE = 10_000  # letters: no name is so long that a CSV cuts it
 
 
 def numbers(
-    measured: Evaluation, spec: EvalSpec, perceptual_weights: str
+    measured: Evaluation,
+    spec: EvalSpec,
+    perceptual_weights: str,
+    *,
+    scale: float | None = None,
 ) -> dict[str, Any]:
-    """Returns what was measured, and what the numbers mean, for the record."""
+    """Returns what was measured, and what the numbers mean, for the record.
+
+    Args:
+      scale: of the samples' deviation, fitted on another split.
+    """
     own: dict[str, Any] = {}
     if measured.latent is not None:
         own["latent"] = {
@@ -34,7 +42,7 @@ def numbers(
             "of_each_channel": latent_statistics.statistics(measured.latent),
         }
     if measured.calibrated is not None:
-        own["calibration"] = calibration.result(measured.calibrated)
+        own["calibration"] = calibration.result(measured.calibrated, scale=scale)
     lpips_of = {
         "weights": perceptual_weights if spec.perceptual else "none",
         "rows": measured.perceptual,
@@ -65,6 +73,21 @@ def numbers(
         "frechet": frechet,
         **own,
     }
+
+
+def scale(path: pathlib.Path, which: Mapping[str, Any]) -> float | None:
+    """Returns the scale of the deviation that was fitted on another split.
+
+    Args:
+      path: the record of that split; None is returned where there is none.
+      which: fields, such as the step and the samples, that must be the same.
+    """
+    if not path.exists():
+        return None
+    found = inputs.read_json(path, remedy="evaluate that split again, or remove it")
+    if any(found.get(name) != value for name, value in which.items()):
+        return None
+    return found.get("calibration", {}).get("fitted_scale")
 
 
 def write(
@@ -168,4 +191,12 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"covers {spread['coverage']:.1%}; it would at "
             f"{spread['fitted_scale']:.3g} times the deviation"
         )
+        if "scale" in spread:
+            lines[-1] += (
+                f"; at {spread['scale']:.3g} times, fitted on the validation split, "
+                f"{spread['scaled_coverage']:.1%}"
+            )
+    if "ms_a_map" in record:
+        each = (f"{name} {ms:.3g}" for name, ms in record["ms_a_map"].items())
+        lines.append(f"milliseconds a map, {record['timed_on']}: {', '.join(each)}")
     return lines + record["notes"]

@@ -12,7 +12,7 @@ random projection: it keeps apart what differs, and does not say which channel i
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import matplotlib as mpl
@@ -42,6 +42,7 @@ ERROR_LIMITS_F = (0.005, 0.15)
 TITLE_LETTERS = 40
 MOST_CHANNELS = 6  # that are shown
 PROJECTION_SEED = 0  # pictures of all runs, steps and versions compare
+NOWHERE = np.zeros((1, 1), bool)
 NOISE = "noise is expected with a small KL weight"
 
 
@@ -133,39 +134,69 @@ def samples(
 
 
 def predictions(
-    mean_f: Float[Numbers, "n h w 1"],
+    maps_f: Mapping[str, Float[Numbers, "n h w 1"]],
     *,
-    buildings: Bool[Numbers, "h w"],
-    tx: Sequence[tuple[int, int]],
+    buildings: Bool[Numbers, "n h w 1"],
+    tx: Sequence[tuple[int, int]] | np.ndarray,
+    names: Sequence[str],
+    points: Float[np.ndarray, "p 2"] | None = None,
+    target_f: Float[Numbers, "n h w 1"] | None = None,
     deviation_f: Float[Numbers, "n h w 1"] | None = None,
     db: DbRange = RADIOMAPSEER_DB,
 ) -> Figure:
-    """Returns rows of condition, predicted map and, of several samples, deviation.
+    """Returns rows of condition, maps, deviation of samples and error of the last map.
 
     Args:
-      mean_f: the predictions, or the mean of samples.
-      buildings: True inside; the same for all.
-      tx: (x, y) of each transmitter: column, and row from the top.
-      deviation_f: of the samples.
+      maps_f: by their titles; the truth, where it is known, is the first of them.
+      buildings: True inside.
+      tx: (x, y) of each row's transmitter, column and row from the top; or none.
+      names: one per row.
+      points: (x, y) of measurements, drawn in all rows.
+      target_f: the truth; the error has a column then.
+      deviation_f: of samples; it has a column then.
     """
-    mean = _float64(mean_f)
-    columns = 2 if deviation_f is None else 3
-    high = 2.9 * bounded(mean.shape[1] / mean.shape[2])
-    figure = Figure(figsize=(3.3 * columns, len(mean) * high), layout="constrained")
-    axes = figure.subplots(len(mean), columns, squeeze=False)
-    for row, f, place in zip(axes, mean, tx, strict=True):
-        image(row[0], 1.0 - np.asarray(buildings), "buildings, transmitter", GRAYS)
-        row[0].plot(*place, marker="^", color="tab:red", markersize=9)
-        name = f"transmitter at ({place[0]}, {place[1]})"
-        shown = show_map(row[1], f, name, reference=mean, db=db)
-    gain_bar(figure, shown, mean, db, ax=[*axes[:, 1]])
+    maps = {title: _float64(f) for title, f in maps_f.items()}
+    shown_f = np.stack([*maps.values()])
+    last = [*maps.values()][-1]
+    error = scale = None
+    if target_f is not None:
+        error, scale = _error(_float64(target_f), last, db)
+    deviation = None
     if deviation_f is not None:
-        values = (db.span or 1.0) * np.asarray(deviation_f, np.float64)
-        scale = Normalize(0, max(float(np.quantile(values, ERROR_SHARE)), 1e-3))
-        for axis, one in zip(axes[:, 2], values, strict=True):
-            shown = image(axis, one[..., 0], "deviation", SIZE_COLOURS, scale)
+        deviation = (db.span or 1.0) * _float64(deviation_f)
+        most = max(float(np.quantile(deviation, ERROR_SHARE)), 1e-3)
+    rows, height, width, _ = last.shape
+    columns = 1 + len(maps) + (deviation is not None) + (error is not None)
+    size = 2.3 * columns + 1.8, rows * 2.5 * bounded(height / width)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for number, row in enumerate(axes):
+        name = inputs.printable(names[number], letters=TITLE_LETTERS)
+        image(row[0], 1.0 - np.asarray(buildings[number, ..., 0]), name, GRAYS)
+        if points is not None:
+            row[0].plot(*np.transpose(points), ".", color="tab:blue", markersize=3)
+        if len(tx):
+            row[0].plot(*tx[number], marker="^", color="tab:red", markersize=8)
+        for axis, (title, f) in zip(row[1:], maps.items(), strict=False):
+            if error is not None and f is last:
+                title += f", {_row_title(target_f[number], f[number], NOWHERE, db)}"
+            gain = show_map(axis, f[number], title, reference=f, db=db)
+        if deviation is not None:
+            values, scheme = deviation[number, ..., 0], SIZE_COLOURS
+            axis = row[1 + len(maps)]
+            spread = image(axis, values, "deviation", scheme, Normalize(0, most))
+        if error is not None:
+            values = error[number, ..., 0]
+            off = image(row[-1], values, "error", ERROR_COLOURS, scale)
+    thin = dict(fraction=0.1, aspect=20 * rows, shrink=0.98)
+    gain_bar(figure, gain, shown_f, db, ax=[*axes[:, len(maps)]], **thin)
+    if deviation is not None:
         label = f"deviation of samples ({db.unit})"
-        colour_bar(figure, shown, values, label, ax=[*axes[:, 2]])
+        places = [*axes[:, 1 + len(maps)]]
+        colour_bar(figure, spread, deviation, label, ax=places, **thin)
+    if error is not None:
+        places = [*axes[:, -1]]
+        colour_bar(figure, off, error, f"error ({db.unit})", ax=places, **thin)
     return figure
 
 

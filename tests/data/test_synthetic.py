@@ -225,6 +225,7 @@ def test_a_car_costs_what_is_stated_behind_it_and_nothing_beside_it():
     loss = 4 * dominant_path.CAR_DB_PER_METRE * 2.55
     np.testing.assert_allclose(lost[20, 14:], loss, atol=1)
     assert not lost[20, :10].any() and not lost[:, 2].any()
+    assert not with_cars[cars].any()
 
 
 def test_an_older_city_gets_the_layers_that_it_lacks_and_nothing_else(tmp_path):
@@ -244,6 +245,7 @@ def test_an_older_city_gets_the_layers_that_it_lacks_and_nothing_else(tmp_path):
         assert cars.any() and not (cars & (record["buildings"] == 255)).any()
         assert (record["gray"] <= without).all() and (record["gray"] < without).any()
         assert without[cars].max() < 255  # no car stands where the transmitter is
+        assert not record["gray"][cars].any()  # as in RadioMapSeer's maps with cars
     shutil.rmtree(root / "png" / "cars")
     synthetic.SyntheticCity(root, split="all", fields=("gray", "cars"), **numbers)
     assert whole.items() <= tree(root).items()

@@ -304,7 +304,7 @@ def test_the_best_maps_and_the_worst_are_ranked_and_none_is_both():
     assert [one.name for one in found.worst] == ["map 0", "map 4"]
     assert found.maps.names == [f"map {i}" for i in range(5)]
     assert found.maps.values.dtype == np.float32
-    np.testing.assert_allclose(found.best[0].recon, 101 / 255, rtol=1e-6)
+    np.testing.assert_allclose(found.best[0].images["recon"], 101 / 255, rtol=1e-6)
     # Of all five, in three batches: 3 grays of 255 in the mean, 11 in the mean square.
     numbers = found.table["same"]["raw"]["all"]
     assert numbers["mae_db"] == pytest.approx(100 * 3 / 255, rel=1e-4)

@@ -70,7 +70,7 @@ def gain_gray(
     through_buildings: bool,
     cars: Bool[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
-    """Returns the gain map of one transmitter, 0 under buildings.
+    """Returns the gain map of one transmitter, 0 under buildings and cars.
 
     Args:
       buildings: True under a building.
@@ -100,7 +100,8 @@ def gain_gray(
             straight -= np.float32(CAR_DB_PER_METRE) * own.cars[0][place]
         np.maximum(gain_db, straight, out=gain_db)
     gray = np.rint(255 * radiomap.db_to_f(gain_db)).clip(int(through_buildings), 255)
-    return np.where(buildings, 0, gray).astype(np.uint8)
+    covered = buildings if cars is None else buildings | cars
+    return np.where(covered, 0, gray).astype(np.uint8)
 
 
 class _Offsets:
