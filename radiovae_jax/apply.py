@@ -7,6 +7,8 @@
     python -m radiovae_jax.apply interpolate 0_0.png 1_0.png --workdir runs/radio
     python -m radiovae_jax.apply predict --buildings b.png --tx 120,80 \\
         --workdir runs/radio_ldm
+    python -m radiovae_jax.apply complete --measurements points.csv \\
+        --workdir runs/radio
 
 Maps are 8-bit gray PNG, NPY of f in [0, 1] or (--unit db) of path gain in dB, and npz
 of Sionna RT. What f is in dB a run's config says (data.db_floor, data.db_span; of
@@ -30,8 +32,10 @@ from collections.abc import Sequence
 from absl import logging
 
 from radiovae_jax import apply_commands, cli, stages
-from radiovae_jax.data import mapfiles, radiomap
-from radiovae_jax.vae import codec
+from radiovae_jax.data import conditions, datasets, mapfiles, radiomap
+from radiovae_jax.diffusion.predictor import Predictor
+from radiovae_jax.training import run_folder
+from radiovae_jax.vae import codec, completion
 
 SUBCOMMANDS = {  # functions of apply_commands
     "reconstruct": "maps -> what the autoencoder makes of them",
@@ -40,6 +44,7 @@ SUBCOMMANDS = {  # functions of apply_commands
     "sample": "maps from standard normal latents",
     "interpolate": "two maps -> maps between them in latent space",
     "predict": "buildings and transmitters -> maps, by a second stage",
+    "complete": "measurements -> a map, by a second stage or a first one alone",
 }
 MOST_MAPS = 10_000  # that one command draws: they are kept in memory
 STOPPED = (
@@ -54,7 +59,7 @@ def parser() -> cli.Parser:
     for name, words in SUBCOMMANDS.items():
         verb = chosen.add_parser(name, help=words, description=words)
         maps = name in ("reconstruct", "encode", "interpolate")
-        if name not in ("sample", "predict"):
+        if name not in ("sample", "predict", "complete"):
             count = 2 if name == "interpolate" else "+"
             what = "map files, or folders of them" if maps else "npz of latents"
             verb.add_argument("files", nargs=count, type=cli.path, help=what)
@@ -74,33 +79,54 @@ def parser() -> cli.Parser:
             _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
             words = "pixels of a side, 0 the training's"
             _number(verb, "--side", 0, 0, words, math.isqrt(radiomap.MOST_PIXELS))
-        if name == "predict":
-            _predict_flags(verb)
+        if name in ("predict", "complete"):
+            _condition_flags(verb, name)
         if name == "interpolate":
             _number(verb, "--steps", 2, 8, "number of maps with both ends", MOST_MAPS)
     return parser
 
 
-def _predict_flags(verb: cli.Parser) -> None:
-    add, file = verb.add_argument, dict(type=cli.path, metavar="FILE")
+def _condition_flags(verb: cli.Parser, name: str) -> None:
+    add, file, predicts = verb.add_argument, _file(), name == "predict"
     words = "mask of the place: gray PNG (255 inside) or NPY of 0 and 1"
-    add("--buildings", required=True, help=words, **file)
-    words = "of a transmitter: column, and row from the top; several times for several"
-    add("--tx", type=place, action="append", required=True, metavar="X,Y", help=words)
+    add("--buildings", required=predicts, help=words, **file)
+    words = "of a transmitter, in --tx_frame" + "; several times for several" * predicts
+    several = dict(action="append", required=True) if predicts else dict(nargs=1)
+    add("--tx", type=place, metavar="X,Y", help=words, **several)
+    words = (
+        "of all points. image (default): column, and row from the top; seer: of "
+        "RadioMapSeer's JSON files, y from the bottom; metres: from the lower left"
+    )
+    add("--tx_frame", choices=conditions.FRAMES, default="image", help=words)
     add("--cars", help="mask, for a model that was trained with cars", **file)
-    words = "CSV of x,y,dB (or f, by --unit), for a model that was trained with them"
-    add("--measurements", help=words, **file)
+    words = "CSV of x,y,dB (or f, by --unit)"
+    words += ", for a model that was trained with them" * predicts
+    add("--measurements", required=not predicts, help=words, **file)
+    if not predicts:
+        words = (
+            "conditioned: by a second stage; descent: on z through a first stage's "
+            "decoder, of any run; auto (default): by the run's stage"
+        )
+        methods = ("auto", "conditioned", "descent")
+        add("--method", choices=methods, default="auto", help=words)
+        words = "of the descent for each sample"
+        _number(verb, "--steps", 1, 300, words)
     _number(verb, "--calls", 1, 1, "calls of the network for each sample")
-    _number(verb, "--samples", 1, 1, "whose mean and deviation are written", MOST_MAPS)
+    words, default = "whose mean and deviation are written", 1 if predicts else 8
+    _number(verb, "--samples", 1, default, words, MOST_MAPS)
     _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
 
 
-def place(text: str) -> tuple[int, int]:
+def _file() -> dict:
+    return dict(type=cli.path, metavar="FILE")
+
+
+def place(text: str) -> tuple[float, float]:
     """Reads X,Y of --tx."""
     try:
-        x, y = map(int, text.split(","))
+        x, y = map(float, text.split(","))
     except ValueError:
-        message = f"{text!r} is not X,Y: column, and row from the top"
+        message = f"{text!r} is not X,Y"
         raise argparse.ArgumentTypeError(message) from None
     return x, y
 
@@ -123,13 +149,15 @@ def _run_flags(verb: cli.Parser, name: str) -> None:
 def _file_flags(verb: cli.Parser, name: str) -> None:
     if name != "encode":
         forms = ("npy", "png") if name != "reconstruct" else ("same", "png", "npy")
+        forms += ("npz",) if name in ("predict", "complete") else ()
         words = "of the maps written, default %(default)s; png: 8 bits"
+        words += "; npz: all of them, as of Sionna" * ("npz" in forms)
         verb.add_argument("--format", choices=forms, default=forms[0], help=words)
     words = (
         "of the numbers in NPY files: f in [0, 1], or path gain in dB, by the run's "
         "data.db_floor and data.db_span; default %(default)s"
     )
-    unit = "db" if name == "predict" else "f"
+    unit = "db" if name in ("predict", "complete") else "f"
     verb.add_argument("--unit", choices=mapfiles.UNITS, default=unit, help=words)
 
 
@@ -160,27 +188,45 @@ def use(flags: argparse.Namespace) -> None:
     """
     cli.start_jax()
     out = flags.out or flags.workdir / "apply" / flags.verb
-    if flags.verb == "predict":
-        second = stages.load_predictor(flags.workdir, flags.weights, step=flags.step)
-        cli.say(second.description)
-        apply_commands.predict(apply_commands.Job(second, flags, out, set()))
-        cli.say(f"written to {out}")
-        return
-    run = codec.load(flags.workdir, flags.weights, step=flags.step, stream=flags.tiles)
+    config = run_folder.read_config(flags.workdir)
+
+    def prior_of(run: codec.Codec):
+        source = datasets.open_data(config, config.data.train_split)
+        return completion.prior_of(source, run)
+
+    run = opened(flags, config.stage)
     cli.say(run.description)
+    try:
+        run.check_unit(flags.unit)
+    except ValueError as error:
+        raise ValueError(f"--unit=db: {error}; or take --unit=f") from error
+    metres = config.condition.pixel_metres if config.stage == "diffusion" else 1.0
+    job = apply_commands.Job(run, flags, out, set(), metres, prior_of)
+    getattr(apply_commands, flags.verb)(job)
+    cli.say(f"written to {out}")
+
+
+def opened(flags: argparse.Namespace, stage: str) -> codec.Codec | Predictor:
+    """Returns the run that a subcommand uses: of the second stage, or of a first."""
+    method = getattr(flags, "method", "auto")
+    if method == "auto":
+        conditioned = stage == "diffusion" and flags.verb == "complete"
+        conditioned |= flags.verb == "predict"
+    else:
+        conditioned = method == "conditioned"
+    if conditioned:
+        return stages.load_predictor(flags.workdir, flags.weights, step=flags.step)
+    workdir, step = flags.workdir, flags.step
+    if method == "descent" and stage == "diffusion":
+        workdir, step = stages.first_stage_of(workdir), 0
+    run = codec.load(workdir, flags.weights, step=step, stream=flags.tiles)
     channels = run.model.in_channels
     if getattr(flags, "format", None) == "png" and channels != 1:
         raise ValueError(
             f"--format=png: a gray PNG cannot hold the {channels} channels of the maps "
             "of this run; take --format=npy"
         )
-    try:
-        run.check_unit(flags.unit)
-    except ValueError as error:
-        raise ValueError(f"--unit=db: {error}; or take --unit=f") from error
-    function = getattr(apply_commands, flags.verb)
-    function(apply_commands.Job(run, flags, out, set()))
-    cli.say(f"written to {out}")
+    return run
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import collections
 import itertools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from radiovae_jax import cli, files
-from radiovae_jax.data import mapfiles, radiomap
+from radiovae_jax.data import conditions, mapfiles, radiomap
 from radiovae_jax.data.mapfiles import MapFile
 from radiovae_jax.diffusion import predictor
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import plots
 from radiovae_jax.types import Array
-from radiovae_jax.vae import latent_files
+from radiovae_jax.vae import completion, latent_files
 from radiovae_jax.vae.codec import Sizes
 
 Maps = Float[np.ndarray, "n h w c"]
@@ -35,6 +35,8 @@ class Job(NamedTuple):
     flags: argparse.Namespace
     out: pathlib.Path
     printed: set[str]
+    pixel_metres: float = 1.0  # side of a stored pixel
+    prior_of: Callable[..., tuple[completion.Prior, float]] | None = None  # of a Codec
 
     def say_once(self, text: str) -> None:
         """Prints a line, unless it was printed before."""
@@ -217,38 +219,141 @@ def interpolate(job: Job) -> None:
 
 def predict(job: Job) -> None:
     """Maps from buildings and transmitters, by a second stage."""
-    flags, run, db = job.flags, job.codec, job.codec.db
-    run.check_unit(flags.unit)
+    flags, run = job.flags, job.codec
     buildings = read_mask(flags.buildings)
-    cars = None if flags.cars is None else read_mask(flags.cars)
-    measured = None if flags.measurements is None else read_points(flags.measurements)
-    if measured and flags.unit == "db":
-        measured = measured[0], (measured[1] - db.floor) / db.span
-    stems = [f"predicted_{x}_{y}" for x, y in flags.tx]
-    several = flags.samples > 1
-    outs = job.free(f"{stem}.{flags.format}" for stem in stems)
-    spreads = job.free(f"{stem}_deviation.npy" for stem in stems * several)
-    (picture,) = job.free(["predicted.png"])
+    stems = [f"predicted_{x:g}_{y:g}" for x, y in flags.tx]
+    results = Results(job, "predicted", stems, several=flags.samples > 1)
     samples = run.predict(
         buildings,
-        flags.tx,
+        pixels_of(job, flags.tx, buildings.shape),
         jax.random.key(flags.seed),
         calls=flags.calls,
         samples=flags.samples,
-        cars=cars,
-        measurements=measured,
+        cars=None if flags.cars is None else read_mask(flags.cars),
+        measurements=measurements_of(job, buildings.shape),
         unit="f",
     )
-    mean = samples.mean(axis=0)[..., None]
-    write_maps(job, outs, mean)
-    deviation = samples.std(axis=0, ddof=1)[..., None] if several else None
-    for path, f in zip(spreads, () if deviation is None else deviation, strict=True):
-        in_unit = db.span * f if flags.unit == "db" else f
-        mapfiles.write_array(path, in_unit[..., 0])
-    figure = plots.predictions(
-        mean, buildings=buildings > 0, tx=flags.tx, deviation_f=deviation, db=db
+    results.write(
+        samples[..., None], buildings, pixels_of(job, flags.tx, buildings.shape)
     )
-    plots.save(figure, picture)
+
+
+def complete(job: Job) -> None:
+    """One map from measurements, by a second stage or descent on a first one's z."""
+    flags, run = job.flags, job.codec
+    buildings = None if flags.buildings is None else read_mask(flags.buildings)
+    conditioned = isinstance(run, predictor.Predictor)
+    if conditioned and (buildings is None or flags.tx is None):
+        raise ValueError(
+            f"{run.description} predicts from --buildings and --tx: give both, or "
+            "--method descent, which needs neither"
+        )
+    shape = run.training_size if buildings is None else buildings.shape
+    places = pixels_of(job, flags.tx or [], shape)
+    measured = measurements_of(job, shape)
+    results = Results(job, "completed", ["completed"], several=flags.samples > 1)
+    key = jax.random.key(flags.seed)
+    if conditioned:
+        samples = run.predict(
+            buildings,
+            places,
+            key,
+            calls=flags.calls,
+            samples=flags.samples,
+            cars=None if flags.cars is None else read_mask(flags.cars),
+            measurements=measured,
+            unit="f",
+        )[:, 0, ..., None]
+    else:
+        prior, rmse = job.prior_of(run)
+        job.say_once(f"first stage's own error: {run.db.words(rmse)}")
+        samples = completion.from_points(
+            run,
+            prior,
+            *measured,
+            shape,
+            key,
+            noise=max(rmse, completion.LEAST_NOISE),
+            samples=flags.samples,
+            steps=flags.steps,
+            buildings=buildings,
+            tx=places,
+        )
+    nothing = np.zeros(shape, np.uint8)
+    inside = nothing if buildings is None else buildings
+    results.write(samples[:, None], inside, places, points=measured[0])
+
+
+def pixels_of(job: Job, points, shape: tuple[int, int]) -> np.ndarray:
+    """Returns points of the command line or a file, [n, 2], as column and row."""
+    return conditions.to_pixels(
+        points,
+        job.flags.tx_frame,
+        height=shape[0],
+        pixel_metres=job.pixel_metres,
+    )
+
+
+def measurements_of(job: Job, shape: tuple[int, int]):
+    """Returns (points, f) of --measurements, or None."""
+    flags, db = job.flags, job.codec.db
+    if flags.measurements is None:
+        return None
+    points, values = read_points(flags.measurements)
+    f = (values - db.floor) / db.span if flags.unit == "db" else values
+    return pixels_of(job, points, shape), f
+
+
+class Results:
+    """The files of maps made from conditions, claimed before the work."""
+
+    def __init__(self, job: Job, name: str, stems: list[str], *, several: bool):
+        self.job, self.name, self.stems = job, name, stems
+        self.as_scene = job.flags.format == "npz"
+        files_of = [name] if self.as_scene else stems
+        self.maps = job.free(f"{stem}.{job.flags.format}" for stem in files_of)
+        apart = [] if self.as_scene else stems * several
+        self.deviations = job.free(f"{stem}_deviation.npy" for stem in apart)
+        (self.picture,) = job.free([f"{name}.png"])
+
+    def write(
+        self,
+        samples: Float[np.ndarray, "samples n h w 1"],
+        buildings: np.ndarray,
+        tx: np.ndarray,
+        points: np.ndarray | None = None,
+    ) -> None:
+        """Writes mean and deviation of the samples, and a picture of them."""
+        job, count, mean = self.job, len(samples), samples.mean(axis=0)
+        db, unit = job.codec.db, job.flags.unit
+        deviation = samples.std(axis=0, ddof=1) if count > 1 else None
+        if self.as_scene:
+            mapfiles.write_predictions(
+                self.maps[0],
+                mean,
+                deviation_f=deviation,
+                buildings=buildings > 0,
+                tx=tx,
+                pixel_metres=job.pixel_metres,
+                db=db,
+            )
+        else:
+            write_maps(job, self.maps, mean)
+        for path, f in zip(self.deviations, deviation if count > 1 else ()):  # noqa: B905
+            in_unit = db.span * f if unit == "db" else f
+            mapfiles.write_array(path, in_unit[..., 0])
+        title = f"mean of {count}" if count > 1 else self.name
+        names = [f"transmitter at ({x:g}, {y:g})" for x, y in tx]
+        figure = plots.predictions(
+            {title: mean},
+            buildings=np.stack([buildings[..., None] > 0] * len(mean)),
+            tx=tx,
+            names=names or ["measurements"],
+            points=points,
+            deviation_f=deviation,
+            db=db,
+        )
+        plots.save(figure, self.picture)
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:

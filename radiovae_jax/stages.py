@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from radiovae_jax import inputs
-from radiovae_jax.data import datasets, pipeline, sources
+from radiovae_jax.data import datasets, shards
 from radiovae_jax.diffusion import charts as diffusion_charts
 from radiovae_jax.diffusion import state, train_step
 from radiovae_jax.diffusion import task as diffusion_task
@@ -24,17 +24,16 @@ from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.diffusion.state import FirstStage, Frozen
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
-from radiovae_jax.progress import Bar
 from radiovae_jax.reporting.charts import Charts
 from radiovae_jax.training import checksums, run_folder, schema
 from radiovae_jax.vae import charts as vae_charts
-from radiovae_jax.vae import codec
+from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae import task as vae_task
 from radiovae_jax.vae.codec import Codec
 
 ConfigDict = ml_collections.ConfigDict
 RELEASED_SCALE = 0.3  # that RadioDiff multiplies all latents by
-BATCH = 8  # maps that are encoded at a time for the statistics
+COMPUTED = ("dtype", "remat", "attention_chunk", "dropout", "name")
 MAKE: dict[str, Callable[..., Callable[..., Any]]] = {
     "vae": lambda config, workdir: vae_task.make,
     "diffusion": lambda config, workdir: functools.partial(
@@ -86,6 +85,14 @@ def first_stage(config: ConfigDict, workdir: pathlib.Path | None) -> FirstStage:
             f"one ({record['run']}, step {record['step']}); give that one with "
             "--config.first_stage.run, or another --workdir"
         )
+    if folder := config.first_stage.latents:
+        there = shards.read_manifest(pathlib.Path(folder))["identity"]
+        if there.get("weights_sha256") != latents.digest(run.params):
+            raise ValueError(
+                f"{folder} holds the latents of step {there.get('step')}, "
+                f"{there.get('weights')} weights, of another run than {run.description}"
+                f"; export them with python tools/export_latents.py {name}"
+            )
     if not record:
         record = {"identity": identity, "run": str(name), "step": run.step}
         record |= statistics(config, run)
@@ -153,6 +160,21 @@ def load_predictor(
     )
 
 
+def first_stage_of(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a second stage's first one.
+
+    Raises:
+      ValueError: it has none.
+    """
+    run = run_folder.read_config(workdir).first_stage.run
+    if run == "pixels":
+        raise ValueError(
+            "first_stage.run=pixels: this run has no first stage to descend through; "
+            "take --method conditioned, or another --workdir"
+        )
+    return pathlib.Path(run)
+
+
 def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
     """Returns what a run's folder has of its first stage; {} where it has nothing."""
     path = pathlib.Path(workdir or "") / state.RECORD
@@ -168,7 +190,12 @@ def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
 
 def identity_of(run: Codec) -> str:
     """Returns a checksum of the autoencoder's structure and weights."""
-    fields = {n: str(v) for n, v in vars(run.model).items() if not n.startswith("_")}
+    # Not how it is computed; functions by name, as their text has an address.
+    fields = {
+        name: getattr(value, "__name__", str(value))
+        for name, value in vars(run.model).items()
+        if not name.startswith("_") and name not in COMPUTED
+    }
     whole = {"weights": checksums.of_state(run.params), "model": fields}
     text = json.dumps(whole, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -183,26 +210,11 @@ def statistics(config: ConfigDict, run: Codec) -> dict[str, Any]:
         channels = run.model.embed_dim
         return {"mean": [0.0] * channels, "std": [1 / RELEASED_SCALE] * channels}
     source = datasets.open_data(config, config.data.train_split)
-    places = sources.spread(source, config.first_stage.maps)
-
-    @jax.jit
-    def encode(params, raw):
-        x = run.batch(raw).image
-        posterior = run.posterior(params, x)
-        off = (run.image(params, posterior.mode()) - x) / 2
-        return posterior, jnp.square(off).mean(axis=(1, 2, 3))
-
-    total, squares = RunningMoments(), 0.0
-    for first in Bar(range(0, len(places), BATCH), desc="latents", unit="batch"):
-        records = [source[i] for i in places[first : first + BATCH]]
-        real = len(records)
-        records += [records[-1]] * (BATCH - real)
-        raw = pipeline.stack([{"gray": record["gray"]} for record in records])
-        posterior, off = jax.device_get(encode(run.params, raw))
-        squares += float(off[:real].sum())
-        parts = (part[:real] for part in posterior)
-        total = total.merge(latent_statistics.moments(*parts))
+    found = latents.of_training(source, run, maps=config.first_stage.maps)
+    total, squares, count = RunningMoments(), 0.0, 0
+    for posterior, off in found:
+        total = total.merge(latent_statistics.moments(*posterior))
+        squares, count = squares + float(off.sum()), count + len(off)
     found = latent_statistics.statistics(total)
-    rmse = (squares / len(places)) ** 0.5
-    known = {"maps": len(places), "rmse_f": rmse}
+    known = {"maps": count, "rmse_f": (squares / count) ** 0.5}
     return {"mean": found["mean"], "std": found["std"]} | known

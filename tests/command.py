@@ -112,6 +112,20 @@ def full_disk(most: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def tiny_second_stage(first: pathlib.Path) -> list[str]:
+    """Returns the flags of a tiny second stage on the run of a first one."""
+    common = [flag for flag in TINY if flag.startswith(("--config.d", "--config.t"))]
+    return [
+        "--config=quickstart_ldm",
+        f"--config.first_stage.run={first}",
+        "--config.denoiser.mult=(1,)",
+        "--config.denoiser.blocks=1",
+        "--config.denoiser.attention_side=0",
+        "--config.train.batch_size=4",
+        *common,
+    ]
+
+
 def tiny_quickstart(folder: pathlib.Path, *arguments: str) -> list[str]:
     """Returns the arguments of a tiny quickstart: its city and run lie in `folder`."""
     return [

@@ -18,7 +18,10 @@ from radiovae_jax.training import trainer  # noqa: F401
 
 
 def start(folder: pathlib.Path, *arguments: str):
-    """Starts `python -m radiovae_jax.main` of a tiny quickstart under `folder`.
+    """Starts `python -m radiovae_jax.main` with its city and run under `folder`.
+
+    Args:
+      *arguments: of a config of its own, or of a tiny quickstart.
 
     Returns:
       the process; its output is in `folder`/output.txt.
@@ -41,8 +44,10 @@ def live(folder, arguments) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     os.chdir(command.PROJECT)
     logging.root.handlers.clear()  # of the process that this one is forked from
-    flags = command.tiny_quickstart(folder, "--config.train.images=1", *arguments)
-    sys.exit(main.main(flags))
+    if not any(flag.startswith("--config=") for flag in arguments):
+        arguments = (*command.tiny_quickstart(folder), *arguments)
+    places = [f"--workdir={folder / 'run'}", f"--config.data.root={folder / 'city'}"]
+    sys.exit(main.main([*arguments, *places, "--config.train.images=1"]))
 
 
 def ended(process, folder: pathlib.Path) -> tuple[int, str]:

@@ -34,7 +34,6 @@ if __name__ == "__main__":
     ctrl_c.ends_program()
 
 import argparse
-import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -112,7 +111,7 @@ def export(args: argparse.Namespace) -> None:
         "commit": provenance.commit(),
         "step": run.step,
         "weights": args.weights,
-        "weights_sha256": digest(run.params),
+        "weights_sha256": latents.digest(run.params),
         "split": args.split,
         "maps": len(source),
         "names_sha256": sources.names_digest(source),
@@ -160,14 +159,6 @@ def open_with_condition(
                 raise FileNotFoundError(f"{error}: move {folder} away") from error
             cli.say(f"records without {field}: {error}")
     return source, fields
-
-
-def digest(params: Any) -> str:
-    """Returns a checksum of every bit of the weights, in the order of their names."""
-    bits = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        bits.update(jax.tree_util.keystr(path).encode() + leaf.tobytes())
-    return bits.hexdigest()
 
 
 def hand_on(

@@ -10,7 +10,7 @@ measurements  two planes: f where it was measured, and where that was
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ KINDS = {
     "cars": (1, "cars"),
     "measurements": (2, ""),
 }
+
+
+FRAMES = ("image", "seer", "metres")
 
 
 class Measurements(NamedTuple):
@@ -177,6 +180,33 @@ def draw_counts(key: PRNGKey, maps: int, *, most: int, none: float) -> Int[Array
     which, number = jax.random.split(key)
     count = jax.random.randint(number, (maps,), 1, most + 1)
     return jnp.where(jax.random.uniform(which, (maps,)) < none, 0, count)
+
+
+def to_pixels(
+    points: Any,  # [n, 2], of users
+    frame: str,
+    *,
+    height: int,
+    pixel_metres: float,
+) -> Float[np.ndarray, "n 2"]:
+    """Returns (x, y) of points as column and row from the top.
+
+    Args:
+      frame: of FRAMES: "image" is that already; "seer", of RadioMapSeer's JSON files,
+        counts y from the bottom; "metres" too, from the map's lower left corner.
+    """
+    splits.check_choice("frame", frame, FRAMES)
+    x, y = np.asarray(points, np.float64).reshape(-1, 2).T
+    if frame == "metres":
+        x, y = np.floor(x / pixel_metres), np.floor(y / pixel_metres)
+    return np.stack([x, y if frame == "image" else height - 1 - y], axis=1)
+
+
+def resized(measured: Measurements, size: int) -> Measurements:
+    """Returns measurements at another size: means, where several share a pixel."""
+    f, known = (batch.resize(jnp.asarray(plane), size) for plane in measured)
+    seen = jnp.float32(known > 0)
+    return Measurements(seen * f / jnp.maximum(known, 1e-6), seen)
 
 
 def at_points(

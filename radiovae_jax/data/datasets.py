@@ -1,5 +1,6 @@
 """From a config to its data: what is opened, which fields of it are read."""
 
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -11,6 +12,7 @@ from radiovae_jax.data import (
     pipeline,
     radiomap,
     radiomapseer_files,
+    shards,
     sources,
 )
 from radiovae_jax.data.sources import Source
@@ -39,6 +41,13 @@ def open_data(config: ConfigDict, split: str, *, also: tuple[str, ...] = ()) -> 
     return sources.open_source(
         data.source, data.root, split=split, fields=fields, **options
     )
+
+
+def open_training(config: ConfigDict) -> Source:
+    """Opens the training split, of a second stage with exported latents."""
+    source = open_data(config, config.data.train_split)
+    folder = config.first_stage.latents if config.stage == "diffusion" else ""
+    return shards.WithLatents(source, pathlib.Path(folder)) if folder else source
 
 
 def fields_of(config: ConfigDict) -> list[str]:

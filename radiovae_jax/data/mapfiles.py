@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import gains, radiomap, sionna
@@ -66,7 +66,8 @@ def read(path: pathlib.Path, *, unit: str, db: DbRange = RADIOMAPSEER_DB) -> Map
     """
     suffix, clipped = path.suffix.lower(), []
     if suffix == ".npz":
-        f, _, _, clipped = sionna.read_scene(path, db=db, fields=("gray",))
+        scene = sionna.read_scene(path, db=db, fields=("gray",))
+        f, clipped = scene.f, scene.clipped
     elif suffix == ".npy" and unit == "db":
         f, clipped = gains.to_f(_read_db(path)[None], db)
         gains.check({str(path): clipped[0]}, db)
@@ -122,6 +123,44 @@ def write_array(path: pathlib.Path, values: Float[np.ndarray, "..."]) -> None:
         np.save(file, values)
 
 
+def write_predictions(
+    path: pathlib.Path,
+    f: Float[np.ndarray, "tx h w 1"],
+    *,
+    deviation_f: Float[np.ndarray, "tx h w 1"] | None,
+    buildings: Bool[np.ndarray, "h w"],
+    tx: Float[np.ndarray, "_ 2"],
+    pixel_metres: float,
+    db: DbRange = RADIOMAPSEER_DB,
+) -> None:
+    """Writes maps of one place as a scene that `sionna.read_scene` reads.
+
+    Args:
+      deviation_f: of samples; stored in dB as "deviation_db", row 0 the lowest.
+      tx: (x, y) of the transmitters, column and row from the top; or none.
+    """
+    arrays = {
+        "path_gain": _linear(f, db),
+        "cell_size": np.full(2, pixel_metres),
+        "buildings": buildings[::-1],
+    }
+    if len(tx):
+        column, row = np.int64(np.floor(tx)).T
+        cells = np.stack([column, f.shape[1] - 1 - row], axis=1)
+        arrays["tx_cell_indices"] = cells
+    if deviation_f is not None:
+        arrays["deviation_db"] = db.span * deviation_f[:, ::-1, :, 0]
+    with files.written(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _linear(f: Float[np.ndarray, "tx h w 1"], db: DbRange) -> np.ndarray:
+    """Returns path gains, row 0 the lowest; f = 0 is a gain of 0, "no path"."""
+    gain_db = radiomap.f_to_db(f.astype(np.float64), db)
+    gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
+    return gain[:, ::-1, :, 0].astype(np.float32)
+
+
 def write_scene(
     path: pathlib.Path,
     f: Float[np.ndarray, "tx h w 1"],
@@ -133,8 +172,6 @@ def write_scene(
 
     f = 0 becomes a gain of 0, "no path", as `sionna.read_scene` reads it.
     """
-    gain_db = radiomap.f_to_db(f.astype(np.float64), db)
-    gain = np.where(f > 0, 10.0 ** (gain_db / 10), 0.0)
     cells = inputs.read_npz(like, sionna.KEYS[1:], remedy="export it again")
     with files.written(path) as partial, partial.open("wb") as file:
-        np.savez(file, path_gain=gain[:, ::-1, :, 0].astype(np.float32), **cells)
+        np.savez(file, path_gain=_linear(f, db), **cells)

@@ -228,3 +228,30 @@ def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
             " expected [h, w, c]: save np.moveaxis(array, 0, -1)"
         )
     return array
+
+
+def check_mask(
+    buildings: UInt8[np.ndarray, "h w 1"],
+    gain: UInt8[np.ndarray, "h w 1"],
+    path: Path,
+) -> None:
+    """Checks that 255 marks the buildings, where the gain is (all but) zero.
+
+    All but: in the real data the outermost pixels of a building carry some gain.
+    """
+    inside = buildings == 255
+    if not np.array_equal(inside, buildings != 0):
+        values = np.unique(buildings)[:4].tolist()
+        raise ValueError(
+            f"{path} holds values such as {values}, expected 0 (street) and 255 "
+            "(building) only; save it with lossless scaling and no smoothing"
+        )
+    under, outside = (
+        gain[mask].sum(dtype=np.int64) / max(np.count_nonzero(mask), 1)
+        for mask in (inside, ~inside)
+    )
+    if under > outside:
+        raise ValueError(
+            f"{path} is inverted: the mean gain is {under:.1f} of 255 under its "
+            f"buildings (255) and {outside:.1f} outside; store 255 - mask"
+        )

@@ -99,7 +99,9 @@ class RadioMapSeer:
         record = {field: self._read(field, index) for field in self.fields}
         if "buildings" in record:
             gain = record["gray"] if "gray" in record else self._read("gray", index)
-            check_mask(record["buildings"], gain, self.path("buildings", index))
+            radiomap.check_mask(
+                record["buildings"], gain, self.path("buildings", index)
+            )
         return {"name": np.str_(f"{city}_{tx}"), **record}
 
     def summary(self) -> str:
@@ -212,33 +214,6 @@ class RadioMapSeer:
 
 def _file_name(key: tuple[int, ...]) -> str:
     return "_".join(map(str, key)) + ".png"
-
-
-def check_mask(
-    buildings: UInt8[np.ndarray, "h w 1"],
-    gain: UInt8[np.ndarray, "h w 1"],
-    path: pathlib.Path,
-) -> None:
-    """Checks that 255 marks the buildings, where the gain is (all but) zero.
-
-    All but: in the real data the outermost pixels of a building carry some gain.
-    """
-    inside = buildings == 255
-    if not np.array_equal(inside, buildings != 0):
-        values = np.unique(buildings)[:4].tolist()
-        raise ValueError(
-            f"{path} holds values such as {values}, expected 0 (street) and 255 "
-            "(building) only; save it with lossless scaling and no smoothing"
-        )
-    under, outside = (
-        gain[mask].sum(dtype=np.int64) / max(np.count_nonzero(mask), 1)
-        for mask in (inside, ~inside)
-    )
-    if under > outside:
-        raise ValueError(
-            f"{path} is inverted: the mean gain is {under:.1f} of 255 under its "
-            f"buildings (255) and {outside:.1f} outside; store 255 - mask"
-        )
 
 
 def _check_transmitters(simulation: str, transmitters: int) -> None:

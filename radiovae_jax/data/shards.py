@@ -3,21 +3,25 @@
 What is in a record, and how to read it, is in vae/latents.py.
 """
 
+import functools
 import hashlib
 import io
+import operator
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import pipeline
+from radiovae_jax.data.sources import Source, names_digest
 
 Record = dict[str, np.ndarray]
 FORMATS = ("array_record", "npz")
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 STEM = "latents"  # of the names of shards
+LATENTS = ("mean", "logvar", "z")  # a posterior, or a draw
 
 
 def write(path: pathlib.Path, records: list[Record]) -> None:
@@ -76,6 +80,88 @@ def whole(folder: pathlib.Path, shard: Mapping[str, Any]) -> bool:
 def sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class WithLatents:
+    """A source whose records have their exported latents too, by their place.
+
+    Attributes:
+      shape: (h, w, c) of the maps.
+      names: those of the source.
+    """
+
+    def __init__(self, source: Source, folder: pathlib.Path):
+        """Reads the manifest; of npz shards all that they hold.
+
+        Raises:
+          FileNotFoundError: no finished export there.
+          ValueError: it is of other maps than the source's.
+        """
+        self._source, self.shape = source, source.shape
+        self.names, self.root = (
+            getattr(source, "names", ()),
+            getattr(source, "root", ""),
+        )
+        manifest = read_manifest(folder)
+        same = manifest["identity"]["names_sha256"] == names_digest(source)
+        if not same or manifest["count"] != len(source):
+            raise ValueError(
+                f"{folder} holds the latents of other maps than {source.summary()}; "
+                "export those of the training split"
+            )
+        files_of = [
+            folder / name for shard in manifest["shards"] for name in shard["files"]
+        ]
+        self._packed = [path for path in files_of if path.suffix == ".array_record"]
+        self._latents: Any = None
+        if not self._packed:
+            arrays = [np.load(path) for path in files_of]
+            self._latents = {
+                name: np.concatenate([array[name] for array in arrays])
+                for name in ("name", *LATENTS)
+                if name in arrays[0]
+            }
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        record, index = self._source[index], operator.index(index)
+        if self._packed:
+            with np.load(io.BytesIO(_packed(tuple(self._packed))[index])) as found:
+                latents = {name: found[name] for name in found}
+        else:
+            latents = {name: of[index] for name, of in self._latents.items()}
+        if str(latents["name"]) != str(record["name"]):
+            raise ValueError(
+                f"the latents of {record['name']} are those of {latents['name']}: "
+                "export them again"
+            )
+        return record | {name: latents[name] for name in LATENTS if name in latents}
+
+    def summary(self) -> str:
+        return f"{self._source.summary()}, with exported latents"
+
+
+@functools.cache
+def _packed(paths: tuple[pathlib.Path, ...]) -> Any:
+    # Opened by each process that reads; it cannot be sent to one.
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return ArrayRecordDataSource([*map(str, paths)])
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the manifest of a finished export."""
+    path = folder / MANIFEST
+    remedy = "export the latents with python tools/export_latents.py RUN"
+    if not path.exists():
+        raise FileNotFoundError(f"no finished export of latents in {folder}; {remedy}")
+    manifest = inputs.read_json(path, remedy=remedy)
+    missing = {"identity", "count", "shards"} - manifest.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {remedy}")
+    return manifest
 
 
 def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[int, dict]:

@@ -6,11 +6,17 @@
         path_gain=radio_map.path_gain.numpy(),
         cell_size=radio_map.cell_size.numpy(),
         tx_cell_indices=radio_map.tx_cell_indices.numpy().T,
+        buildings=buildings,  # bool [ny, nx], of a second stage's condition
     )
 
 Sionna RT's own `tx_cell_indices` is a Point2u, all columns and then all rows; stored
 here is a (column, row) pair of each transmitter. Where the map alone is asked for,
-path_gain alone will do.
+path_gain alone will do. A cell is of a building where a ray from above its centre,
+
+    ray = mitsuba.Ray3f(centre + [0, 0, 1e3], [0, 0, -1])
+    height = 1e3 - scene.mi_scene.ray_intersect(ray).t
+
+meets something `height` above the plane of the receivers.
 """
 
 import functools
@@ -27,7 +33,7 @@ from radiovae_jax.data import gains, radiomap, splits
 from radiovae_jax.data.radiomap import DbRange
 
 KEYS = ("path_gain", "cell_size", "tx_cell_indices")
-FIELDS = ("gray", "antenna")
+FIELDS = ("gray", "antenna", "buildings")
 REMEDY = "export it again, or copy it again from the source"
 SCENES_IN_MEMORY = 8
 
@@ -37,6 +43,7 @@ class Scene(NamedTuple):
 
     f: Float32[np.ndarray, "tx h w 1"]
     antenna: UInt8[np.ndarray, "tx h w 1"]  # 255 at the transmitter's pixel
+    buildings: UInt8[np.ndarray, "h w 1"]  # 255 inside
     cell_size: Float[np.ndarray, "2"]  # metres along x and y
     clipped: list[gains.Clipped]  # of each map
 
@@ -64,7 +71,7 @@ class SionnaFolder:
 
         Args:
           split, split_by: see splits.split_files.
-          fields: of "gray" and "antenna".
+          fields: of FIELDS.
           db: what f is in dB.
         """
         splits.check_fields(fields, FIELDS)
@@ -96,6 +103,7 @@ class SionnaFolder:
         scene = self._scene(path)
         radiomap.check_shape(scene.f.shape[1:], self.shape, path, self.files[0])
         images = {"gray": scene.f[tx], "antenna": scene.antenna[tx]}
+        images["buildings"] = scene.buildings
         record = {field: images[field] for field in self.fields}
         return {"name": np.str_(f"{self._name[path]}_{tx}"), **record}
 
@@ -112,13 +120,13 @@ def read_scene(
     path: radiomap.Path,
     *,
     db: DbRange = radiomap.RADIOMAPSEER_DB,
-    fields: Sequence[str] = FIELDS,
+    fields: Sequence[str] = FIELDS[:2],
 ) -> Scene:
     """Reads one exported scene.
 
     Args:
       db: what f is in dB.
-      fields: of FIELDS; without "antenna" path_gain alone is read.
+      fields: of FIELDS; without "antenna" and "buildings" path_gain alone is read.
 
     Raises:
       ValueError: damaged, a key missing, a shape or a value that cannot be, or a map
@@ -137,6 +145,7 @@ def count_maps(path: pathlib.Path) -> int:
 
 def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
     keys = KEYS if "antenna" in fields else KEYS[:1]
+    keys += ("buildings",) * ("buildings" in fields)
     _gain_shape(path, keys)
     arrays = inputs.read_npz(path, keys, remedy=REMEDY)
     gain = arrays["path_gain"]
@@ -146,9 +155,12 @@ def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
         gain_db = 10 * np.log10(gain.astype(np.float64))
     f, clipped = gains.to_f(gain_db[:, ::-1, :, None], db)
     f = np.ascontiguousarray(f)
+    buildings = np.zeros((0, 0, 1), np.uint8)
+    if "buildings" in fields:
+        buildings = _buildings(arrays["buildings"], f, path)
     if "antenna" not in fields:
         nothing = np.zeros((count, 0, 0, 1), np.uint8)
-        return Scene(f, nothing, np.full(2, np.nan), clipped)
+        return Scene(f, nothing, buildings, np.full(2, np.nan), clipped)
     column, row = _cells(arrays["tx_cell_indices"], gain, path).T
     antenna = np.zeros((count, ny, nx, 1), np.uint8)
     antenna[np.arange(count), ny - 1 - row, column] = 255
@@ -158,7 +170,22 @@ def _read(path: pathlib.Path, db: DbRange, fields: tuple[str, ...]) -> Scene:
             f"{path}: cell_size is {cell_size.tolist()}, expected metres, one positive "
             "number or two"
         )
-    return Scene(f, antenna, np.broadcast_to(cell_size, (2,)), clipped)
+    return Scene(f, antenna, buildings, np.broadcast_to(cell_size, (2,)), clipped)
+
+
+def _buildings(
+    mask: np.ndarray, f: Float32[np.ndarray, "tx h w 1"], path: pathlib.Path
+) -> UInt8[np.ndarray, "h w 1"]:
+    """Returns 255 inside, row 0 the highest y."""
+    if mask.shape != f.shape[1:3] or not {*np.unique(mask).tolist()} <= {0, 1}:
+        raise ValueError(
+            f"{path}: buildings is {mask.dtype} of shape {mask.shape}, expected a mask "
+            f"of {f.shape[1:3]} cells as path_gain has them, True inside"
+        )
+    buildings = np.where(mask[::-1, :, None], 255, 0).astype(np.uint8)
+    gray = np.uint8(np.round(255 * f.mean(axis=0)))
+    radiomap.check_mask(buildings, gray, path)
+    return buildings
 
 
 def _gain_shape(path: pathlib.Path, keys: Sequence[str]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from radiovae_jax.data import batch, conditions, radiomap
 from radiovae_jax.data.conditions import Measurements
 from radiovae_jax.diffusion import sampler
 from radiovae_jax.diffusion.state import Built
-from radiovae_jax.types import PRNGKey
+from radiovae_jax.types import Array, PRNGKey
 
 UNITS = ("db", "f")
 
@@ -78,11 +78,17 @@ class Predictor:
         measured = self._measured(measurements, mask, unit)
         planes = self._planes(mask, places, cars, measured)
         key = jax.random.key(0) if key is None else key
-        weights = self.built.first.frozen, self.params
-        f = _predict(self, weights, planes, key, calls, samples)
+        f = self.sample(planes, key, calls=calls, samples=samples)
         f = np.stack([np.asarray(batch.resize_back(one, *mask.shape)) for one in f])
         f = np.clip(f[..., 0], 0, 1)
         return radiomap.f_to_db(f, self.db) if unit == "db" else f
+
+    def sample(
+        self, planes: sampler.Planes, key: PRNGKey, *, calls: int, samples: int
+    ) -> Float[Array, "samples n _ _ c"]:
+        """Returns maps f for planes, at the network's size; compiled once a size."""
+        weights = self.built.first.frozen, self.params
+        return _predict(self, weights, planes, key, calls, samples)
 
     def check_size(self, shape: tuple[int, int]) -> None:
         """Raises a ValueError for maps that the networks cannot take."""
@@ -129,12 +135,8 @@ class Predictor:
                 raise ValueError(f"{self.description} was trained with cars: give them")
             raw["cars"] = np.stack([to_mask(cars, "cars")[..., None]] * count)
         if measured is not None:
-            size = self.built.first.image_size
-            f, known = (np.repeat(part, count, axis=0) for part in measured)
-            seen = np.asarray(batch.resize(known, size))
-            # Where several share a pixel of the network, their mean counts.
-            f = np.asarray(batch.resize(f, size)) / np.maximum(seen, 1e-6)
-            measured = Measurements(f * (seen > 0), np.float32(seen > 0))
+            measured = Measurements(*(np.repeat(p, count, axis=0) for p in measured))
+            measured = conditions.resized(measured, self.built.first.image_size)
         return conditions.planes(
             raw,
             names,

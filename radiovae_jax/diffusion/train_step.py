@@ -19,6 +19,7 @@ from jaxtyping import Float
 from radiovae_jax.data import conditions, radiomap
 from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.diffusion.state import Built, Frozen, TrainState
+from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.training import updates
 from radiovae_jax.training.updates import Logs
 from radiovae_jax.types import Array, Latent, Params, PerImage, PRNGKey
@@ -102,13 +103,22 @@ def examples(built: Built, frozen: Frozen, raw: Raw, key: PRNGKey) -> Examples:
     they would get together.
     """
     keys = jax.random.split(key, 4)
-    posterior = built.first.posterior(
-        frozen.params, radiomap.f_to_model(built.first.target(raw))
-    )
+    if "z" in raw or "mean" in raw:  # exported
+        posterior = DiagonalGaussian(*exported(raw))
+    else:
+        image = radiomap.f_to_model(built.first.target(raw))
+        posterior = built.first.posterior(frozen.params, image)
     z = frozen.normalised(posterior.sample(keys[0]))
     noise = jax.random.normal(keys[1], z.shape)
     t, r = built.process.draw_times(keys[2], len(z))
     return Examples(z, noise, t, r, draw_planes(built, raw, keys[3]))
+
+
+def exported(raw: Raw) -> tuple[Latent, Latent]:
+    """Returns mean and logvar of a batch's exported latents."""
+    if "mean" in raw:
+        return raw["mean"], raw["logvar"]
+    return raw["z"], jnp.full_like(raw["z"], -jnp.inf)
 
 
 def draw_planes(

@@ -255,6 +255,9 @@ DIFFUSION: dict[str, Field] = {
     **section(
         "first_stage",
         run=Field("runs/radio", TEXT, "folder of its run; pixels: there is none", FREE),
+        latents=later(
+            "", TEXT, "folder of its exported training latents; empty: encode", FREE
+        ),
         scale=Field(
             *pick("statistics released"),
             "of latents: to mean 0, deviation 1 by channel; released: times 0.3",
@@ -299,7 +302,7 @@ DIFFUSION: dict[str, Field] = {
             "what the network sees of a place",
         ),
         pixel_metres=Field(1.0, real(1e-6), "side of a stored pixel"),
-        buildings_missing=Field(
+        buildings_missing=later(
             0.0, real(0, 1), "probability of each building not to be in the condition"
         ),
         measurements=Field(300, whole(1), "most measured pixels of a map"),
@@ -326,7 +329,7 @@ def of(stage: str) -> dict[str, Field]:
 
 PATHS = (
     *("data.root", "train.init_from", "loss.perceptual_weights"),
-    "first_stage.run",
+    *("first_stage.run", "first_stage.latents"),
 )
 
 
@@ -362,10 +365,16 @@ def _of_diffusion(config: ml_collections.ConfigDict) -> Iterator[str]:
             )
     if config.data.crop:
         yield "data.crop is not for the second stage: set it to 0"
-    if config.data.source not in ("radiomapseer", "tfds", "synthetic"):
+    if config.first_stage.latents and config.data.augment != "none":
+        yield (
+            f"first_stage.latents are of maps as they are, and data.augment="
+            f"{config.data.augment} turns them: set data.augment=none, or let the "
+            "first stage encode on the way"
+        )
+    if config.data.source not in ("radiomapseer", "tfds", "synthetic", "sionna"):
         yield (
             f"data.source={config.data.source} has no buildings to predict a map from: "
-            "use radiomapseer, tfds or synthetic"
+            "use radiomapseer, tfds, synthetic or sionna"
         )
 
 

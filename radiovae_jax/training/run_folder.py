@@ -148,8 +148,7 @@ def read_config(workdir: pathlib.Path | str) -> ml_collections.ConfigDict:
     values = inputs.read_json(path, remedy=CONFIG_REMEDY)
     try:
         config, there = ml_collections.ConfigDict(values), schema.flat(values)
-        # The second stage is younger than all of them.
-        added = ADDED if there.get("stage", "vae") == "vae" else {}
+        added = schema.older(there.get("stage", "vae"))
         for section in {name.partition(".")[0] for name in added if "." in name}:
             values[section].keys()  # any run's config has it
         for name in added.keys() - there.keys():

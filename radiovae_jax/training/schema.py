@@ -181,9 +181,9 @@ def names(resume: str) -> tuple[str, ...]:
     return tuple(name for name, field in FIELDS.items() if field.resume == resume)
 
 
-def older() -> dict[str, Any]:
+def older(stage: str = "vae") -> dict[str, Any]:
     """Returns the fields that version 0.1 lacked, with the values it acted by."""
-    return {name: f.older for name, f in fields.of("vae").items() if f.older != ()}
+    return {name: f.older for name, f in fields.of(stage).items() if f.older != ()}
 
 
 def describe(config: ml_collections.ConfigDict, word: str = "") -> str:

@@ -121,7 +121,7 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
     )
     mesh = sharding.make_mesh(config.train.batch_size, config.train.fsdp)
     with distributed.all_or_none():
-        train_data = datasets.open_data(config, config.data.train_split)
+        train_data = datasets.open_training(config)
         val_data = None
         if config.data.val_split:
             val_data = datasets.open_with_buildings(config, config.data.val_split)

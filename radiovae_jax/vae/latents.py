@@ -14,14 +14,16 @@ maps in front, and X.array_record, whose records are each the bytes of an npz of
 map; `tools/export_latents.py --help` shows how PyTorch reads it.
 """
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from radiovae_jax import files, sharding
 from radiovae_jax.data import datasets, pipeline, radiomap, shards, sources
@@ -29,6 +31,7 @@ from radiovae_jax.data.shards import FORMATS, MANIFEST, PROGRESS, Record
 from radiovae_jax.data.sources import Numbered
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
+from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.progress import Bar
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec
@@ -75,6 +78,34 @@ def examples(workdir: pathlib.Path | str, *, count: int) -> Examples:
     return Examples(f, np.concatenate(mode), np.concatenate(sample), of_run.db)
 
 
+def of_training(
+    source: sources.Source, run: Codec, *, maps: int
+) -> Iterator[tuple[DiagonalGaussian, Float[np.ndarray, "b"]]]:
+    """Yields posteriors of training maps and the mean squares of the modes' errors.
+
+    Args:
+      source: the training split.
+      maps: so many, of different cities.
+    """
+    places = sources.spread(source, maps)
+
+    @jax.jit
+    def encode(params, raw):
+        x = run.batch(raw).image
+        posterior = run.posterior(params, x)
+        off = (run.image(params, posterior.mode()) - x) / 2
+        return posterior, jnp.square(off).mean(axis=(1, 2, 3))
+
+    for first in Bar(range(0, len(places), BATCH), desc="latents", unit="batch"):
+        records = [source[i] for i in places[first : first + BATCH]]
+        real = len(records)
+        records += [records[-1]] * (BATCH - real)
+        raw = pipeline.stack([{"gray": record["gray"]} for record in records])
+        yield jax.tree.map(
+            lambda a, n=real: a[:n], jax.device_get(encode(run.params, raw))
+        )
+
+
 def encoder(run: Codec, *, seed: int, mesh: Any) -> Encode:
     """Returns a function from a raw batch with "index" to mean, logvar and z."""
     whole, split = sharding.replicated(mesh), sharding.by_batch(mesh)
@@ -93,6 +124,14 @@ def encoder(run: Codec, *, seed: int, mesh: Any) -> Encode:
         return {name: sharding.local(array) for name, array in encoded.items()}
 
     return encode_batch
+
+
+def digest(params: PyTree) -> str:
+    """Returns a checksum of every bit of the weights, in the order of their names."""
+    bits = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
+        bits.update(jax.tree_util.keystr(path).encode() + leaf.tobytes())
+    return bits.hexdigest()
 
 
 def export(

@@ -185,7 +185,30 @@ def test_a_wrong_export_is_named_with_what_is_wrong(tmp_path, changes, message):
 
 def test_what_is_missing_is_named(tmp_path):
     path = save(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"unknown field 'buildings'.*gray, antenna"):
-        sionna.SionnaFolder(tmp_path, fields=("gray", "buildings"))
+    with pytest.raises(ValueError, match=r"unknown field 'cars'.*gray, antenna"):
+        sionna.SionnaFolder(tmp_path, fields=("gray", "cars"))
+    with pytest.raises(ValueError, match=r"a.npz lacks buildings; export it as"):
+        sionna.SionnaFolder(tmp_path, split="all", fields=("gray", "buildings"))
     with pytest.raises(ValueError, match=r"no unit, .*set data.db_floor"):
         sionna.read_scene(path, db=radiomap.NO_DB)
+
+
+def test_buildings_are_turned_with_the_map_and_checked(tmp_path):
+    # No gain in the cells at the top right and, at the bottom, on the right.
+    inside = np.array([[False, False, True], [False, False, True]])
+    gain = np.where(inside, 0, [[1e-8, 1e-9, 0], [1e-9, 1e-12, 0]])[None]
+    inside[1, 1] = True
+    path = save(tmp_path / "a.npz", path_gain=gain, buildings=inside)
+    fields = ("gray", "antenna", "buildings")
+    record = sionna.SionnaFolder(tmp_path, split="all", fields=fields)[0]
+    expected = [[0, 255, 255], [0, 0, 255]]
+    np.testing.assert_array_equal(record["buildings"][..., 0], expected)
+    assert record["gray"][1, 0] == record["gray"].max()
+    for wrong, words in [
+        (~inside, "is inverted"),
+        (inside[:, :2], "expected a mask"),
+        (inside * 7, "expected a mask"),
+    ]:
+        save(path, path_gain=gain, buildings=wrong)
+        with pytest.raises(ValueError, match=words):
+            sionna.read_scene(path, fields=fields)

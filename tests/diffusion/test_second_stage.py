@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tool
 from whole_runs import log
 
 import radiovae_jax
 from radiovae_jax import evaluate, stages, training
-from radiovae_jax.data import datasets, radiomap
+from radiovae_jax.data import datasets, pipeline, radiomap, sionna
+from radiovae_jax.diffusion import train_step
 from radiovae_jax.training import dry_run, run_folder, schema
 from radiovae_jax.vae import codec
 
@@ -84,6 +86,48 @@ def test_it_goes_on_bit_for_bit(second, trained, tmp_path):
     assert lines[0] == lines[1]
 
 
+@pytest.mark.parametrize("form", ["npz", "array_record"])
+@pytest.mark.parametrize("draw", [(), ("--sample",)])
+def test_exported_latents_are_those_that_it_would_encode(
+    trained, tmp_path, form, draw, request
+):
+    folder = tmp_path / "latents"
+    done = command.call(
+        tool.load("export_latents"),
+        *(trained / "run", "--out", folder, "--format", form, *draw),
+    )
+    assert done.status == 0, done.stderr
+    config = make_config(trained)
+    config.data.augment, config.first_stage.latents = "none", str(folder)
+    source = datasets.open_training(config)
+    raw = pipeline.stack([source[i] for i in (3, 0)])
+    raw.pop("name")
+    run = codec.load(trained / "run")
+    found = train_step.exported(raw)
+    encoded = run.encode(raw["gray"])
+    if draw:
+        off = np.abs(found[0] - encoded.mean) / encoded.std
+        assert 0.5 < off.mean() < 1.1 and np.isneginf(found[1]).all()
+    else:
+        np.testing.assert_allclose(found, [*encoded], atol=1e-5)
+    if request.node.callspec.id == "draw0-npz":
+        numbers = train(config, tmp_path / "run")
+        assert 0 < numbers["nmse_pooled"] < 2
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for change, words in [
+        ({"weights_sha256": "another"}, "latents of step 6, ema weights, of another"),
+        ({"names_sha256": "another"}, "latents of other maps than synthetic city"),
+    ]:
+        other = manifest | {"identity": manifest["identity"] | change}
+        (folder / "manifest.json").write_text(json.dumps(other))
+        with pytest.raises(ValueError, match=words):
+            train(config, tmp_path / "refused")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no finished export of latents"):
+        train(config, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp_path):
     config, folder, _ = second
     shutil.copytree(folder, tmp_path / "run")
@@ -103,6 +147,15 @@ def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp
     with pytest.raises(FileNotFoundError, match="no folder of a trained first stage"):
         train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
+    radiomap.write_png(tmp_path / "b.png", place[0][..., 0])
+    x, y = place[1]
+    flags = ("--buildings", tmp_path / "b.png", "--tx", f"{x},{y}")
+    out = ("--workdir", second[1], "--out", tmp_path / "out")
+    done = command.module("apply", "predict", *flags, *out)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,6 +242,10 @@ def test_its_evaluation_has_calls_samples_floor_and_baselines(second):
     assert street["first_stage"]["rmse_db"] > 0
     assert 0 <= record["calibration"]["coverage"] <= 1
     assert "the 90% interval of the samples' deviation covers" in done.stdout
+    assert record["ms_a_map"].keys() == {"calls_1", "calls_2"}
+    assert min(record["ms_a_map"].values()) > 0
+    for picture in ("best_worst", "prediction_error"):
+        assert (folder / "evaluation" / f"val_{picture}.png").stat().st_size > 1000
     # The noise differs from the validation's, the network and the maps do not.
     rmse = record["rows"]["calls_1"]["raw"]["all"]["rmse_db"]
     np.testing.assert_allclose(rmse, numbers["rmse_db"], rtol=0.1)
@@ -265,6 +322,74 @@ def test_apply_predict_refuses_what_cannot_be(second, files, flags, words):
     done = command.call("apply", "predict", *given, *flags, *out)
     assert done.status and words in done.stderr
     assert not (folder / "out").exists() or not any((folder / "out").iterdir())
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_apply_complete_descends_through_any_first_stage(
+    second, trained, files, place, stage
+):
+    folder, flags = files
+    (folder / "points.csv").write_text("x,y,dB\n3,4,-90\n20,9,-95.5\n")
+    workdir = trained / "run" if stage == "first" else second[1]
+    done = command.call(
+        *("apply", "complete", "--measurements", folder / "points.csv"),
+        *("--workdir", workdir, "--out", folder / "out", "--method", "descent"),
+        *("--steps", 5, "--samples", 2, "--format", "npz"),
+        *(flags if stage == "second" else ()),
+    )
+    assert done.status == 0, done.stderr
+    assert (folder / "out" / "completed.png").stat().st_size > 1000
+    found = np.load(folder / "out" / "completed.npz")
+    assert found["path_gain"].shape == found["deviation_db"].shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--method", "conditioned"], "run of a first stage"),
+        (["--samples", "0"], "no whole number from 1"),
+        (["--buildings", "{folder}/wide.png"], "crop or resize the map"),
+        (["--tx_frame", "up"], "invalid choice"),
+        (["--measurements", "{folder}/off.csv"], "lie outside the map of 32x32"),
+        (["--measurements", "{folder}/loud.csv"], "outside the range of the maps"),
+    ],
+)
+def test_apply_complete_refuses_what_cannot_be(trained, files, flags, words):
+    folder, _ = files
+    texts = {"points": "3,4,-90\n", "off": "3,40,-90\n", "loud": "3,4,20\n"}
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_text(text)
+    radiomap.write_png(folder / "wide.png", np.zeros((64, 64), np.uint8))
+    flags = [flag.format(folder=folder) for flag in flags]
+    given = ["--measurements", folder / "points.csv", "--steps", 1, "--samples", 1]
+    out = ("--workdir", trained / "run", "--out", folder / "out")
+    done = command.call("apply", "complete", *given, *flags, *out)
+    assert done.status and words in done.stderr
+    assert not (folder / "out").exists() or not any((folder / "out").iterdir())
+
+
+def test_points_are_read_in_the_frame_that_is_said(second, files, place):
+    folder, _ = files
+    buildings, (x, y) = place
+    assert x != 31 - y and not buildings[31 - y, x]  # an asymmetric place
+    flags = ["--buildings", folder / "b.png", "--workdir", second[1], "--seed", 1]
+    said = {"image": (x, y), "seer": (x, 31 - y), "metres": (x + 0.5, 31 - y + 0.5)}
+    found = {}
+    for frame, (column, row) in said.items():
+        out = folder / frame
+        given = ("--tx", f"{column},{row}", "--tx_frame", frame, "--out", out)
+        done = command.call("apply", "predict", *flags, *given, "--format", "npz")
+        assert done.status == 0, done.stderr
+        found[frame] = np.load(out / "predicted.npz")
+    for frame in ("seer", "metres"):
+        for name, array in found["image"].items():
+            np.testing.assert_array_equal(found[frame][name], array)
+    # What is written is a scene as Sionna's: the reader turns it back.
+    scene = sionna.read_scene(
+        folder / "seer" / "predicted.npz", fields=("gray", "antenna", "buildings")
+    )
+    assert np.argwhere(scene.antenna[0]).tolist() == [[y, x, 0]]
+    np.testing.assert_array_equal(scene.buildings, buildings)
 
 
 def test_apply_predict_wants_a_second_stage(trained, files):

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 
+import command
 import jax
 import lives
 import numpy as np
@@ -22,7 +23,7 @@ import tiny
 import toy
 from whole_runs import log, saved
 
-from radiovae_jax import files
+from radiovae_jax import files, stages
 from radiovae_jax.data import synthetic
 from radiovae_jax.training import logbook, run_folder
 
@@ -68,27 +69,34 @@ def kill(process, folder: pathlib.Path, chance: random.Random, *, writing: bool)
 
 
 @pytest.mark.processes
-def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(folder, tmp_path):
+@pytest.mark.parametrize("stage, kills", [("vae", 20), ("diffusion", 6)])
+def test_a_run_that_is_killed_at_20_moments_ends_as_the_unbroken_one(
+    folder, tmp_path, trained, stage, kills
+):
     arguments = (
         "--config.data.val_split=",
-        "--config.loss.disc_start=40",
         "--config.train.steps=150",
         "--config.train.checkpoint_every=2",
     )
+    if stage == "vae":
+        arguments += ("--config.loss.disc_start=40",)
+    else:
+        arguments = (*command.tiny_second_stage(trained / "run"), *arguments)
     whole, chance, torn = tmp_path / "whole", random.Random(0), []
     shutil.copytree(folder / "city", whole / "city")
-    while len(torn) < 20:
+    while len(torn) < kills:
         process = lives.start(folder, *arguments)
         torn.append(kill(process, folder, chance, writing=len(torn) % 2 == 0))
     for place in (whole, folder):
         status, output = lives.ended(lives.start(place, *arguments), place)
         assert status == 0, output
     # None: it had come to its end before the signal did.
-    assert torn.count(True) >= 5, torn
-    assert torn.count(None) <= 5, torn
+    assert torn.count(True) >= kills / 4, torn
+    assert torn.count(None) <= kills / 4, torn
     config = run_folder.read_config(whole / "run")
+    make = stages.make(config, whole / "run")
     (state, data), (other, other_data) = (
-        saved(place / "run", config) for place in (whole, folder)
+        saved(place / "run", config, make) for place in (whole, folder)
     )
     jax.tree.map(np.testing.assert_array_equal, state, other)
     assert data == other_data
