@@ -25,7 +25,7 @@ from radiovae_jax.diffusion.state import FirstStage, Frozen
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
 from radiovae_jax.reporting.charts import Charts
-from radiovae_jax.training import checksums, run_folder, schema
+from radiovae_jax.training import checkpoint, checksums, run_folder, schema
 from radiovae_jax.vae import charts as vae_charts
 from radiovae_jax.vae import codec, latents
 from radiovae_jax.vae import task as vae_task
@@ -77,7 +77,8 @@ def first_stage(config: ConfigDict, workdir: pathlib.Path | None) -> FirstStage:
             f"with python -m radiovae_jax.main --config radio --workdir {name}"
         )
     run = codec.load(name)
-    record = kept(workdir, name)
+    # A run that starts from the weights of another takes latents as that one did.
+    record = kept(workdir, name) or kept(donor_of(config), name)
     identity = identity_of(run)
     if record and record["identity"] != identity:
         raise ValueError(
@@ -149,7 +150,7 @@ def load_predictor(
     part = {"ema": "ema", "live": "params"}[weights]
     like = {part: getattr(jax.eval_shape(fresh, jax.random.key(0)), part)}
     step, restored = run_folder.hold(
-        workdir, step, lambda step: codec.restore(workdir, step, like)
+        workdir, step, lambda step: checkpoint.restore_part(workdir, step, like)
     )
     return Predictor(
         built=built,
@@ -173,6 +174,12 @@ def first_stage_of(workdir: pathlib.Path) -> pathlib.Path:
             "take --method conditioned, or another --workdir"
         )
     return pathlib.Path(run)
+
+
+def donor_of(config: ConfigDict) -> pathlib.Path | None:
+    """Returns the folder of the run that a new one starts from, if any."""
+    donor = config.train.init_from
+    return pathlib.Path(donor) if donor else None
 
 
 def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import ml_collections
 
 from radiovae_jax.data import sources
 from radiovae_jax.data.batch import resized
-from radiovae_jax.diffusion import process, state, train_step, validate
+from radiovae_jax.diffusion import process, state, train_step, validate, warm_start
 from radiovae_jax.diffusion.denoiser import Denoiser
 from radiovae_jax.diffusion.process import Process
 from radiovae_jax.diffusion.state import Built, Condition, FirstStage, TrainState
@@ -145,6 +145,9 @@ def of(config: ConfigDict, built: Built, size: tuple[int, int]) -> Task:
         schedules={"learning_rate": built.learning_rate},
         corners={"warm-up done": max(config.optimizer.warmup_steps - 1, 0)},
         keeps={state.RECORD: built.first.record},
+        warm_start=functools.partial(
+            warm_start.prepared, ours=warm_start.network(config)
+        ),
     )
 
 

@@ -51,13 +51,21 @@ def best_step(workdir: pathlib.Path) -> int:
     return min(scored, key=scored.__getitem__) if scored else steps[-1]
 
 
-def restore_part(workdir: pathlib.Path, step: int, like: Any) -> Any:
-    """Returns the part of a saved state whose structure `like` (nested dicts) has.
+def restore_part(workdir: pathlib.Path | str, step: int, like: Any) -> Any:
+    """Returns the part of a saved state whose structure `like` has, on one device.
+
+    Args:
+      like: nested dicts of arrays or their shapes.
 
     Raises:
       FileNotFoundError: there is no such step.
       ValueError: it cannot be read, is not as it was saved, or has other arrays.
     """
+    workdir = inputs.local(workdir, "workdir")
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
     folder = _folder(workdir) / str(step)
     if not (folder / "state").is_dir():
         raise FileNotFoundError(

@@ -16,7 +16,6 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, PyTree, Shaped
 
-from radiovae_jax import inputs
 from radiovae_jax.data import batch, datasets, gains, radiomap
 from radiovae_jax.nn.posterior import DiagonalGaussian
 from radiovae_jax.training import checkpoint, run_folder, schema
@@ -338,7 +337,7 @@ def _read_params(
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(1))
     part = "ema" if weights == "ema" else "params"
     like = {part: {"autoencoder": shapes["params"]}}
-    return {"params": restore(workdir, step, like)[part]["autoencoder"]}
+    return {"params": checkpoint.restore_part(workdir, step, like)[part]["autoencoder"]}
 
 
 def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
@@ -352,19 +351,10 @@ def load_loss(workdir: pathlib.Path | str, *, step: int = 0) -> tuple[Any, Any]:
         "disc_stats": shapes["batch_stats"],
     }
     _, restored = run_folder.hold(
-        workdir, step, lambda step: restore(workdir, step, like)
+        workdir, step, lambda step: checkpoint.restore_part(workdir, step, like)
     )
     disc = {"params": restored["disc_params"], "batch_stats": restored["disc_stats"]}
     return restored["params"]["logvar"], disc
-
-
-def restore(workdir: pathlib.Path | str, step: int, like: PyTree) -> PyTree:
-    """Reads a part of a checkpoint to one device of this process."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-    )
-    return checkpoint.restore_part(inputs.local(workdir, "workdir"), step, like)
 
 
 def training_side(

@@ -149,6 +149,50 @@ def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_starts_from_the_average_of_another(second, trained, tmp_path):
+    _, folder, _ = second
+    config = make_config(trained, steps=2, init_from=str(folder))
+    config.process.kind = "regression"  # one head, as rectified
+    config.optimizer.learning_rate = 0.0
+    # Statistics would be others: those of the first run count.
+    record = json.loads((folder / "first_stage.json").read_text())
+    config.first_stage.maps = 1
+    train(config, tmp_path / "run")
+    there = json.loads((tmp_path / "run" / "first_stage.json").read_text())
+    assert there == record
+    one, two = (radiovae_jax.load_predictor(f) for f in (folder, tmp_path / "run"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one.params, two.params
+    )
+    for change, words in [
+        (("process.kind", "decoupled"), "heads of process.kind: 1 there, 2 here"),
+        (("denoiser.width", 64), "denoiser.width: 32 there, 64 here"),
+        (("train.init_from", str(trained / "run")), "is a first stage"),
+        (("train.init_from", str(tmp_path / "no")), "no run in"),
+    ]:
+        other = config.copy_and_resolve_references()
+        schema.put(other, *change)
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            train(other, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_pixels_need_no_first_stage(trained, place, tmp_path):
+    config = make_config(trained)
+    config.first_stage.run, config.process.kind = "pixels", "regression"
+    config.data.image_size = 0
+    numbers = train(config, tmp_path / "run")
+    assert 0 < numbers["nmse_pooled"] < 2
+    found = radiovae_jax.load_predictor(tmp_path / "run").predict(*place)
+    assert found.shape == (1, 1, 32, 32)
+    done = command.call("evaluate", "--workdir", tmp_path / "run")
+    assert done.status == 0, done.stderr
+    (tmp_path / "points.csv").write_text("3,4,-90\n")
+    flags = ("--measurements", tmp_path / "points.csv", "--method", "descent")
+    done = command.call("apply", "complete", *flags, "--workdir", tmp_path / "run")
+    assert done.status and "has no first stage to descend" in done.stderr
+
+
 def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
     radiomap.write_png(tmp_path / "b.png", place[0][..., 0])
     x, y = place[1]
