@@ -3,6 +3,7 @@
     pip install "jax[cuda13]"  # neither a GPU nor its driver is needed
     python benchmarks/plan_gpu.py --config configs/radio.py:native --gpu h200 \\
         --config.train.batch_size=64 --config.loss.perceptual_weights=random
+    python benchmarks/plan_gpu.py --config radio_ldm --gpu h200
 
 Sizes, widths, batch and dtype are the config's ("auto" is bfloat16 here). The step is
 compiled for the GPU, which takes a minute or two, and nothing is executed: it says what
@@ -20,6 +21,7 @@ if __name__ == "__main__":
     ctrl_c.ends_program()
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -35,9 +37,12 @@ from absl import logging
 from jax.experimental import topologies
 
 from radiovae_jax import cli, files
+from radiovae_jax.data import conditions
+from radiovae_jax.diffusion import state, task, train_step
 from radiovae_jax.training import schema
 from radiovae_jax.vae import experiment
 
+KEY = jax.eval_shape(lambda: jax.random.key(0))
 # In a loop the body stands once, whatever it is run.
 LOOPS = {"train.accumulate_steps": 1, "autoencoder.attention_chunk": 0}
 POOL = 0.75  # of a card's memory, what JAX takes unless it is told
@@ -81,8 +86,11 @@ device_description_str: "{name}"
 """
 
 
-def compiled(config, gpu: Gpu, *, adversarial: bool):
-    """Returns one phase's step as XLA compiles it for the GPU.
+def compiled(step, given, gpu: Gpu):
+    """Returns a step as XLA compiles it for the GPU.
+
+    Args:
+      given: shapes of its arguments, of which it donates the second.
 
     Raises:
       ValueError: the CUDA plugin of JAX is not installed.
@@ -98,19 +106,59 @@ def compiled(config, gpu: Gpu, *, adversarial: bool):
             f"JAX cannot compile for CUDA here ({error}); pip install 'jax[cuda13]'"
         ) from error
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    config = timed_step.in_phase(config, adversarial=adversarial)
-    shape = timed_step.image_shape(config)
-    built = experiment.build(config, shape)
-    step = timed_step.step_of(built, built.settings, adversarial=adversarial)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = experiment.state_shapes(config, built)
-    gray = jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.uint8)
     given = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        (built.perceptual_weights, state, {"gray": gray}, key),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), given
     )
     traced = jax.jit(step, donate_argnums=1).trace(*given)
     return traced.lower(lowering_platforms=("cuda",)).compile()
+
+
+def first_stage(config, asked: str):
+    """Yields (name, shape of a map, step, shapes of its arguments) of each phase."""
+    timed_step.check_plain(config, LOOPS)
+    for phase, adversarial in timed_step.phases_of(config, asked).items():
+        one = timed_step.in_phase(config, adversarial=adversarial)
+        shape = timed_step.image_shape(one)
+        built = experiment.build(one, shape)
+        step = timed_step.step_of(built, built.settings, adversarial=adversarial)
+        state = experiment.state_shapes(one, built)
+        raw = {"gray": maps(one, shape)}
+        yield phase, shape, step, (built.perceptual_weights, state, raw, KEY)
+
+
+def second_stage(config, first: str):
+    """Yields the same of a second stage.
+
+    Args:
+      first: config of the first stage, since its weights are not needed here.
+    """
+    of_first = schema.read(first)
+    of_first.train.dtype = config.train.dtype
+    shape = timed_step.image_shape(of_first)
+    model = experiment.build_autoencoder(of_first)
+    image = jnp.zeros((1, *shape))
+    params = jax.eval_shape(model.init, jax.random.key(0), image, jax.random.key(0))
+    statistics = jax.ShapeDtypeStruct((model.embed_dim,), jnp.float32)
+    stage = state.FirstStage(
+        posterior=functools.partial(model.apply, method="encode"),
+        image=functools.partial(model.apply, method="decode"),
+        frozen=state.Frozen(params, statistics, statistics),
+        channels=model.embed_dim,
+        factor=model.downsampling,
+        image_size=config.data.image_size,
+        record={},
+    )
+    built = task.build(config, stage)
+    step = functools.partial(train_step.train_step, built)
+    fresh = functools.partial(train_step.init_state, built, image_size=shape[:2])
+    fields = ("gray", *conditions.fields(config.condition.planes))
+    raw = {field: maps(config, shape) for field in fields}
+    given = stage.frozen, jax.eval_shape(fresh, KEY), raw, KEY
+    yield config.process.kind, shape, step, given
+
+
+def maps(config, shape: tuple[int, int, int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.uint8)
 
 
 def record_of(program, gpu: Gpu) -> dict[str, Any]:
@@ -166,7 +214,7 @@ def page(title: str, batch: int, gpu: Gpu, found: dict[str, Any]) -> str:
     ]
     if found["peak_bytes"] > pool:
         rows.append(
-            "  DOES NOT FIT: lower train.batch_size, set autoencoder.remat=True, or "
+            "  DOES NOT FIT: lower train.batch_size, set remat=True of the network, or "
             "XLA_PYTHON_CLIENT_MEM_FRACTION above 0.75 where the card has more"
         )
     return "\n".join(rows)
@@ -179,6 +227,8 @@ def parser() -> cli.ConfigParser:
     add("--gpu", choices=GPUS, default="h200", help="the GPU to plan for")
     phases = ("both", *timed_step.PHASES)
     add("--phase", choices=phases, default="both", help="which steps to plan")
+    words = "config of a second stage's first one, default radio:native"
+    add("--first", default="radio:native", metavar="CONFIG", help=words)
     words = "folder for the found and XLA's text, if any"
     add("--out", type=cli.path, metavar="DIR", help=words)
     parser.add_debug()
@@ -195,8 +245,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plan(args: argparse.Namespace) -> None:
     config = schema.read(args.config, args.overrides)
     gpu, out = GPUS[args.gpu], args.out
-    timed_step.check_plain(config, LOOPS)
-    phases = timed_step.phases_of(config, args.phase)
     if config.train.dtype == "auto":
         config.train.dtype = "bfloat16"
     # What chooses algorithms by trying them needs the card; the plugin's own check
@@ -208,17 +256,20 @@ def plan(args: argparse.Namespace) -> None:
     cli.start_jax()
     if out:
         cli.folder(out, flag="--out")
-    for phase, adversarial in phases.items():
-        program = compiled(config, gpu, adversarial=adversarial)
+    if config.stage == "vae":
+        steps, remat = first_stage(config, args.phase), config.autoencoder.remat
+    else:
+        steps, remat = second_stage(config, args.first), config.denoiser.remat
+    for phase, shape, step, given in steps:
+        program = compiled(step, given, gpu)
         found = records.versions() | record_of(program, gpu)
         batch, dtype = config.train.batch_size, config.train.dtype
-        size = "x".join(map(str, timed_step.image_shape(config)[:2]))
+        size = "x".join(map(str, shape[:2]))
         found |= {"size": size, "batch": batch, "dtype": dtype}
         title = f"{phase} step, {size}, {dtype}"
         print(page(title, batch, gpu, found), flush=True)
         if out:
-            name = f"{args.gpu}_{phase}_{size}_{batch}_{dtype}"
-            name += "_remat" * config.autoencoder.remat
+            name = f"{args.gpu}_{phase}_{size}_{batch}_{dtype}{'_remat' * remat}"
             with files.written(out / f"{name}.hlo.txt") as partial:
                 partial.write_text(program.as_text())
             files.write_json(out / f"{name}.json", found)

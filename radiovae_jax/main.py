@@ -88,13 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     """Trains, or says what training would take; the first process reports."""
-    import jax
-
-    from radiovae_jax import stages, training
-    from radiovae_jax.data import datasets
-    from radiovae_jax.reporting import artifacts
-    from radiovae_jax.training import distributed, dry_run, validation
-    from radiovae_jax.vae import latents
+    from radiovae_jax import stages
+    from radiovae_jax.training import distributed, dry_run
 
     workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
@@ -109,13 +104,26 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     cli.start_jax(join)
     if not distributed.is_first():
         logging.set_verbosity(logging.WARNING)
-    charts = stages.CHARTS[settings.stage]
-    make = stages.make(settings, None if args.dry_run else workdir)
     if args.dry_run:
-        page = dry_run.run(make, settings)
+        page = dry_run.run(stages.make(settings, None), settings)
         if distributed.is_first():
             cli.say(page)
         return
+    for one, folder in (*stages.lacking(settings), (settings, workdir)):
+        train(one, folder)
+
+
+def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains a stage in its folder; the first process reports."""
+    import jax
+
+    from radiovae_jax import stages, training
+    from radiovae_jax.data import datasets
+    from radiovae_jax.reporting import artifacts
+    from radiovae_jax.training import distributed, validation
+    from radiovae_jax.vae import latents
+
+    charts, make = stages.CHARTS[settings.stage], stages.make(settings, workdir)
     try:
         metrics = training.run(make, settings, workdir)
     except FloatingPointError:

@@ -8,12 +8,13 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+from absl import logging
 
 from radiovae_jax import inputs
 from radiovae_jax.data import datasets, shards
@@ -50,6 +51,26 @@ def make(config: ConfigDict, workdir: pathlib.Path | None) -> Callable[..., Any]
       workdir: where a run of the second stage keeps what it knows of the first.
     """
     return MAKE[config.stage](config, workdir)
+
+
+def lacking(config: ConfigDict) -> Iterator[tuple[ConfigDict, pathlib.Path]]:
+    """Yields config and folder of the first stage that is to be trained before.
+
+    Where `first_stage.config` names one, and it is not there or not at its end.
+    """
+    if config.stage != "diffusion" or not config.first_stage.config:
+        return
+    folder = pathlib.Path(config.first_stage.run)
+    if (folder / "config.json").exists():
+        first = run_folder.read_config(folder)
+    else:
+        first = schema.read(config.first_stage.config)
+        for name in ("source", "root", "synthetic"):
+            first.data[name] = config.data[name]
+    done = checkpoint.whole_steps(folder)
+    if not done or max(done) < first.train.steps:
+        logging.info("training the first stage of %s first", folder)
+        yield first, folder
 
 
 def charts(workdir: pathlib.Path | str) -> Charts:

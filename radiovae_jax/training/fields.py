@@ -255,6 +255,9 @@ DIFFUSION: dict[str, Field] = {
     **section(
         "first_stage",
         run=Field("runs/radio", TEXT, "folder of its run; pixels: there is none", FREE),
+        config=later(
+            "", TEXT, "config that trains it where it is not there; empty: refuse", FREE
+        ),
         latents=later(
             "", TEXT, "folder of its exported training latents; empty: encode", FREE
         ),

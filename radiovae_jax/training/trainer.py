@@ -131,7 +131,9 @@ def set_up(make: Make, config: ConfigDict) -> Setup:
         identity = datasets.identity(opened) if jax.process_count() > 1 else {}
     distributed.check_same(identity, "give all of them the same copy of the data")
     # Where every step finds them.
-    constants = jax.device_put(task.constants, sharding.replicated(mesh))
+    # By way of the host: an array of one process goes nowhere else.
+    constants = jax.device_get(task.constants)
+    constants = jax.device_put(constants, sharding.replicated(mesh))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     return Setup(
         mesh=mesh,

@@ -193,6 +193,22 @@ def test_pixels_need_no_first_stage(trained, place, tmp_path):
     assert done.status and "has no first stage to descend" in done.stderr
 
 
+def test_a_first_stage_that_is_not_there_is_to_be_trained_before(trained, tmp_path):
+    config = make_config(trained)
+    assert not [*stages.lacking(config)]  # it is there, and at its end
+    config.first_stage.run = str(tmp_path / "first")
+    ((first, folder),) = stages.lacking(config)
+    assert folder == tmp_path / "first" and first.stage == "vae"
+    assert first.data.synthetic == config.data.synthetic
+    assert first.data.root == config.data.root
+    shutil.copytree(trained / "run", folder)
+    shutil.rmtree(folder / "checkpoints" / "6")  # as after an interruption
+    ((first, _),) = stages.lacking(config)
+    assert first.autoencoder == run_folder.read_config(folder).autoencoder
+    config.first_stage.config = ""
+    assert not [*stages.lacking(config)]
+
+
 def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
     radiomap.write_png(tmp_path / "b.png", place[0][..., 0])
     x, y = place[1]
