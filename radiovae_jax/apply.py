@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from radiovae_jax import apply_commands, cli, stages
-from radiovae_jax.data import conditions, datasets, mapfiles, radiomap
+from radiovae_jax.data import conditions, datasets, radiomap
 from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec, completion
@@ -158,7 +158,7 @@ def _file_flags(verb: cli.Parser, name: str) -> None:
         "data.db_floor and data.db_span; default %(default)s"
     )
     unit = "db" if name in ("predict", "complete") else "f"
-    verb.add_argument("--unit", choices=mapfiles.UNITS, default=unit, help=words)
+    verb.add_argument("--unit", choices=radiomap.UNITS, default=unit, help=words)
 
 
 def _number(

@@ -17,7 +17,6 @@ from radiovae_jax.data import gains, radiomap, sionna
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 SUFFIXES = (*radiomap.MAP_SUFFIXES, ".npz")
-UNITS = ("f", "db")  # of the numbers in an NPY
 
 
 class MapFile(NamedTuple):

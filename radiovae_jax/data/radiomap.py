@@ -33,6 +33,7 @@ RADIOMAPSEER_DB = physics.RADIOMAPSEER_DB
 DB_FLOOR, DB_SPAN = RADIOMAPSEER_DB
 f_to_db, db_to_f = physics.gain_to_db, physics.db_to_gain
 
+UNITS = ("f", "db")  # of arrays of maps
 MAP_SUFFIXES = (".png", ".npy")
 MOST_PIXELS = 2**26  # of a map: 8192x8192; resized to that it takes 5 GB
 FEW = 4  # a first axis of so many is channels, not rows, if the last one is longer
@@ -228,6 +229,17 @@ def read_array(path: pathlib.Path) -> Shaped[np.ndarray, "h w c"]:
             " expected [h, w, c]: save np.moveaxis(array, 0, -1)"
         )
     return array
+
+
+def check_unit(unit: str, db: DbRange, of: str) -> None:
+    """Raises a ValueError for an unknown unit, or dB of maps that have none."""
+    if unit not in UNITS:
+        raise ValueError(f"unit={unit!r} is not 'f' or 'db'")
+    if unit == "db" and not db.span:
+        raise ValueError(
+            f"what f is in dB is not known of the maps of {of}: set data.db_floor and "
+            "data.db_span in its config.json (dB at f = 0, and over the whole scale)"
+        )
 
 
 def check_mask(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from radiovae_jax.data import pipeline, radiomap
 from radiovae_jax.data.batch import resize
@@ -13,8 +13,10 @@ from radiovae_jax.data.sources import Source
 from radiovae_jax.diffusion import sampler, train_step
 from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.diffusion.state import Built, Frozen
+from radiovae_jax.diffusion.train_step import Raw
 from radiovae_jax.evaluation.baselines import PREDICTORS
 from radiovae_jax.evaluation.evaluator import Reconstruct, Reconstructed
+from radiovae_jax.types import Array
 
 FLOOR = "first_stage"  # its own reconstruction of the true map
 SAMPLE_SEED, MEASURE_SEED = 0, 1
@@ -75,8 +77,14 @@ def reconstruct(
 
     def compute(weights: Weights, image, raw) -> Reconstructed:
         frozen, params, fitted = weights
-        key = jax.random.key(MEASURE_SEED)
-        planes = train_step.draw_planes(built, raw, key, count=measurements)
+
+        def condition(one: Raw) -> Float[Array, "h w k"]:
+            # By the map's number, so that the batch does not change what is drawn.
+            key = jax.random.fold_in(jax.random.key(MEASURE_SEED), one["index"])
+            alone = {name: array[None] for name, array in one.items()}
+            return train_step.draw_planes(built, alone, key, count=measurements)[0]
+
+        planes = jax.vmap(condition)(raw)
 
         def predict(n, k):
             return sampler.predict_maps(

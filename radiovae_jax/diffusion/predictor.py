@@ -18,8 +18,6 @@ from radiovae_jax.diffusion import sampler
 from radiovae_jax.diffusion.state import Built
 from radiovae_jax.types import Array, PRNGKey
 
-UNITS = ("db", "f")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
@@ -102,13 +100,7 @@ class Predictor:
 
     def check_unit(self, unit: str) -> None:
         """Raises a ValueError for an unknown unit, or dB of a run that has none."""
-        if unit not in UNITS:
-            raise ValueError(f"unit={unit!r} is not 'db' or 'f'")
-        if unit == "db" and not self.db.span:
-            raise ValueError(
-                f"what f is in dB is not known of {self.description}; use unit='f', or "
-                "set data.db_floor and data.db_span in its config.json"
-            )
+        radiomap.check_unit(unit, self.db, self.description)
 
     def _measured(self, given, mask, unit: str) -> Measurements | None:
         if given is None:

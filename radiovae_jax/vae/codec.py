@@ -208,14 +208,7 @@ class Codec:
 
     def check_unit(self, unit: str) -> None:
         """Raises a ValueError for an unknown unit, or dB of a run that has none."""
-        if unit not in ("f", "db"):
-            raise ValueError(f"unit={unit!r} is not 'f' or 'db'")
-        if unit == "db" and not self.db.span:
-            raise ValueError(
-                f"what f is in dB is not known of the maps of {self.description}: set "
-                "data.db_floor and data.db_span in its config.json (dB at f = 0, and "
-                "over the whole scale)"
-            )
+        radiomap.check_unit(unit, self.db, self.description)
 
     def _to_f(self, maps: Any, unit: str) -> Float[np.ndarray, "b h w c"]:
         self.check_unit(unit)
