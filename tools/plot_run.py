@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from radiovae_jax import cli
+from radiovae_jax import cli, stages
 from radiovae_jax.reporting import artifacts
 from radiovae_jax.vae import latents
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         cli.start_jax()
-        paths = artifacts.training_figures(args.workdir)
+        paths = artifacts.training_figures(args.workdir, stages.charts(args.workdir))
         if args.latents:
             examples = latents.examples(args.workdir, count=args.latents)
             paths += artifacts.latent_figures(args.workdir, *examples)

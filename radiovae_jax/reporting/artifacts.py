@@ -13,33 +13,29 @@ from radiovae_jax.data.radiomap import DbRange
 from radiovae_jax.reporting import (
     curves,
     dashboard,
-    figures,
     latent_plots,
     plots,
     report_page,
 )
-from radiovae_jax.reporting.charts import NO_CHARTS, Charts
+from radiovae_jax.reporting.curves import NO_CHARTS, Charts
 from radiovae_jax.reporting.plots import Numbers
 
 SAMPLES = "images/samples.npy"  # f of the maps that a run drew last, [b, h, w, c]
 
 
-def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the five figures of the numbers in metrics.jsonl into figures/.
+def training_figures(
+    workdir: pathlib.Path, stage: Charts = NO_CHARTS
+) -> list[pathlib.Path]:
+    """Draws the figures of the numbers in metrics.jsonl into figures/.
 
-    One is left out where the run's stage logs nothing that it shows. Raises as
-    `curves.read` does, and an OSError where the folder cannot be written.
+    One is left out where nothing is logged that it shows. Raises as `curves.read`
+    does, and an OSError where the folder cannot be written.
     """
-    run = curves.read(workdir)
+    run = curves.read(workdir, stage)
     folder = cli.folder(pathlib.Path(workdir) / "figures", flag="workdir")
-    samples = read_samples(pathlib.Path(workdir) / SAMPLES)
-    drawn = {
-        "figure_1_training_phases": figures.training_phases(run),
-        "figure_2_loss_components_comprehensive": figures.loss_components(run),
-        "figure_3_multi_axis_analysis": figures.three_axes(run),
-        "figure_4_normalized_comparison": figures.normalized(run),
-        "figure_5_training_summary": dashboard.training_summary(run, samples=samples),
-    }
+    run = run._replace(samples=read_samples(pathlib.Path(workdir) / SAMPLES))
+    drawn = {name: draw(run) for name, draw in stage.figures.items()}
+    drawn["figure_5_training_summary"] = dashboard.training_summary(run)
     return [
         plots.save(figure, folder / f"{name}.png")
         for name, figure in drawn.items()
@@ -87,7 +83,7 @@ def latent_figures(
 
 def after_training(
     workdir: pathlib.Path,
-    charts: Charts = NO_CHARTS,
+    stage: Charts = NO_CHARTS,
     *,
     latents: Callable[[], Sequence[Any]] | None = None,
 ) -> list[pathlib.Path]:
@@ -96,21 +92,19 @@ def after_training(
     Args:
       latents: returns what `latent_figures` draws, where the stage has latents.
     """
-    written = _attempt("the figures", lambda: training_figures(workdir))
+    written = _attempt("the figures", lambda: training_figures(workdir, stage))
     if latents:
         written += _attempt("the latents", lambda: latent_figures(workdir, *latents()))
-    return written + _attempt(
-        "the report", lambda: [report_page.write(workdir, charts)]
-    )
+    return written + _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 
 def renew_report(
-    workdir: pathlib.Path, charts: Charts = NO_CHARTS
+    workdir: pathlib.Path, stage: Charts = NO_CHARTS
 ) -> list[pathlib.Path]:
     """Writes the report again, with what was added to the run, if it has one."""
     if not (pathlib.Path(workdir) / "report.html").exists():
         return []
-    return _attempt("the report", lambda: [report_page.write(workdir, charts)])
+    return _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 
 def _attempt(what: str, draw: Callable[[], list[pathlib.Path]]) -> list[pathlib.Path]:

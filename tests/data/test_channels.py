@@ -89,7 +89,7 @@ def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
     said = record.table(found) + (workdir / "evaluation" / "val.csv").read_text()
     assert "_db" not in said + json.dumps([found["rows"], found["scales"]])
     assert "dB" not in said
-    drawn, _ = charts.of(curves.read(workdir), CHARTS)
+    drawn, _ = charts.of(curves.read(workdir, CHARTS))
     titles = {chart.title for chart in drawn}
     assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= titles
 
