@@ -94,7 +94,6 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
     from radiovae_jax.data import datasets
     from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import distributed, dry_run, validation
-    from radiovae_jax.vae import latents
 
     workdir = args.workdir or default_workdir(args.config)
     join = functools.partial(
@@ -124,9 +123,8 @@ def run(settings: ml_collections.ConfigDict, args: argparse.Namespace) -> None:
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
-        shown = jax.process_count() == 1 and settings.stage == "vae"
-        examples = functools.partial(latents.examples, workdir, count=LATENTS_SHOWN)
-        artifacts.after_training(workdir, charts, latents=examples if shown else None)
+        latents = LATENTS_SHOWN if jax.process_count() == 1 else 0
+        artifacts.after_training(workdir, charts, latents=latents)
         db = datasets.db_range(settings)
         report(workdir, validation.quality(metrics, db) if metrics else "")
 

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 from radiovae_jax import cli, stages
 from radiovae_jax.reporting import artifacts
-from radiovae_jax.vae import latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         cli.start_jax()
-        paths = artifacts.training_figures(args.workdir, stages.charts(args.workdir))
+        stage = stages.charts(args.workdir)
+        if args.latents and not stage.latents:
+            raise ValueError(
+                f"--latents: the stage of {args.workdir} has no latents of its own; "
+                "give the folder of a first stage"
+            )
+        paths = artifacts.training_figures(args.workdir, stage)
         if args.latents:
-            examples = latents.examples(args.workdir, count=args.latents)
+            examples = stage.latents(args.workdir, count=args.latents)
             paths += artifacts.latent_figures(args.workdir, *examples)
         for path in paths:
             cli.say(str(path))

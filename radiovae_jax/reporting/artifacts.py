@@ -1,8 +1,7 @@
 """What a run's folder gets after training: figures, pictures of latents, report."""
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -85,16 +84,19 @@ def after_training(
     workdir: pathlib.Path,
     stage: Charts = NO_CHARTS,
     *,
-    latents: Callable[[], Sequence[Any]] | None = None,
+    latents: int = 0,
 ) -> list[pathlib.Path]:
     """Draws all there is to draw; what cannot be drawn is said and ends nothing.
 
     Args:
-      latents: returns what `latent_figures` draws, where the stage has latents.
+      latents: of so many maps, where the stage has latents of its own.
     """
     written = _attempt("the figures", lambda: training_figures(workdir, stage))
-    if latents:
-        written += _attempt("the latents", lambda: latent_figures(workdir, *latents()))
+    if latents and (examples := stage.latents):
+        written += _attempt(
+            "the latents",
+            lambda: latent_figures(workdir, *examples(workdir, count=latents)),
+        )
     return written + _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 

@@ -12,7 +12,7 @@ from radiovae_jax.reporting.curves import Curve, Run
 from radiovae_jax.reporting.panels import Panel, trace
 from radiovae_jax.reporting.quantities import BLACK, RED, Quantity, look
 
-TITLE_WIDTH = 66  # letters over a panel
+TITLE_WIDTH = 56  # letters over a panel
 NO_VALUES = "no validation yet"
 MOST_SAMPLES = 4
 
@@ -96,7 +96,7 @@ def samples(axis: Axes, run: Run) -> None:
         inset = axis.inset_axes(place)
         shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
     if maps.shape[-1] == 1:
-        plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis, location="bottom")
+        plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis)
 
 
 def convergence(axis: Axes, run: Run) -> None:

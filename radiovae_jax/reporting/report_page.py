@@ -60,10 +60,11 @@ def page(workdir: pathlib.Path, stage: Charts = NO_CHARTS) -> str:
         "Curves": curves_of(run, drawn, constants),
         "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
-        "Latents": latents(workdir),
+        "Latents": latents(workdir, run.stage),
         "Run": starts(run_record.read(workdir)),
         "Config": settings(run.config),
     }
+    sections = {title: content for title, content in sections.items() if content}
     anchors = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
     links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
     progress = f"step {run.last_step:,} of {run.config['train']['steps']:,}"
@@ -235,8 +236,11 @@ def validations(run: Run) -> str:
     return table(head, rows)
 
 
-def latents(workdir: pathlib.Path) -> str:
-    """Returns pictures and statistics of each channel, of exports and evaluations."""
+def latents(workdir: pathlib.Path, stage: Charts) -> str:
+    """Returns pictures and statistics of each channel, of exports and evaluations.
+
+    "" where the stage has no latents of its own.
+    """
     parts = [pictures(sorted(workdir.glob("figures/latent_*.png")))]
     for path in sorted(workdir.glob("latents*/**/statistics.json")):
         name = str(path.relative_to(workdir))
@@ -249,7 +253,7 @@ def latents(workdir: pathlib.Path) -> str:
             of_each = read_json(path)["latent"]["of_each_channel"]
             parts.append(channels(str(path.relative_to(workdir)), of_each))
     none = "No latents yet: tools/plot_run.py --latents 4 draws some."
-    return "\n".join(filter(None, parts)) or hint(none)
+    return "\n".join(filter(None, parts)) or hint(none * bool(stage.latents))
 
 
 def channels(name: str, statistics: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from radiovae_jax.reporting import curves, dashboard, figures
 from radiovae_jax.reporting.curves import Charts, Curve, Run
 from radiovae_jax.reporting.panels import Panel
 from radiovae_jax.reporting.quantities import Quantity, look
-from radiovae_jax.vae import diagnosis
+from radiovae_jax.vae import diagnosis, latents
 
 # Logged as 0 before the discriminator's phase.
 ADVERSARIAL = frozenset(
@@ -150,6 +150,7 @@ CHARTS = Charts(
         dashboard.samples,
     ),
     network="ae",
+    latents=latents.examples,
     later="discriminator",
     switch=switch,
     later_columns=ADVERSARIAL,

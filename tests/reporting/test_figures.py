@@ -324,11 +324,12 @@ def test_the_tool_ends_in_one_message_where_there_is_no_run(tmp_path, capsys):
 def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
     showcase.write(tmp_path, showcase.lines(5))
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(plots, "save", full)
-    written = artifacts.after_training(tmp_path, CHARTS, latents=full)
+    stage = CHARTS._replace(latents=full)
+    written = artifacts.after_training(tmp_path, stage, latents=4)
     assert [path.name for path in written] == ["report.html"]
     for what in ("figures", "latents"):
         assert f"the {what} could not be made: OSError('disk full')" in caplog.text
