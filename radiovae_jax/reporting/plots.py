@@ -79,7 +79,7 @@ def reconstructions(
         building_mask = np.asarray(buildings[:max_rows, :, :, 0])
     parts = channel_parts(channels, db)
     error, scale = _error(target, recon, db)
-    high, count = 2.45 * bounded(height / width) + 0.65, count * len(parts)
+    high, count = 2.35 * bounded(height / width) + 0.55, count * len(parts)
     figure = Figure(figsize=(9, count * high), layout="constrained")
     rows = iter(figure.subfigures(count, 1, squeeze=False)[:, 0])
     for name, x, y, off, inside in zip(
@@ -270,6 +270,11 @@ def colour_bar(
     bar.ax.tick_params(labelsize=9)
 
 
+def beside(axis: Axes) -> Axes:
+    """Returns a place for a colour bar, exactly as high as the image of an axis."""
+    return axis.inset_axes((1.03, 0, 0.05, 1))
+
+
 def gain_bar(
     figure: Figure | SubFigure,
     shown: ScalarMappable,
@@ -328,8 +333,8 @@ def _row(
     shown = show_map(axes[1], y, what, reference=reference, db=db)
     errors = image(axes[2], off, title, scheme, scale)
     if y.shape[-1] == 1:
-        gain_bar(figure, shown, y, db, ax=[*axes[:2]])
-    colour_bar(figure, errors, off, f"error ({db.unit})", ax=axes[2])
+        gain_bar(figure, shown, y, db, cax=beside(axes[1]))
+    colour_bar(figure, errors, off, f"error ({db.unit})", cax=beside(axes[2]))
     return axes
 
 
