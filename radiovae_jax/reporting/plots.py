@@ -12,7 +12,7 @@ random projection: it keeps apart what differs, and does not say which channel i
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import matplotlib as mpl
@@ -25,6 +25,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import radiomap
+from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 Numbers = np.ndarray | jax.Array
@@ -96,6 +97,31 @@ def reconstructions(
             if inside.any() and not inside.all():  # matplotlib warns of no line to draw
                 axes[0].contour(inside, levels=[0.5], colors="white", linewidths=0.6)
     return figure
+
+
+def validated(
+    examples: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray], **options
+) -> Figure:
+    """Returns `reconstructions` of examples of a validation.
+
+    Args:
+      examples: "target" and "recon", f.
+      raw: their rows of the raw batches, with names, and buildings where known.
+      **options: of `reconstructions`.
+    """
+    target, recon = examples["target"], examples["recon"]
+    names = [str(name) for name in raw["name"]]
+    buildings = building_mask(raw, target.shape[1])
+    return reconstructions(target, recon, names=names, buildings=buildings, **options)
+
+
+def building_mask(
+    raw: Mapping[str, np.ndarray], height: int
+) -> Bool[np.ndarray, "b _ _ 1"]:
+    """Returns where buildings are, in pictures of this height; nowhere if unknown."""
+    nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
+    gray = raw.get("buildings", nowhere)
+    return np.asarray(binary_mask(gray, height if gray.shape[1] != height else 0)) > 0
 
 
 def samples(
