@@ -40,15 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def draw() -> None:
         cli.start_jax()
         stage = stages.charts(args.workdir)
-        if args.latents and not stage.latents:
-            raise ValueError(
-                f"--latents: the stage of {args.workdir} has no latents of its own; "
-                "give the folder of a first stage"
-            )
         paths = artifacts.training_figures(args.workdir, stage)
         if args.latents:
-            examples = stage.latents(args.workdir, count=args.latents)
-            paths += artifacts.latent_figures(args.workdir, *examples)
+            paths += artifacts.latent_figures(args.workdir, stage, count=args.latents)
         for path in paths:
             cli.say(str(path))
 

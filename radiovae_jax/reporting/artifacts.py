@@ -1,5 +1,6 @@
 """What a run's folder gets after training: figures, pictures of latents, report."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -8,7 +9,6 @@ from absl import logging
 from jaxtyping import Float
 
 from radiovae_jax import cli, inputs
-from radiovae_jax.data.radiomap import DbRange
 from radiovae_jax.reporting import (
     curves,
     dashboard,
@@ -17,7 +17,6 @@ from radiovae_jax.reporting import (
     report_page,
 )
 from radiovae_jax.reporting.curves import NO_CHARTS, Charts
-from radiovae_jax.reporting.plots import Numbers
 
 SAMPLES = "images/samples.npy"  # f of the maps that a run drew last, [b, h, w, c]
 
@@ -58,18 +57,19 @@ def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
 
 
 def latent_figures(
-    workdir: pathlib.Path,
-    f: Float[Numbers, "b h w c"],
-    mode: Float[Numbers, "b p q z"],
-    sample: Float[Numbers, "b p q z"],
-    db: DbRange,
+    workdir: pathlib.Path, stage: Charts, *, count: int
 ) -> list[pathlib.Path]:
-    """Draws latents into figures/: channels beside their maps, and a histogram.
+    """Draws latents of some maps into figures/: channels, and a histogram.
 
-    Args:
-      mode: of the maps' posteriors; sample: drawn from those.
-      db: what f is in dB.
+    Raises:
+      ValueError: the stage has no latents of its own.
     """
+    if not stage.latents:
+        raise ValueError(
+            f"the stage of {workdir} has no latents of its own; give the folder of a "
+            "first stage"
+        )
+    f, mode, sample, db = stage.latents(workdir, count=count)
     folder = pathlib.Path(workdir) / "figures"
     channels = latent_plots.channels(f, mode, db=db)
     title = f"latents of {len(sample)} maps, drawn from their posteriors"
@@ -92,11 +92,9 @@ def after_training(
       latents: of so many maps, where the stage has latents of its own.
     """
     written = _attempt("the figures", lambda: training_figures(workdir, stage))
-    if latents and (examples := stage.latents):
-        written += _attempt(
-            "the latents",
-            lambda: latent_figures(workdir, *examples(workdir, count=latents)),
-        )
+    if latents and stage.latents:
+        draw = functools.partial(latent_figures, workdir, stage, count=latents)
+        written += _attempt("the latents", draw)
     return written + _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 

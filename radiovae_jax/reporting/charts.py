@@ -23,6 +23,13 @@ OF_ANY_TRAINING: Columns = {
     "Validation and saving": ("time/validation_seconds", "time/checkpoint_seconds"),
     "Memory": ("memory/host_bytes", "memory/device_bytes"),
 }
+# For a stage to name: of a validation on maps.
+OF_MAPS: Columns = {
+    "PSNR": ("val/psnr",),
+    "SSIM": ("val/ssim",),
+    "NMSE": ("val/nmse",),
+    "RMSE and MAE": ("val/rmse_db", "val/mae_db"),
+}
 MOST_POINTS = 1200  # of a raw curve: more than a screen has pixels for
 DASHES = {"-": "", "--": "7 3", ":": "2 3", "-.": "8 3 2 3"}  # of Quantity.style
 
@@ -42,6 +49,11 @@ class Chart(NamedTuple):
     title: str
     log: bool
     drawn: list[Drawn]
+
+
+def norms(network: str) -> tuple[str, ...]:
+    """Returns the columns of `updates.norms`."""
+    return tuple(f"train/{network}_{kind}_norm" for kind in ("grad", "update", "param"))
 
 
 def of(run: Run) -> tuple[list[Chart], list[str]]:

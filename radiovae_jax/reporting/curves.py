@@ -49,7 +49,7 @@ class Charts(NamedTuple):
     # Panels of figure 5 beside those of any training, see dashboard.py.
     panels: Sequence[Callable[[Any, "Run"], None]] = ()
     network: str = ""  # of train/NETWORK_update_norm, that figure 5 shows
-    # (folder of the run, count=) -> what `artifacts.latent_figures` draws.
+    # (folder of the run, count=) -> maps, latents' modes and samples, what f is in dB.
     latents: Callable[..., Sequence[Any]] | None = None
     # The second phase, of a stage that has one: what it is with, the config -> the last
     # step before it (inf: it never comes), and what is logged as 0 until then.

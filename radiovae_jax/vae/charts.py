@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from radiovae_jax.reporting import curves, dashboard, figures
+from radiovae_jax.reporting import charts, curves, dashboard, figures
 from radiovae_jax.reporting.curves import Charts, Curve, Run
 from radiovae_jax.reporting.panels import Panel
 from radiovae_jax.reporting.quantities import Quantity, look
@@ -98,11 +98,8 @@ FIGURES = {
     ),
 }
 CHARTS = Charts(
-    columns={
-        "PSNR": ("val/psnr",),
-        "SSIM": ("val/ssim",),
-        "NMSE": ("val/nmse",),
-        "RMSE and MAE": ("val/rmse_db", "val/mae_db"),
+    columns=charts.OF_MAPS
+    | {
         "Reconstruction, rec_loss": REC,
         "KL": KL,
         "Further pixelwise terms": PIXELWISE,
@@ -114,16 +111,8 @@ CHARTS = Charts(
         "d_weight": ("train/d_weight",),
         "Further adversarial terms": FURTHER,
         "logvar, learned": ("train/logvar",),
-        "Norms, autoencoder": (
-            "train/ae_grad_norm",
-            "train/ae_update_norm",
-            "train/ae_param_norm",
-        ),
-        "Norms, discriminator": (
-            "train/disc_grad_norm",
-            "train/disc_update_norm",
-            "train/disc_param_norm",
-        ),
+        "Norms, autoencoder": charts.norms("ae"),
+        "Norms, discriminator": charts.norms("disc"),
         "Range of reconstructions (maps: ±1)": ("train/recon_min", "train/recon_max"),
         "Range of the posterior's log-variance": (
             "train/posterior_logvar_min",

@@ -10,6 +10,7 @@ import showcase
 import tool
 from matplotlib.figure import Figure
 
+from radiovae_jax.diffusion import charts as diffusion
 from radiovae_jax.reporting import (
     artifacts,
     charts,
@@ -208,6 +209,29 @@ def test_the_dashboard_shows_the_samples_and_the_clamp():
     assert "diversity 24.5 dB" in shown.get_title(loc="left")
     drawn = [child.images[0].get_array() for child in shown.child_axes]
     np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
+
+
+def test_the_second_stage_has_its_own_summary_without_an_empty_panel():
+    lines = [
+        {
+            "step": step,
+            "train/loss": 1 / step,
+            "train/c_loss": 2 / step,
+            "train/denoiser_update_norm": 0.5,
+            "train/denoiser_param_norm": 50.0 + step,
+            "time/step_seconds": 0.1 + 0.01 * step,
+            "val/loss": 1.1 / step,
+            "val/nmse": 0.1 / step,
+            "val/psnr": 20 + step,
+        }
+        for step in range(1, 21)
+    ]
+    config = {"train": {"steps": 20}}
+    figure = dashboard.training_summary(curves.of(lines, config, diffusion.CHARTS))
+    assert all(axis.lines and not axis.texts for axis in figure.axes)
+    names = {name for axis in figure.axes for name in labelled(axis)}
+    assert {"loss", "loss, validation", "C", "update / weights"} <= names
+    assert "discriminator" not in figure.get_supxlabel()
 
 
 def test_two_validations_that_rise_alike_do_not_hide_each_other():
