@@ -168,12 +168,7 @@ def kept(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
 
 def identity_of(run: Codec) -> str:
     """Returns a checksum of the autoencoder's structure and weights."""
-    # A function by its name: as text it has an address, another in every process.
-    fields = {
-        name: getattr(value, "__name__", str(value))
-        for name, value in vars(run.model).items()
-        if not name.startswith("_")
-    }
+    fields = {n: str(v) for n, v in vars(run.model).items() if not n.startswith("_")}
     whole = {"weights": checksums.of_state(run.params), "model": fields}
     text = json.dumps(whole, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import command
 import jax
@@ -105,17 +103,6 @@ def test_another_first_stage_is_refused_and_nothing_is_lost(second, trained, tmp
     with pytest.raises(FileNotFoundError, match="no folder of a trained first stage"):
         train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_another_process_knows_the_first_stage_again(second, trained):
-    program = (
-        "import sys; from radiovae_jax import stages; from radiovae_jax.vae import "
-        "codec; print(stages.identity_of(codec.load(sys.argv[1])))"
-    )
-    call = [sys.executable, "-c", program, trained / "run"]
-    done = subprocess.run(call, check=True, capture_output=True, text=True)
-    record = json.loads((second[1] / "first_stage.json").read_text())
-    assert done.stdout.strip() == record["identity"]
 
 
 @pytest.mark.parametrize(
