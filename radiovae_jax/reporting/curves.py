@@ -125,7 +125,10 @@ def read_frechet(workdir: pathlib.Path) -> str:
         with contextlib.suppress(*DAMAGED):  # or no Fréchet distances
             record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
             rows = record["frechet"]["rows"].items()
-            numbers = [f"{row} {value:.3g}" for row, value in rows if is_number(value)]
+            # A line is broken between them alone.
+            numbers = [
+                f"{row}\N{NO-BREAK SPACE}{v:.3g}" for row, v in rows if is_number(v)
+            ]
             title = f"Fréchet distance of {record['frechet']['features']}"
             where = f"{path.stem}, step {record['step']:,}"
             found.append((written, f"{title} ({where}): {', '.join(numbers)}"))

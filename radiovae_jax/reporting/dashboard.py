@@ -94,6 +94,7 @@ def samples(axis: Axes, run: Run) -> None:
         row, column = divmod(number, columns)
         place = (column * side, 1 - (row + 1) * side, 0.98 * side, 0.98 * side)
         inset = axis.inset_axes(place)
+        inset.set_anchor("EW"[column] if columns > 1 else "C")  # side by side
         shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
     if maps.shape[-1] == 1:
         plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis)
