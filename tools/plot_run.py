@@ -9,6 +9,8 @@ figure_2_loss_components_comprehensive.png   every term
 figure_3_multi_axis_analysis.png             reconstruction, KL, adversarial, three axes
 figure_4_normalized_comparison.png           all losses on one scale, three ways
 figure_5_training_summary.png                quality, balance, samples, resources
+
+Of a second stage the fifth alone is drawn.
 """
 
 from radiovae_jax import ctrl_c
