@@ -42,7 +42,7 @@ class Charts(NamedTuple):
 
     # Charts of the report: title -> columns of metrics.jsonl.
     columns: Mapping[str, Sequence[str]] = {}
-    # Run -> what it warns of, beside `diagnosis.OF_ANY_TRAINING`.
+    # Run -> what it warns of, beside what diagnosis.py looks for in any.
     checks: Sequence[Callable[["Run"], Iterable[Any]]] = ()
     # Name of a file in figures/ -> what draws it of a run.
     figures: Mapping[str, Callable[["Run"], Any]] = {}

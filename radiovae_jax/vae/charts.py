@@ -26,8 +26,13 @@ ADVERSARIAL = frozenset(
 
 
 def switch(config: Mapping[str, Any]) -> float | int:
-    """Returns the last step without discriminator; inf: there is none."""
-    loss = config["loss"]
+    """Returns the last step without discriminator; inf: there is none.
+
+    -inf for a config without a loss, of a stage that says no name.
+    """
+    loss = config.get("loss", {})
+    if "disc_start" not in loss:
+        return -math.inf
     return loss["disc_start"] if loss["disc_factor"] else math.inf
 
 
@@ -39,7 +44,7 @@ def weighed(run: Run) -> list[tuple[Quantity, Curve]]:
     kl = curves.product(run, "train/kl_loss", "train/kl_weight")
     if not len(kl.values):  # an older run, whose weight was constant
         kl = curves.curve(run, "train/kl_loss")
-        kl = Curve(kl.steps, run.config["loss"]["kl_weight"] * kl.values)
+        kl = Curve(kl.steps, diagnosis.weight(run, "kl_weight") * kl.values)
     g = curves.product(run, "train/g_loss", "train/d_weight", "train/disc_factor")
     terms = [
         ("|nll|", curves.curve(run, "train/nll_loss"), "nll_loss"),

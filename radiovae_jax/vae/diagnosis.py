@@ -67,13 +67,17 @@ def clamp(run: Run) -> Iterator[Warned]:
 
 def clamped(run: Run) -> float:
     """Returns the share of lines in which d_weight is at its clamp."""
-    values = curves.curve(run, "train/d_weight").values
-    return float(np.mean(values >= 0.999 * d_weight_clamp(run))) if len(values) else 0.0
+    values, clamp = curves.curve(run, "train/d_weight").values, d_weight_clamp(run)
+    return float(np.mean(values >= 0.999 * clamp)) if len(values) and clamp else 0.0
 
 
 def d_weight_clamp(run: Run) -> float:
-    """Returns what d_weight cannot exceed."""
-    return D_WEIGHT_CLIP * run.config["loss"]["disc_weight"]
+    """Returns what d_weight cannot exceed; 0 where the config does not say."""
+    return D_WEIGHT_CLIP * weight(run, "disc_weight")
+
+
+def weight(run: Run, name: str) -> float | int:
+    return run.config.get("loss", {}).get(name, 0)
 
 
 def chance(run: Run) -> Iterator[Warned]:

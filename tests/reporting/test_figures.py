@@ -308,9 +308,10 @@ ODD = {
 @pytest.mark.filterwarnings("error")
 # What a coroutine of an earlier test left for the garbage collector is not ours.
 @pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("config", [showcase.CONFIG, {}])
 @pytest.mark.parametrize("kind", ODD)
-def test_no_log_is_too_odd_to_draw(kind):
-    run = curves.of(ODD[kind], showcase.CONFIG, CHARTS)
+def test_no_log_is_too_odd_to_draw(kind, config):
+    run = curves.of(ODD[kind], config, CHARTS)
     for draw in ALL:
         figure = draw(run)
         figure.draw_without_rendering()

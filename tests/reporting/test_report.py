@@ -11,6 +11,7 @@ import pytest
 import showcase
 from matplotlib.figure import Figure
 
+from radiovae_jax import stages
 from radiovae_jax.reporting import artifacts, charts, curves, quantities, report_page
 from radiovae_jax.reporting.curves import Charts
 from radiovae_jax.vae.charts import CHARTS
@@ -317,6 +318,9 @@ def test_a_stage_names_its_charts_and_unknown_columns_have_colours_of_their_own(
 
 def test_the_folder_of_another_stage_gives_a_report_and_a_summary(toy, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", showcase.touch)
+    assert stages.charts(toy) == CHARTS  # its config says no name
+    for stage in (CHARTS, Charts()):
+        assert "KL" not in "".join(read(report_page.page(toy, stage)).texts)
     summary, page = artifacts.after_training(toy)
     # No panel of the other four figures has a number to show.
     assert summary.stem == "figure_5_training_summary"
