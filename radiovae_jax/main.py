@@ -121,7 +121,6 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     from radiovae_jax.data import datasets
     from radiovae_jax.reporting import artifacts
     from radiovae_jax.training import distributed, validation
-    from radiovae_jax.vae import latents
 
     charts, make = stages.CHARTS[settings.stage], stages.make(settings, workdir)
     try:
@@ -132,9 +131,8 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise
     if distributed.is_first():
         # A checkpoint of several processes is read by all of them or by none.
-        shown = jax.process_count() == 1 and settings.stage == "vae"
-        examples = functools.partial(latents.examples, workdir, count=LATENTS_SHOWN)
-        artifacts.after_training(workdir, charts, latents=examples if shown else None)
+        latents = LATENTS_SHOWN if jax.process_count() == 1 else 0
+        artifacts.after_training(workdir, charts, latents=latents)
         db = datasets.db_range(settings)
         report(workdir, validation.quality(metrics, db) if metrics else "")
 

@@ -25,7 +25,7 @@ from radiovae_jax.diffusion.predictor import Predictor
 from radiovae_jax.diffusion.state import FirstStage, Frozen
 from radiovae_jax.evaluation import latent_statistics
 from radiovae_jax.moments import RunningMoments
-from radiovae_jax.reporting.charts import Charts
+from radiovae_jax.reporting.curves import Charts
 from radiovae_jax.training import checkpoint, checksums, run_folder, schema
 from radiovae_jax.vae import charts as vae_charts
 from radiovae_jax.vae import codec, latents

@@ -39,7 +39,8 @@ HOMES = {
 }
 CORE = (
     "losses physics metrics types vae.objectives vae.adversary vae.train_step "
-    "vae.state training.schedules training.optimizers training.updates "
+    "vae.state vae.loss_schedules training.schedules training.optimizers "
+    "training.updates "
     "nn.cached_grad diffusion.process diffusion.denoiser interop.torch_weights "
     "interop.diffusers_weights"
 ).split()

@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from radiovae_jax import cli, losses, physics
 from radiovae_jax.data import radiomap, synthetic
 from radiovae_jax.reporting import plots
-from radiovae_jax.training import schedules
 from radiovae_jax.types import Array
+from radiovae_jax.vae import loss_schedules
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 # Okabe and Ito's colours, told apart with colour-deficient sight.
@@ -82,7 +82,7 @@ def kl_schedules() -> Figure:
     }
     axes = figure.subplots(1, 3, sharey=True)
     for axis, (name, (words, fields)) in zip(axes, panels.items(), strict=True):
-        weight = functools.partial(schedules.KL[name], kl_weight=1.0, **fields)
+        weight = functools.partial(loss_schedules.KL[name], kl_weight=1.0, **fields)
         weights = jax.vmap(weight)(steps)
         axis.plot(steps, weights, color=HINGE)
         axis.set_title(f"{name}\n{words}", fontsize=10)

@@ -9,6 +9,8 @@ figure_2_loss_components_comprehensive.png   every term
 figure_3_multi_axis_analysis.png             reconstruction, KL, adversarial, three axes
 figure_4_normalized_comparison.png           all losses on one scale, three ways
 figure_5_training_summary.png                quality, balance, samples, resources
+
+Of a second stage the fifth alone is drawn.
 """
 
 from radiovae_jax import ctrl_c
@@ -19,9 +21,8 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from radiovae_jax import cli
+from radiovae_jax import cli, stages
 from radiovae_jax.reporting import artifacts
-from radiovae_jax.vae import latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         cli.start_jax()
-        paths = artifacts.training_figures(args.workdir)
+        stage = stages.charts(args.workdir)
+        paths = artifacts.training_figures(args.workdir, stage)
         if args.latents:
-            examples = latents.examples(args.workdir, count=args.latents)
-            paths += artifacts.latent_figures(args.workdir, *examples)
+            paths += artifacts.latent_figures(args.workdir, stage, count=args.latents)
         for path in paths:
             cli.say(str(path))
 

@@ -294,11 +294,13 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 def write(out: pathlib.Path, records: list[dict[str, Any]]) -> None:
     """Writes the table in three formats, and the figure."""
     files.write_json(out / "sweep.json", records)
-    with (out / "sweep.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, records[0])
-        writer.writeheader()
-        writer.writerows(records)
-    (out / "sweep.md").write_text(table(records))
+    with files.written(out / "sweep.csv") as partial:
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, records[0])
+            writer.writeheader()
+            writer.writerows(records)
+    with files.written(out / "sweep.md") as partial:
+        partial.write_text(table(records))
     plots.save(draw(records), out / "sweep.png")
 
 

@@ -1,21 +1,26 @@
-"""The charts that a report shows of the second stage: {title: logged names}."""
+"""How the training of the second stage is shown: charts, figure 5."""
 
-CHARTS: dict[str, tuple[str, ...]] = {
-    "PSNR": ("val/psnr",),
-    "SSIM": ("val/ssim",),
-    "NMSE": ("val/nmse",),
-    "RMSE and MAE": ("val/rmse_db", "val/mae_db"),
-    "Loss": ("train/loss", "val/loss"),
-    "Velocity": ("train/v_loss", "val/v_loss"),
-    "Decoupled: error of C and of the noise": (
-        "train/c_loss",
-        "val/c_loss",
-        "train/n_loss",
-        "val/n_loss",
+import functools
+
+from radiovae_jax.reporting import charts, dashboard
+from radiovae_jax.reporting.curves import Charts
+from radiovae_jax.reporting.panels import Panel
+
+LOSS, PARTS = ("train/loss", "val/loss"), ("train/c_loss", "train/n_loss")
+CHARTS = Charts(
+    columns=charts.OF_MAPS
+    | {
+        "Loss": LOSS,
+        "Velocity": ("train/v_loss", "val/v_loss"),
+        "Decoupled: error of C and of the noise": (*PARTS, "val/c_loss", "val/n_loss"),
+        "Norms, denoiser": charts.norms("denoiser"),
+    },
+    panels=(
+        functools.partial(
+            dashboard.two_axes,
+            left=Panel(LOSS, "loss", "loss"),
+            right=Panel(PARTS, "errors of C and of the noise"),
+        ),
     ),
-    "Norms, denoiser": (
-        "train/denoiser_grad_norm",
-        "train/denoiser_update_norm",
-        "train/denoiser_param_norm",
-    ),
-}
+    network="denoiser",
+)

@@ -39,12 +39,6 @@ def build(config: ConfigDict, first: FirstStage) -> Built:
     """Makes process, network, optimiser and schedules."""
     o, ema = config.optimizer, config.ema
     made, condition = build_process(config), config.condition.to_dict()
-    decays = {
-        "warmup": functools.partial(schedules.ema_decay, maximum=ema.decay),
-        "released": functools.partial(
-            schedules.ema_decay_released, maximum=ema.decay, after=10_000
-        ),
-    }
     network = config.denoiser.to_dict()
     return Built(
         process=made,
@@ -73,7 +67,7 @@ def build(config: ConfigDict, first: FirstStage) -> Built:
             warmup=o.warmup_steps,
             power=o.power,
         ),
-        ema_decay=decays[ema.schedule],
+        ema_decay=schedules.ema(ema.schedule, maximum=ema.decay, after=10_000),
         accumulate_steps=config.train.accumulate_steps,
     )
 

@@ -96,11 +96,20 @@ def losses(
     return {"loss": each} | parts
 
 
-def examples(built: Built, frozen: Frozen, raw: Raw, key: PRNGKey) -> Examples:
+def examples(
+    built: Built,
+    frozen: Frozen,
+    raw: Raw,
+    key: PRNGKey,
+    planes: Float[Array, "b h w k"] | None = None,
+) -> Examples:
     """Returns what a batch is learned from; everything that is random is drawn here.
 
     Of the whole batch at once, so its micro-batches, on whatever devices, get what
     they would get together.
+
+    Args:
+      planes: the condition; None draws it as the training does.
     """
     keys = jax.random.split(key, 4)
     if "z" in raw or "mean" in raw:  # exported
@@ -111,7 +120,9 @@ def examples(built: Built, frozen: Frozen, raw: Raw, key: PRNGKey) -> Examples:
     z = frozen.normalised(posterior.sample(keys[0]))
     noise = jax.random.normal(keys[1], z.shape)
     t, r = built.process.draw_times(keys[2], len(z))
-    return Examples(z, noise, t, r, draw_planes(built, raw, keys[3]))
+    if planes is None:
+        planes = draw_planes(built, raw, keys[3])
+    return Examples(z, noise, t, r, planes)
 
 
 def exported(raw: Raw) -> tuple[Latent, Latent]:

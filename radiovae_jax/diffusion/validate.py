@@ -5,14 +5,12 @@ processes and with the first stage's own.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from radiovae_jax import metrics
 from radiovae_jax.data import radiomap
 from radiovae_jax.diffusion import sampler, train_step
 from radiovae_jax.diffusion.state import Built, Frozen, TrainState
@@ -20,18 +18,10 @@ from radiovae_jax.evaluation import evaluator
 from radiovae_jax.reporting import plots
 from radiovae_jax.training import validation
 from radiovae_jax.training.task import Raw
-from radiovae_jax.training.updates import Logs
-from radiovae_jax.types import Array, Image
+from radiovae_jax.training.validation import Totals
+from radiovae_jax.types import Image
 
 SEED = 0  # the same noise in every validation, so that their numbers compare
-
-
-class Totals(NamedTuple):
-    """Sums over a set: of metrics, of losses over images, and the images."""
-
-    metrics: metrics.Sums
-    losses: Logs
-    images: Float[Array, ""]
 
 
 def sums(
@@ -61,23 +51,16 @@ def sums(
     seen = radiomap.f_to_model(built.first.target(raw))
     target = evaluator.target_f(raw, seen, stored=metrics_size == "stored")
     recon = evaluator.in_f(radiomap.f_to_model(predicted), target)
-    measured, _ = metrics.measure(target, recon, mask > 0)
-    drawn = train_step.examples(built, frozen, raw, key)._replace(planes=planes)
-    totals = {
-        name: jnp.sum(jnp.where(mask > 0, values, 0.0))
-        for name, values in train_step.losses(built, state.ema, drawn).items()
-    }
-    return Totals(measured, totals, mask.sum()), {"target": target, "recon": recon}
+    drawn = train_step.examples(built, frozen, raw, key, planes)
+    losses = train_step.losses(built, state.ema, drawn)
+    return validation.totals(target, recon, losses, mask)
 
 
 def numbers(
     totals: Totals, samples: Mapping[str, Any], *, db: radiomap.DbRange
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
-    means = {
-        name: float(value / totals.images) for name, value in totals.losses.items()
-    }
-    return means | metrics.result(totals.metrics, db_per_unit=db.span)
+    return validation.means(totals, db)
 
 
 def figures(
@@ -89,15 +72,5 @@ def figures(
     max_rows: int,
 ) -> dict[str, Any]:
     """Draws maps with their predictions."""
-    target = examples["target"]
-    return {
-        "predictions": plots.reconstructions(
-            target,
-            examples["recon"],
-            names=[str(name) for name in raw["name"]],
-            buildings=validation.building_mask(raw, target.shape[1]),
-            max_rows=max_rows,
-            db=db,
-            what="prediction",
-        )
-    }
+    shown = plots.validated(examples, raw, max_rows=max_rows, db=db, what="prediction")
+    return {"predictions": shown}

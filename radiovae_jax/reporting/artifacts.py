@@ -1,45 +1,39 @@
 """What a run's folder gets after training: figures, pictures of latents, report."""
 
+import functools
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
 from radiovae_jax import cli, inputs
-from radiovae_jax.data.radiomap import DbRange
 from radiovae_jax.reporting import (
     curves,
     dashboard,
-    figures,
     latent_plots,
     plots,
     report_page,
 )
-from radiovae_jax.reporting.charts import NO_CHARTS, Charts
-from radiovae_jax.reporting.plots import Numbers
+from radiovae_jax.reporting.curves import NO_CHARTS, Charts
 
 SAMPLES = "images/samples.npy"  # f of the maps that a run drew last, [b, h, w, c]
 
 
-def training_figures(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the five figures of the numbers in metrics.jsonl into figures/.
+def training_figures(
+    workdir: pathlib.Path, stage: Charts = NO_CHARTS
+) -> list[pathlib.Path]:
+    """Draws the figures of the numbers in metrics.jsonl into figures/.
 
-    One is left out where the run's stage logs nothing that it shows. Raises as
-    `curves.read` does, and an OSError where the folder cannot be written.
+    One is left out where nothing is logged that it shows. Raises as `curves.read`
+    does, and an OSError where the folder cannot be written.
     """
-    run = curves.read(workdir)
+    run = curves.read(workdir, stage)
     folder = cli.folder(pathlib.Path(workdir) / "figures", flag="workdir")
-    samples = read_samples(pathlib.Path(workdir) / SAMPLES)
-    drawn = {
-        "figure_1_training_phases": figures.training_phases(run),
-        "figure_2_loss_components_comprehensive": figures.loss_components(run),
-        "figure_3_multi_axis_analysis": figures.three_axes(run),
-        "figure_4_normalized_comparison": figures.normalized(run),
-        "figure_5_training_summary": dashboard.training_summary(run, samples=samples),
-    }
+    run = run._replace(samples=read_samples(pathlib.Path(workdir) / SAMPLES))
+    drawn = {name: draw(run) for name, draw in stage.figures.items()}
+    drawn["figure_5_training_summary"] = dashboard.training_summary(run)
     return [
         plots.save(figure, folder / f"{name}.png")
         for name, figure in drawn.items()
@@ -63,18 +57,19 @@ def read_samples(path: pathlib.Path) -> Float[np.ndarray, "b h w c"] | None:
 
 
 def latent_figures(
-    workdir: pathlib.Path,
-    f: Float[Numbers, "b h w c"],
-    mode: Float[Numbers, "b p q z"],
-    sample: Float[Numbers, "b p q z"],
-    db: DbRange,
+    workdir: pathlib.Path, stage: Charts, *, count: int
 ) -> list[pathlib.Path]:
-    """Draws latents into figures/: channels beside their maps, and a histogram.
+    """Draws latents of some maps into figures/: channels, and a histogram.
 
-    Args:
-      mode: of the maps' posteriors; sample: drawn from those.
-      db: what f is in dB.
+    Raises:
+      ValueError: the stage has no latents of its own.
     """
+    if not stage.latents:
+        raise ValueError(
+            f"the stage of {workdir} has no latents of its own; give the folder of a "
+            "first stage"
+        )
+    f, mode, sample, db = stage.latents(workdir, count=count)
     folder = pathlib.Path(workdir) / "figures"
     channels = latent_plots.channels(f, mode, db=db)
     title = f"latents of {len(sample)} maps, drawn from their posteriors"
@@ -87,30 +82,29 @@ def latent_figures(
 
 def after_training(
     workdir: pathlib.Path,
-    charts: Charts = NO_CHARTS,
+    stage: Charts = NO_CHARTS,
     *,
-    latents: Callable[[], Sequence[Any]] | None = None,
+    latents: int = 0,
 ) -> list[pathlib.Path]:
     """Draws all there is to draw; what cannot be drawn is said and ends nothing.
 
     Args:
-      latents: returns what `latent_figures` draws, where the stage has latents.
+      latents: of so many maps, where the stage has latents of its own.
     """
-    written = _attempt("the figures", lambda: training_figures(workdir))
-    if latents:
-        written += _attempt("the latents", lambda: latent_figures(workdir, *latents()))
-    return written + _attempt(
-        "the report", lambda: [report_page.write(workdir, charts)]
-    )
+    written = _attempt("the figures", lambda: training_figures(workdir, stage))
+    if latents and stage.latents:
+        draw = functools.partial(latent_figures, workdir, stage, count=latents)
+        written += _attempt("the latents", draw)
+    return written + _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 
 def renew_report(
-    workdir: pathlib.Path, charts: Charts = NO_CHARTS
+    workdir: pathlib.Path, stage: Charts = NO_CHARTS
 ) -> list[pathlib.Path]:
     """Writes the report again, with what was added to the run, if it has one."""
     if not (pathlib.Path(workdir) / "report.html").exists():
         return []
-    return _attempt("the report", lambda: [report_page.write(workdir, charts)])
+    return _attempt("the report", lambda: [report_page.write(workdir, stage)])
 
 
 def _attempt(what: str, draw: Callable[[], list[pathlib.Path]]) -> list[pathlib.Path]:

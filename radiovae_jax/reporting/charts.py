@@ -1,7 +1,7 @@
 """The report's charts: which columns are drawn together, and their points.
 
-A stage names its charts as {title: columns of metrics.jsonl}. Those of what every
-training logs, and one for each column that no chart names, come by themselves.
+A stage names its charts. Those of what every training logs, and one for each column
+that no chart names, come by themselves.
 """
 
 import math
@@ -13,16 +13,22 @@ import numpy as np
 from radiovae_jax.reporting import curves, quantities
 from radiovae_jax.reporting.curves import Curve, Run
 
-Charts = Mapping[str, Sequence[str]]
-NO_CHARTS: Charts = {}
+Columns = Mapping[str, Sequence[str]]  # title -> columns of metrics.jsonl
 
-OF_ANY_TRAINING: Charts = {
+OF_ANY_TRAINING: Columns = {
     "Learning rate": ("train/learning_rate",),
     "Skipped updates": ("train/skipped", "train/skipped_in_row"),
     "A step": ("time/step_seconds", "time/data_seconds"),
     "Speed": ("time/images_per_second",),
     "Validation and saving": ("time/validation_seconds", "time/checkpoint_seconds"),
     "Memory": ("memory/host_bytes", "memory/device_bytes"),
+}
+# For a stage to name: of a validation on maps.
+OF_MAPS: Columns = {
+    "PSNR": ("val/psnr",),
+    "SSIM": ("val/ssim",),
+    "NMSE": ("val/nmse",),
+    "RMSE and MAE": ("val/rmse_db", "val/mae_db"),
 }
 MOST_POINTS = 1200  # of a raw curve: more than a screen has pixels for
 DASHES = {"-": "", "--": "7 3", ":": "2 3", "-.": "8 3 2 3"}  # of Quantity.style
@@ -45,10 +51,15 @@ class Chart(NamedTuple):
     drawn: list[Drawn]
 
 
-def of(run: Run, charts: Charts) -> tuple[list[Chart], list[str]]:
+def norms(network: str) -> tuple[str, ...]:
+    """Returns the columns of `updates.norms`."""
+    return tuple(f"train/{network}_{kind}_norm" for kind in ("grad", "update", "param"))
+
+
+def of(run: Run) -> tuple[list[Chart], list[str]]:
     """Returns the charts in which something changes, and in words what does not."""
     drawn, constants = [], []
-    for title, names in complete(run, charts).items():
+    for title, names in complete(run).items():
         found = {name: curves.curve(run, name) for name in names}
         found = {name: points for name, points in found.items() if len(points.values)}
         # A constant beside others tells something.
@@ -59,12 +70,13 @@ def of(run: Run, charts: Charts) -> tuple[list[Chart], list[str]]:
     return drawn, constants
 
 
-def complete(run: Run, charts: Charts) -> Charts:
+def complete(run: Run) -> Columns:
     """Returns the stage's charts, those of the columns it does not name, and the rest.
 
     A training column has its validation twin beside it; where a stage names no charts,
     the other columns of validation have some of their own.
     """
+    charts = run.stage.columns
     named = {
         name
         for names in (*charts.values(), *OF_ANY_TRAINING.values())

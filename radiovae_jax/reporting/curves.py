@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,21 +19,9 @@ from radiovae_jax.data import radiomap, sources
 from radiovae_jax.reporting import quantities
 from radiovae_jax.training import logbook
 
-# What only the discriminator's phase gives a meaning; logged as 0 before it.
-ADVERSARIAL = frozenset(
-    f"{part}/{name}"
-    for part in ("train", "val")
-    for name in (
-        "g_loss disc_loss d_weight logits_real logits_fake disc_accuracy "
-        "disc_grad_norm disc_update_norm disc_param_norm "
-        "feature_matching_loss r1_loss lecam_loss"
-    ).split()
-)
-D_WEIGHT_CLIP = 1e4  # of losses.adaptive_weight; then it is times disc_weight
 WINDOWS = 40  # a smoothed curve sees 1/40 of the lines at a time
 BAND = (0.1, 0.9)  # quantiles of the same lines
 SMOOTH_POINTS = 400  # of each phase; computing and drawing more shows no more
-LOSS_FIELDS = ("disc_start", "disc_factor", "disc_weight", "kl_weight")
 LARGEST = float(np.finfo(np.float32).max)  # of the type that all is computed in
 LOG_SPAN = 20  # positive numbers that spread further are shown on a log scale
 # What a torn file raises, or one of another form, a list for an object.
@@ -49,16 +37,44 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, "n"]
 
 
+class Charts(NamedTuple):
+    """How the training of a stage is shown: tables of what it logs."""
+
+    # Charts of the report: title -> columns of metrics.jsonl.
+    columns: Mapping[str, Sequence[str]] = {}
+    # Run -> what it warns of, beside what diagnosis.py looks for in any.
+    checks: Sequence[Callable[["Run"], Iterable[Any]]] = ()
+    # Name of a file in figures/ -> what draws it of a run.
+    figures: Mapping[str, Callable[["Run"], Any]] = {}
+    # Panels of figure 5 beside those of any training, see dashboard.py.
+    panels: Sequence[Callable[[Any, "Run"], None]] = ()
+    network: str = ""  # of train/NETWORK_update_norm, that figure 5 shows
+    # (folder of the run, count=) -> maps, latents' modes and samples, what f is in dB.
+    latents: Callable[..., Sequence[Any]] | None = None
+    # The second phase, of a stage that has one: what it is with, the config -> the last
+    # step before it (inf: it never comes), and what is logged as 0 until then.
+    later: str = ""
+    switch: Callable[[Mapping[str, Any]], float | int] = lambda config: -math.inf
+    later_columns: Set[str] = frozenset()
+
+
+NO_CHARTS = Charts()
+
+
 class Run(NamedTuple):
     """What the pictures of a run's training are made of."""
 
     lines: Sequence[Line]  # of metrics.jsonl
-    # Last step without discriminator; inf: it never comes; -inf: the stage has none.
-    switch: float | int
-    d_weight_clamp: float | int  # what d_weight cannot exceed; 0: not known
-    kl_weight: float | int  # where the lines do not log one
+    config: Mapping[str, Any]
+    stage: Charts
     db: radiomap.DbRange  # what f is in dB
     frechet: str = ""  # what an evaluation says of it; training does not measure it
+    samples: Float[np.ndarray, "b h w c"] | None = None  # f of those drawn last
+
+    @property
+    def switch(self) -> float | int:
+        """Last step of the first phase; inf: of all; -inf: the stage has one phase."""
+        return self.stage.switch(self.config)
 
     @property
     def last_step(self) -> int:
@@ -66,45 +82,16 @@ class Run(NamedTuple):
 
     @property
     def shows_switch(self) -> bool:
-        """Whether some lines are from before the discriminator, and some with it."""
+        """Whether some lines are from the first phase, and some from the second."""
         return self.lines[0]["step"] <= self.switch < self.last_step
 
 
-def read(workdir: pathlib.Path) -> Run:
+def read(workdir: pathlib.Path, stage: Charts = NO_CHARTS) -> Run:
     """Reads the numbers of a run, and from its config what they mean.
 
     Raises:
       FileNotFoundError: no run, or one that has not logged yet.
       ValueError: its config is damaged, or that of another program.
-    """
-    config = read_config(workdir)
-    lines = logbook.read(pathlib.Path(workdir) / "metrics.jsonl")
-    if not lines:
-        raise FileNotFoundError(
-            f"{workdir}/metrics.jsonl has no whole line yet; wait for the first "
-            "train.log_every steps"
-        )
-    return of(lines, config)._replace(frechet=read_frechet(workdir))
-
-
-def read_frechet(workdir: pathlib.Path) -> str:
-    """Returns the Fréchet distances of the newest evaluation in words; "" without."""
-    found = [(0.0, "")]
-    for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
-        with contextlib.suppress(*DAMAGED):  # or no Fréchet distances
-            record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
-            rows = record["frechet"]["rows"].items()
-            numbers = [f"{row} {value:.3g}" for row, value in rows if is_number(value)]
-            title = f"Fréchet distance of {record['frechet']['features']}"
-            where = f"{path.stem}, step {record['step']:,}"
-            found.append((written, f"{title} ({where}): {', '.join(numbers)}"))
-    return max(found)[1]
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the config of a run as plain values, with all that pictures need of it.
-
-    Raises: as `read`.
     """
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
@@ -114,39 +101,54 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
         )
     remedy = "put the run's config back, or give another --workdir"
     config = inputs.read_json(path, remedy=remedy)
+    lines = logbook.read(pathlib.Path(workdir) / "metrics.jsonl")
     try:
-        needed = [config["train"]["steps"]]
-        if "disc_start" in config.get("loss", {}):
-            needed += [config["loss"][field] for field in LOSS_FIELDS]
-        sum(needed)  # TypeError if one is no number
-    except (TypeError, KeyError) as error:
+        run = of(lines, config, stage)
+        run.switch + config["train"]["steps"]  # TypeError if one is no number
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged, or no run's ({type(error).__name__}: {error}); "
             + remedy
         ) from error
-    return config
+    if not lines:
+        raise FileNotFoundError(
+            f"{workdir}/metrics.jsonl has no whole line yet; wait for the first "
+            "train.log_every steps"
+        )
+    return run._replace(frechet=read_frechet(workdir))
 
 
-def of(lines: Sequence[Line], config: Mapping[str, Any]) -> Run:
+def read_frechet(workdir: pathlib.Path) -> str:
+    """Returns the Fréchet distances of the newest evaluation in words; "" without."""
+    found = [(0.0, "")]
+    for path in (pathlib.Path(workdir) / "evaluation").glob("*.json"):
+        with contextlib.suppress(*DAMAGED):  # or no Fréchet distances
+            record, written = inputs.read_json(path, remedy=""), path.stat().st_mtime
+            rows = record["frechet"]["rows"].items()
+            # A line is broken between them alone.
+            numbers = [
+                f"{row}\N{NO-BREAK SPACE}{v:.3g}" for row, v in rows if is_number(v)
+            ]
+            title = f"Fréchet distance of {record['frechet']['features']}"
+            where = f"{path.stem}, step {record['step']:,}"
+            found.append((written, f"{title} ({where}): {', '.join(numbers)}"))
+    return max(found)[1]
+
+
+def of(
+    lines: Sequence[Line], config: Mapping[str, Any], stage: Charts = NO_CHARTS
+) -> Run:
     """Returns the run of these lines and this config."""
-    data, loss = config.get("data", {}), config.get("loss", {})
+    data = config.get("data", {})
     source = data.get("source", "radiomapseer")
     db = sources.db_range(source, data.get("db_floor"), data.get("db_span"))
-    if "disc_start" not in loss:
-        return Run(lines, switch=-math.inf, d_weight_clamp=0, kl_weight=0, db=db)
-    return Run(
-        lines,
-        switch=loss["disc_start"] if loss["disc_factor"] else math.inf,
-        d_weight_clamp=D_WEIGHT_CLIP * loss["disc_weight"],
-        kl_weight=loss["kl_weight"],
-        db=db,
-    )
+    return Run(lines, config, stage, db)
 
 
 def curve(run: Run, name: str) -> Curve:
     """Returns the finite values of a column, in the unit that quantities.py gives it.
 
-    Adversarial ones past the switch only.
+    Those of the second phase past the switch only.
     """
     steps, values = columns(run, name)
     return Curve(steps, values[:, 0] * quantities.look(name).scale)
@@ -162,7 +164,8 @@ def columns(
     run: Run, *names: str
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n k"]]:
     """Returns the steps at which all these columns are finite, and their values."""
-    start = run.switch if ADVERSARIAL.intersection(names) else -math.inf
+    late = run.stage.later_columns.intersection(names)
+    start = run.switch if late else -math.inf
     points = [
         (line["step"], *(line[name] for name in names))
         for line in run.lines
@@ -189,7 +192,7 @@ def is_number(value: Any) -> bool:
 
 
 def phases(points: Curve, switch: float | int) -> tuple[Curve, Curve]:
-    """Returns what lies before the discriminator's first step, and from it on."""
+    """Returns what lies before the second phase, and in it."""
     late = points.steps > switch
     return _at(points, ~late), _at(points, late)
 

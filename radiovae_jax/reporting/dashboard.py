@@ -1,55 +1,38 @@
 """Figure 5, a training on one page: quality, losses, balance, samples, resources."""
 
 import textwrap
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radiovae_jax.reporting import curves, diagnosis, panels, plots
+from radiovae_jax.reporting import curves, panels, plots
 from radiovae_jax.reporting.curves import Curve, Run
-from radiovae_jax.reporting.panels import trace
+from radiovae_jax.reporting.panels import Panel, trace
 from radiovae_jax.reporting.quantities import BLACK, RED, Quantity, look
 
-TITLE_WIDTH = 66  # letters over a panel
+TITLE_WIDTH = 56  # letters over a panel
 NO_VALUES = "no validation yet"
 MOST_SAMPLES = 4
 
 
-def training_summary(
-    run: Run,
-    *,
-    samples: Float[np.ndarray, "b h w c"] | None,
-    title: str = "Training summary",
-) -> Figure:
-    """Returns six panels.
-
-    Args:
-      samples: f of the maps that the run drew from the prior last; None where it has
-        none. The first four are shown.
-    """
-    figure = panels.new(run, title, (17, 9.5))
-    (quality, losses, balance), (picture, convergence, resources) = figure.subplots(
-        2, 3
-    )
-    _quality(quality, run)
-    _losses(losses, run)
-    _balance(balance, run)
-    _convergence(convergence, run)
-    _resources(resources, run)
-    for axis in (quality, losses, balance, convergence, resources):
+def training_summary(run: Run) -> Figure:
+    """Returns the panels of any training, and those of the run's stage among them."""
+    parts = (quality, *run.stage.panels, convergence, resources)
+    rows = 1 if len(parts) < 4 else 2
+    columns = -(-len(parts) // rows)
+    figure = panels.new(run, "Training summary", (17 / 3 * columns, 4.75 * rows))
+    axes = figure.subplots(rows, columns).ravel()
+    for axis in axes[len(parts) :]:
+        axis.set_axis_off()
+    for axis, draw in zip(axes, parts, strict=False):
         axis.set_xlabel("step")
-    if samples is None:
-        trace(picture, run, "val/sample_diversity")
-        words = dict(title="diversity of samples", empty="no samples drawn yet")
-        panels.finish(picture, run, run.db.unit, **words)
-    else:
-        _samples(picture, run, samples)
+        draw(axis, run)
     return figure
 
 
-def _quality(axis: Axes, run: Run) -> None:
+def quality(axis: Axes, run: Run) -> None:
     right = axis.twinx()
     drawn = trace(axis, run, "val/psnr", label="PSNR")
     drawn += trace(right, run, "val/ssim", label="SSIM")
@@ -63,52 +46,39 @@ def _quality(axis: Axes, run: Run) -> None:
     axis.set_title("\n".join(lines), fontsize=11, loc="left", parse_math=False)
 
 
-def _losses(axis: Axes, run: Run) -> None:
-    right = axis.twinx()
-    drawn = trace(axis, run, "train/rec_loss", label="rec_loss")
-    drawn += trace(axis, run, "val/rec_loss", label="rec_loss, validation")
-    drawn += trace(right, run, "train/g_loss", "train/disc_loss")
-    panels.finish(axis, run, "rec_loss (per pixel)", title="losses")
-    panels.finish_right(axis, right, "adversarial losses", drawn)
+def two_axes(axis: Axes, run: Run, *, left: Panel, right: Panel) -> None:
+    """Draws columns on an axis of their own at each side."""
+    twin = axis.twinx()
+    sides = [*((axis, n) for n in left.names), *((twin, n) for n in right.names)]
+    drawn = [line for side, name in sides for line in trace(side, run, name)]
+    panels.finish(axis, run, left.unit, title=left.title)
+    panels.finish_right(axis, twin, right.unit, drawn)
 
 
-def _balance(axis: Axes, run: Run) -> None:
-    for quantity, points in weighed(run):
+def computed(
+    axis: Axes,
+    run: Run,
+    *,
+    of: Callable[[Run], Sequence[tuple[Quantity, Curve]]],
+    title: Callable[[Run], str],
+    unit: str,
+) -> None:
+    """Draws curves that are computed of the columns."""
+    for quantity, points in of(run):
         if len(points.values):
             panels.draw(axis, run, points, quantity)
-    title, share = "loss balance", diagnosis.clamped(run)
-    if share:
-        title += f": d_weight at its clamp in {100 * share:.3g}% of lines"
-    panels.finish(axis, run, "size of the term in the total", title=title)
+    panels.finish(axis, run, unit, title=title(run))
 
 
-def weighed(run: Run) -> list[tuple[Quantity, Curve]]:
-    """Returns |weight x term| of what the total adds up.
-
-    Zeros are left out: they have no place on a log scale.
-    """
-    kl = curves.product(run, "train/kl_loss", "train/kl_weight")
-    if not len(kl.values):  # an older run, whose weight was constant
-        kl = curves.curve(run, "train/kl_loss")
-        kl = Curve(kl.steps, run.kl_weight * kl.values)
-    g = curves.product(run, "train/g_loss", "train/d_weight", "train/disc_factor")
-    terms = [
-        ("|nll|", curves.curve(run, "train/nll_loss"), "nll_loss"),
-        ("kl_weight · kl", kl, "kl_loss"),
-        ("|d_weight · disc_factor · g|", g, "g_loss"),
-    ]
-    return [
-        (
-            look(name)._replace(label=label, unit=""),
-            Curve(steps[values != 0], np.abs(values[values != 0])),
-        )
-        for label, (steps, values), name in terms
-    ]
-
-
-def _samples(axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"]) -> None:
-    part, *more = plots.channel_parts(samples.shape[-1], run.db)
-    maps = samples[:MOST_SAMPLES, ..., part]
+def samples(axis: Axes, run: Run) -> None:
+    """Shows the first four of the maps that were drawn last, or their diversity."""
+    if run.samples is None:
+        trace(axis, run, "val/sample_diversity")
+        words = dict(title="diversity of samples", empty="no samples drawn yet")
+        panels.finish(axis, run, run.db.unit, **words)
+        return
+    part, *more = plots.channel_parts(run.samples.shape[-1], run.db)
+    maps = run.samples[:MOST_SAMPLES, ..., part]
     words = (
         "their first channel" if more else plots.channel_words(maps.shape[-1], run.db)
     )
@@ -124,14 +94,15 @@ def _samples(axis: Axes, run: Run, samples: Float[np.ndarray, "b h w c"]) -> Non
         row, column = divmod(number, columns)
         place = (column * side, 1 - (row + 1) * side, 0.98 * side, 0.98 * side)
         inset = axis.inset_axes(place)
+        inset.set_anchor("EW"[column] if columns > 1 else "C")  # side by side
         shown = plots.show_map(inset, f, "", reference=maps, db=run.db)
     if maps.shape[-1] == 1:
-        plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis, location="bottom")
+        plots.gain_bar(axis.figure, shown, maps, run.db, ax=axis)
 
 
-def _convergence(axis: Axes, run: Run) -> None:
+def convergence(axis: Axes, run: Run) -> None:
     steps, nmse = curves.deciding(run)
-    right = axis.twinx()
+    right, drawn, title = axis.twinx(), [], ""
     if len(nmse):
         quantity = look("val/nmse")._replace(label="validation NMSE, pooled")
         drawn = panels.draw(axis, run, Curve(steps, nmse), quantity, circles=True)
@@ -139,21 +110,19 @@ def _convergence(axis: Axes, run: Run) -> None:
         dotted = dict(color=BLACK, lw=1, ls=":", label="best")
         drawn += axis.step(steps, lowest, where="post", **dotted)
         axis.plot(steps[best], nmse[best], "*", color=RED, ms=13, zorder=4)
-        title = f"convergence: best NMSE {nmse[best]:.3g}, step {steps[best]:,.0f}"
-        panels.finish(axis, run, "NMSE", title=title)
-    else:
-        drawn = trace(axis, run, "train/rec_loss", label="rec_loss")
-        panels.finish(axis, run, "rec_loss", title=f"convergence: {NO_VALUES}")
-    steps, norms = curves.columns(run, "train/ae_update_norm", "train/ae_param_norm")
+        title = f": best NMSE {nmse[best]:.3g}, step {steps[best]:,.0f}"
+    panels.finish(axis, run, "NMSE", title=f"convergence{title}", empty=NO_VALUES)
+    names = (f"train/{run.stage.network}_{kind}_norm" for kind in ("update", "param"))
+    steps, norms = curves.columns(run, *names)
     known = norms[:, 1] > 0
     if known.any():
         ratio = Curve(steps[known], norms[known, 0] / norms[known, 1])
-        update = look("ae_update_norm")._replace(label="update / weights")
+        update = look("train/update_norm")._replace(label="update / weights")
         drawn += panels.draw(right, run, ratio, update)
     panels.finish_right(axis, right, "norm of the update / of the weights", drawn)
 
 
-def _resources(axis: Axes, run: Run) -> None:
+def resources(axis: Axes, run: Run) -> None:
     right = axis.twinx()
     drawn = trace(axis, run, "time/step_seconds", "time/data_seconds")
     drawn += trace(right, run, "memory/device_bytes", "memory/host_bytes")

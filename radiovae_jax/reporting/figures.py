@@ -3,8 +3,11 @@
 Colours and line styles both tell curves apart, one of each for every quantity
 (quantities.py). Raw numbers are faint, their running median is bold, and validation is
 circles. A column that a run does not have leaves a panel that says so; a constant is
-named at the foot.
+named at the foot. What they show is the stage's to name.
 """
+
+import itertools
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -13,10 +16,9 @@ from matplotlib.figure import Figure
 
 from radiovae_jax.reporting import curves, panels, quantities
 from radiovae_jax.reporting.curves import Run
-from radiovae_jax.reporting.panels import trace
+from radiovae_jax.reporting.panels import Panel, trace
 
 NORMALIZED_WINDOWS = 15  # smoother than elsewhere: seven curves share a panel
-COMPARED = "rec_loss kl_loss total_loss logvar g_loss disc_loss d_weight".split()
 NORMALIZATIONS = (
     "min-max: 0 is the curve's lowest, 1 its highest",
     "z-score: in standard deviations about the curve's mean",
@@ -24,70 +26,55 @@ NORMALIZATIONS = (
 )
 
 
-def training_phases(run: Run) -> Figure:
-    """Returns reconstruction, KL and adversarial losses over both phases.
+def training_phases(run: Run, *rows: Panel) -> Figure:
+    """Returns panels one below the other, over both phases.
 
-    The second phase is shaded; above each phase stands what it did to `rec_loss`.
+    The second phase is shaded; above each phase stands what it did to the first curve.
     """
     figure = panels.new(run, "Training phases", (11, 8.5))
-    rec, kl, adversarial = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
-    trace(rec, run, "train/rec_loss", "val/rec_loss")
-    trace(kl, run, "train/kl_loss", "val/kl_loss")
-    trace(adversarial, run, "train/g_loss", "train/disc_loss")
-    panels.finish(rec, run, "reconstruction\n(rec_loss, per pixel)")
-    panels.finish(kl, run, "KL\n(nats per image)")
-    panels.finish(adversarial, run, "adversarial losses", empty=_no_adversary(run))
-    adversarial.set_xlabel("step")
-    place = dict(transform=rec.get_xaxis_transform(), ha="center", va="bottom")
-    for phase, text in _phase_notes(run):
-        rec.text(phase, 1.02, text, fontsize=10, color=panels.GRAY, **place)
+    heights = (3, *[2] * (len(rows) - 1))
+    axes = figure.subplots(len(rows), 1, sharex=True, height_ratios=heights)
+    for axis, panel in zip(axes, rows, strict=True):
+        panels.show(axis, run, panel)
+    axes[-1].set_xlabel("step")
+    top = axes[0]
+    place = dict(transform=top.get_xaxis_transform(), ha="center", va="bottom")
+    for middle, text in _phase_notes(run, rows[0].names[0]):
+        top.text(middle, 1.02, text, fontsize=10, color=panels.GRAY, **place)
     return figure
 
 
-def loss_components(run: Run) -> Figure:
-    """Returns four panels: totals, pixelwise terms, KL, adversarial."""
+def loss_components(run: Run, *four: Panel) -> Figure:
+    """Returns two rows of two panels; the last one's legend stands below it."""
     figure = panels.new(run, "Loss components", (12, 8))
-    (total, terms), (kl, adversarial) = figure.subplots(2, 2, sharex=True)
-    trace(total, run, "train/total_loss", "train/nll_loss", "val/total_loss")
-    pixelwise = "rec_loss edge_loss pinn_loss ssim_loss perceptual_loss".split()
-    validated = ("val/rec_loss", "val/perceptual_loss")
-    trace(terms, run, *(f"train/{name}" for name in pixelwise), *validated)
-    trace(kl, run, "train/kl_loss", "val/kl_loss")
-    names = "g_loss disc_loss feature_matching_loss logits_real logits_fake".split()
-    drawn = trace(adversarial, run, *(f"train/{name}" for name in names))
-    panels.finish(total, run, "per image", title="total and likelihood")
-    panels.finish(terms, run, "per pixel; LPIPS and SSIM per image", title="terms")
-    panels.finish(kl, run, "nats per image", title="KL, before its weight")
-    panels.finish(adversarial, run, "", title="adversarial", empty=_no_adversary(run))
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, panel in zip(axes.flat, four, strict=True):
+        drawn = panels.show(axis, run, panel)
     if drawn:
-        panels.legend_below(adversarial, drawn, columns=2)
-    for axis in (kl, adversarial):
+        panels.legend_below(axis, drawn, columns=2)
+    for axis in axes[1]:
         axis.set_xlabel("step")
     return figure
 
 
-def three_axes(run: Run) -> Figure:
-    """Returns rec, KL and the generator's loss in one panel, each on its own axis.
+def three_axes(run: Run, named: Mapping[str, str]) -> Figure:
+    """Returns three curves in one panel, each on its own axis.
 
-    Bands show how far each scatters about its median. Before the discriminator's phase
-    the third one is the total.
+    Bands show how far each scatters about its median.
+
+    Args:
+      named: {column: label}; the first three that have values are drawn.
     """
     smoothed = "bands: 10th to 90th percentile, curves"
     title = "Three losses, each on its own axis"
     figure = panels.new(run, title, (12, 6.5), smoothed=smoothed)
-    third = ("train/g_loss", "generator (g_loss)")
-    if not len(curves.curve(run, third[0]).values):
-        third = ("train/total_loss", "total (per image)")
     left = figure.subplots()
     right, outer = left.twinx(), left.twinx()
     outer.spines["right"].set_position(("outward", 62))
-    drawn = []
-    for axis, name, label in (
-        (left, "train/rec_loss", "reconstruction (rec_loss, per pixel)"),
-        (right, "train/kl_loss", "KL (nats per image)"),
-        (outer, *third),
-    ):
-        lines = trace(axis, run, name, label=label, band=True)
+    drawn, axes = [], [left, right, outer]
+    logged = [name for name in named if len(curves.curve(run, name).values)]
+    for axis, name in itertools.zip_longest(axes, logged[:3]):
+        lines = trace(axis, run, name, label=named[name], band=True) if name else []
         if not lines and axis is not left:
             axis.remove()
             continue
@@ -95,11 +82,12 @@ def three_axes(run: Run) -> Figure:
         panels.set_scale(axis)
         if axis is not left:
             axis.grid(False)
-        colour = quantities.look(name).colour
-        axis.set_ylabel(label, color=colour)
-        axis.tick_params(axis="y", which="both", colors=colour)
-        side = "left" if axis is left else "right"
-        axis.spines[side].set(color=colour, linewidth=2)
+        if lines:
+            colour = lines[0].get_color()
+            axis.set_ylabel(named[name], color=colour)
+            axis.tick_params(axis="y", which="both", colors=colour)
+            side = "left" if axis is left else "right"
+            axis.spines[side].set(color=colour, linewidth=2)
     panels.mark_phases(left, run)
     left.set_xlabel("step")
     if drawn:
@@ -110,8 +98,8 @@ def three_axes(run: Run) -> Figure:
     return figure
 
 
-def normalized(run: Run) -> Figure:
-    """Returns the losses on one scale: min-max, z-scores, and relative to the first.
+def normalized(run: Run, *names: str) -> Figure:
+    """Returns curves on one scale: min-max, z-scores, and relative to the first value.
 
     Which of them moves when. What spans decades is compared as logarithms, but for the
     last panel, whose axis can be logarithmic.
@@ -122,7 +110,7 @@ def normalized(run: Run) -> Figure:
     )
     ranged, scored, relative = axes = figure.subplots(3, 1, sharex=True)
     drawn = []
-    for name in COMPARED:
+    for name in names:
         logged, quantity = curves.curve(run, f"train/{name}"), quantities.look(name)
         steps, values = curves.smooth(logged, run.switch, windows=windows)
         if len(values) < 2:
@@ -171,18 +159,15 @@ def z_score(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     return (values - values.mean()) / std if std else np.zeros_like(values)
 
 
-def _no_adversary(run: Run) -> str:
-    """Returns why a panel of adversarial losses is empty."""
-    return panels.NOT_LOGGED if run.last_step > run.switch else panels.phase_words(run)
-
-
-def _phase_notes(run: Run) -> list[tuple[float, str]]:
+def _phase_notes(run: Run, name: str) -> list[tuple[float, str]]:
     """Returns (middle step, words) of each phase that the run has reached."""
-    names = ("without discriminator", "with discriminator")
-    median = curves.smooth(curves.curve(run, "train/rec_loss"), run.switch)
+    median, short = curves.smooth(curves.curve(run, name), run.switch), name[6:]
     notes = []
-    for name, part in zip(names, curves.phases(median, run.switch), strict=True):
+    for word, part in zip(
+        ("without", "with"), curves.phases(median, run.switch), strict=True
+    ):
         if len(part.values):
-            change = f"rec_loss {part.values[0]:.3g} → {part.values[-1]:.3g}"
-            notes.append((part.steps[[0, -1]].mean(), f"{name}\n{change}"))
+            change = f"{short} {part.values[0]:.3g} → {part.values[-1]:.3g}"
+            middle = part.steps[[0, -1]].mean()
+            notes.append((middle, f"{word} {run.stage.later}\n{change}"))
     return notes

@@ -1,6 +1,8 @@
 """Panels of a training's figures: curves, their scales, the phases, the words."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +21,14 @@ CONSTANT = "constant, not drawn: "
 FAINT = "faint: as logged, bold"
 FOOT = dict(fontsize=10, color=GRAY)
 CIRCLES = dict(marker="o", mfc="white", ms=4, lw=1, zorder=3)  # of validations
+
+
+class Panel(NamedTuple):
+    """What a panel of a figure shows."""
+
+    names: Sequence[str]  # of columns
+    unit: str  # what stands at its axis
+    title: str = ""
 
 
 class ShortLog(LogFormatter):
@@ -59,14 +69,15 @@ def new(
 
 
 def phase_words(run: Run) -> str:
-    """Returns where the discriminator's phase lies; "" for a stage without one."""
+    """Returns where the second phase lies; "" for a stage without one."""
+    later = run.stage.later
     if math.isinf(run.switch):
-        return "this run has no discriminator" if run.switch > 0 else ""
+        return f"this run has no {later}" if run.switch > 0 else ""
     if run.last_step <= run.switch:
-        return f"the discriminator starts after step {run.switch:,}"
+        return f"the {later} starts after step {run.switch:,}"
     if run.shows_switch:
-        return f"with the discriminator, after step {run.switch:,}"
-    return "with the discriminator from the first line on"
+        return f"with the {later}, after step {run.switch:,}"
+    return f"with the {later} from the first line on"
 
 
 def leave_out(axis: Axes, quantity: Quantity, value: float) -> None:
@@ -134,6 +145,15 @@ def draw(
         axis.plot(*points, color=colour, lw=0.7, alpha=0.25)
     marker = "o" if len(points.values) == 1 else ""
     return axis.plot(*median, style, color=colour, lw=1.8, marker=marker, label=label)
+
+
+def show(axis: Axes, run: Run, panel: Panel) -> list[Line2D]:
+    """Draws and finishes a panel; says why where all of it is of a phase to come."""
+    drawn = trace(axis, run, *panel.names)
+    ahead = run.stage.later_columns.issuperset(panel.names)
+    empty = phase_words(run) if ahead and run.last_step <= run.switch else NOT_LOGGED
+    finish(axis, run, panel.unit, title=panel.title, empty=empty)
+    return drawn
 
 
 def finish(
@@ -204,7 +224,7 @@ def set_scale(axis: Axes) -> None:
 
 
 def mark_phases(axis: Axes, run: Run) -> None:
-    """Shades the discriminator's phase; `new` says at the foot what that means."""
+    """Shades the second phase; `new` says at the foot what that means."""
     first, last = run.lines[0]["step"], run.last_step
     margin = 0.02 * (last - first) or 1
     axis.set_xlim(first - margin, last + margin)

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from radiovae_jax import files, inputs
 from radiovae_jax.data import radiomap
+from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.data.radiomap import RADIOMAPSEER_DB, DbRange
 
 Numbers = np.ndarray | jax.Array
@@ -80,7 +81,7 @@ def reconstructions(
         building_mask = np.asarray(buildings[:max_rows, :, :, 0])
     parts = channel_parts(channels, db)
     error, scale = _error(target, recon, db)
-    high, count = 2.45 * bounded(height / width) + 0.65, count * len(parts)
+    high, count = 2.35 * bounded(height / width) + 0.55, count * len(parts)
     figure = Figure(figsize=(9, count * high), layout="constrained")
     rows = iter(figure.subfigures(count, 1, squeeze=False)[:, 0])
     for name, x, y, off, inside in zip(
@@ -97,6 +98,31 @@ def reconstructions(
             if inside.any() and not inside.all():  # matplotlib warns of no line to draw
                 axes[0].contour(inside, levels=[0.5], colors="white", linewidths=0.6)
     return figure
+
+
+def validated(
+    examples: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray], **options
+) -> Figure:
+    """Returns `reconstructions` of examples of a validation.
+
+    Args:
+      examples: "target" and "recon", f.
+      raw: their rows of the raw batches, with names, and buildings where known.
+      **options: of `reconstructions`.
+    """
+    target, recon = examples["target"], examples["recon"]
+    names = [str(name) for name in raw["name"]]
+    buildings = building_mask(raw, target.shape[1])
+    return reconstructions(target, recon, names=names, buildings=buildings, **options)
+
+
+def building_mask(
+    raw: Mapping[str, np.ndarray], height: int
+) -> Bool[np.ndarray, "b _ _ 1"]:
+    """Returns where buildings are, in pictures of this height; nowhere if unknown."""
+    nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
+    gray = raw.get("buildings", nowhere)
+    return np.asarray(binary_mask(gray, height if gray.shape[1] != height else 0)) > 0
 
 
 def samples(
@@ -301,6 +327,11 @@ def colour_bar(
     bar.ax.tick_params(labelsize=9)
 
 
+def beside(axis: Axes) -> Axes:
+    """Returns a place for a colour bar, exactly as high as the image of an axis."""
+    return axis.inset_axes((1.03, 0, 0.05, 1))
+
+
 def gain_bar(
     figure: Figure | SubFigure,
     shown: ScalarMappable,
@@ -359,8 +390,8 @@ def _row(
     shown = show_map(axes[1], y, what, reference=reference, db=db)
     errors = image(axes[2], off, title, scheme, scale)
     if y.shape[-1] == 1:
-        gain_bar(figure, shown, y, db, ax=[*axes[:2]])
-    colour_bar(figure, errors, off, f"error ({db.unit})", ax=axes[2])
+        gain_bar(figure, shown, y, db, cax=beside(axes[1]))
+    colour_bar(figure, errors, off, f"error ({db.unit})", cax=beside(axes[2]))
     return axes
 
 

@@ -41,6 +41,10 @@ QUANTITIES = {
     "feature_matching_loss": Quantity("feature matching", WINE),
     "r1_loss": Quantity("R1", INDIGO, "--"),
     "lecam_loss": Quantity("LeCAM", OLIVE, ":"),
+    "loss": Quantity("loss", BLACK),
+    "v_loss": Quantity("velocity", BLUE, "--"),
+    "c_loss": Quantity("C", GREEN, "-."),
+    "n_loss": Quantity("noise", ORANGE, "--"),
     "logits_real": Quantity("logits of maps", INDIGO, "-."),
     "logits_fake": Quantity("logits of reconstructions", MAUVE, ":"),
     "disc_accuracy": Quantity("share", TEAL),
@@ -52,15 +56,9 @@ QUANTITIES = {
     "mae_db": Quantity("MAE", OLIVE, "--", "dB"),
     "mae": Quantity("MAE", OLIVE, "--", "f"),
     "sample_diversity": Quantity("mean distance", MAUVE, "-", UNIT_OF_MAPS),
-    **{
-        f"{network}_{kind}_norm": Quantity(label, colour, style)
-        for network in ("ae", "disc")
-        for kind, label, colour, style in (
-            ("grad", "gradient", INDIGO, "-"),
-            ("update", "update", OLIVE, "--"),
-            ("param", "weights", ROSE, ":"),
-        )
-    },
+    "grad_norm": Quantity("gradient", INDIGO),  # of each network
+    "update_norm": Quantity("update", OLIVE, "--"),
+    "param_norm": Quantity("weights", ROSE, ":"),
     **{
         f"{name}_{end}": Quantity(label, colour, style)
         for name in ("recon", "posterior_logvar")
@@ -91,7 +89,9 @@ def look(name: str, db: DbRange = RADIOMAPSEER_DB, *, place: int = 0) -> Quantit
       place: among columns that are drawn together; colours those without an entry.
     """
     short = name.rpartition("/")[2]
-    quantity = QUANTITIES.get(short, Quantity(short, OTHERS[place % len(OTHERS)]))
+    general = short.partition("_")[2]  # NETWORK_grad_norm
+    plain = Quantity(short, OTHERS[place % len(OTHERS)])
+    quantity = QUANTITIES.get(short) or QUANTITIES.get(general, plain)
     return quantity._replace(unit=quantity.unit.replace(UNIT_OF_MAPS, db.unit))
 
 

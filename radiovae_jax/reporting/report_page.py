@@ -16,8 +16,8 @@ from radiovae_jax import files, inputs, metrics
 from radiovae_jax.data import radiomap
 from radiovae_jax.evaluation import evaluator, record
 from radiovae_jax.reporting import charts, curves, diagnosis, panels, quantities
-from radiovae_jax.reporting.charts import NO_CHARTS, Chart, Charts
-from radiovae_jax.reporting.curves import DAMAGED, Run
+from radiovae_jax.reporting.charts import Chart
+from radiovae_jax.reporting.curves import DAMAGED, NO_CHARTS, Charts, Run
 from radiovae_jax.training import run_record
 
 PICTURE = re.compile(r"(_\d{7})?\.png$")  # the step in the name of a picture
@@ -30,7 +30,7 @@ POLICY = (
 )
 
 
-def write(workdir: pathlib.Path, charts: Charts = NO_CHARTS) -> pathlib.Path:
+def write(workdir: pathlib.Path, stage: Charts = NO_CHARTS) -> pathlib.Path:
     """Writes `report.html` into the folder of a run and returns its path.
 
     Raises:
@@ -42,14 +42,14 @@ def write(workdir: pathlib.Path, charts: Charts = NO_CHARTS) -> pathlib.Path:
     files.sweep(workdir)
     with files.written(path) as partial:
         # Paths may hold bytes that are no UTF-8.
-        partial.write_text(page(workdir, charts), "utf-8", errors="backslashreplace")
+        partial.write_text(page(workdir, stage), "utf-8", errors="backslashreplace")
     return path
 
 
-def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
+def page(workdir: pathlib.Path, stage: Charts = NO_CHARTS) -> str:
     """Returns the report of a run as HTML."""
-    run, config = curves.read(workdir), curves.read_config(workdir)
-    drawn, constants = charts.of(run, of_stage)
+    run = curves.read(workdir, stage)
+    drawn, constants = charts.of(run)
     name = escape(workdir.resolve().name)
     sections = {
         "Warnings": warnings(run),
@@ -57,16 +57,17 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
             newest(workdir / "images") + newest(workdir / "evaluation")
         )
         or hint("No pictures yet: validation draws them (data.val_split)."),
-        "Curves": curves_of(drawn, constants),
+        "Curves": curves_of(run, drawn, constants),
         "Evaluation": evaluations(workdir, run.db),
         "Validation in training": validations(run),
-        "Latents": latents(workdir),
+        "Latents": latents(workdir, run.stage),
         "Run": starts(run_record.read(workdir)),
-        "Config": settings(config),
+        "Config": settings(run.config),
     }
+    sections = {title: content for title, content in sections.items() if content}
     anchors = {title: re.sub(r"\W+", "-", title.lower()) for title in sections}
     links = (f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
-    progress = f"step {run.last_step:,} of {config['train']['steps']:,}"
+    progress = f"step {run.last_step:,} of {run.config['train']['steps']:,}"
     data = script_json(charts.data(run, drawn))
     headed = "\n".join(
         f'<h2 id="{anchors[title]}">{title}</h2>\n{content}'
@@ -86,7 +87,7 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
 <main>
 <h1>{name}</h1>
 {hint("; ".join(filter(None, (progress, panels.phase_words(run)))))}
-{tiles(run, of_stage)}
+{tiles(run)}
 <nav>{"".join(links)}</nav>
 {headed}
 </main>
@@ -98,10 +99,10 @@ def page(workdir: pathlib.Path, of_stage: Charts = NO_CHARTS) -> str:
 """
 
 
-def tiles(run: Run, of_stage: Charts) -> str:
+def tiles(run: Run) -> str:
     """Returns the latest numbers of the first charts, large."""
     cells, speed = [], "time/images_per_second"
-    for name, *_ in charts.complete(run, of_stage).values():
+    for name, *_ in charts.complete(run).values():
         steps, values = curves.curve(run, name)
         if len(values) and (len(cells) < TILES or name == speed):
             label, _, _, unit, _ = quantities.look(name, run.db)
@@ -119,15 +120,16 @@ def warnings(run: Run) -> str:
     return f'<div class="warnings">{"".join(cards)}</div>'
 
 
-def curves_of(drawn: Sequence[Chart], constants: Sequence[str]) -> str:
+def curves_of(run: Run, drawn: Sequence[Chart], constants: Sequence[str]) -> str:
     """Returns the charts, empty: the script draws into them."""
     listed = f"Constant, not drawn: {', '.join(constants)}." if constants else ""
+    shaded = f"Shaded: with the {run.stage.later}. " * run.shows_switch
     return (
         '<p class="soft hint">The wheel or a drag zooms all of them along the steps, a '
         "double click shows everything; the boxes in a legend switch curves. Faint: as "
         f"logged; bold: running median over 1/{curves.WINDOWS} of the lines; dots: "
-        "validation. Shaded: with the discriminator. A legend has the values at the "
-        f"step that is pointed at, else the last ones.</p>\n{hint(listed)}\n"
+        f"validation. {shaded}A legend has the values at the step that is pointed at, "
+        f"else the last ones.</p>\n{hint(listed)}\n"
         '<noscript><p class="card">The curves need JavaScript; as pictures they are in '
         'the folder figures/.</p></noscript>\n<div class="charts" id="charts">'
         '<p class="tools"><button id="all">all steps</button> '
@@ -212,13 +214,15 @@ def validations(run: Run) -> str:
     """Returns the last validation beside the best one."""
 
     def names(line: curves.Line) -> list[str]:
-        # Validation has no gradients to balance: its d_weight is a 0 without meaning.
-        return sorted(n for n in line if n.startswith("val/") and n != "val/d_weight")
+        # What is 0 in all of them has no meaning there, as a weight that balances
+        # gradients, or none yet.
+        return sorted(n for n in line if n.startswith("val/") and n in measured)
 
     def deciding(line: curves.Line) -> float:
         value = metrics.deciding(line, "val/")
         return value if curves.is_number(value) else math.inf
 
+    measured = {n for line in run.lines for n, value in line.items() if value != 0}
     validated = [line for line in run.lines if names(line)]
     if not validated:
         return hint("No validation yet.")
@@ -232,8 +236,11 @@ def validations(run: Run) -> str:
     return table(head, rows)
 
 
-def latents(workdir: pathlib.Path) -> str:
-    """Returns pictures and statistics of each channel, of exports and evaluations."""
+def latents(workdir: pathlib.Path, stage: Charts) -> str:
+    """Returns pictures and statistics of each channel, of exports and evaluations.
+
+    "" where the stage has no latents of its own.
+    """
     parts = [pictures(sorted(workdir.glob("figures/latent_*.png")))]
     for path in sorted(workdir.glob("latents*/**/statistics.json")):
         name = str(path.relative_to(workdir))
@@ -246,7 +253,7 @@ def latents(workdir: pathlib.Path) -> str:
             of_each = read_json(path)["latent"]["of_each_channel"]
             parts.append(channels(str(path.relative_to(workdir)), of_each))
     none = "No latents yet: tools/plot_run.py --latents 4 draws some."
-    return "\n".join(filter(None, parts)) or hint(none)
+    return "\n".join(filter(None, parts)) or hint(none * bool(stage.latents))
 
 
 def channels(name: str, statistics: Mapping[str, Any]) -> str:

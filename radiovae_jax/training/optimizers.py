@@ -1,6 +1,6 @@
-"""AdamW for both networks, with the learning rate applied outside.
+"""AdamW, with the learning rate applied outside.
 
-The transformations give a direction; `updates.descend` multiplies it by a rate that is
+The transformation gives a direction; `updates.descend` multiplies it by a rate that is
 a function of the global step (see training/schedules.py).
 """
 
@@ -22,19 +22,4 @@ def adamw(
         *clip,
         optax.scale_by_adam(beta1, beta2, eps),
         optax.add_decayed_weights(weight_decay),
-    )
-
-
-def with_logvar(autoencoder: optax.GradientTransformation, *, beta1, beta2, eps):
-    """Gives `logvar` its own Adam, without decay, beside the autoencoder's optimiser.
-
-    Its gradient is a sum over all pixels: inside the autoencoder's global norm it
-    would decide the clipping alone.
-    """
-    return optax.partition(
-        {
-            "autoencoder": autoencoder,
-            "logvar": optax.scale_by_adam(beta1, beta2, eps),
-        },
-        {"autoencoder": "autoencoder", "logvar": "logvar"},
     )

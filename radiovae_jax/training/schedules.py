@@ -1,16 +1,16 @@
-"""Learning rate, loss weights and EMA decay as functions of the global step.
+"""Learning rate and EMA decay as functions of the global step.
 
 `step` counts (autoencoder, discriminator) pairs and may be traced. No optimiser keeps
 a count of its own for these: the discriminator's would start at `disc_start`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
-from radiovae_jax import losses
 from radiovae_jax.types import Array
 
 Step = Int[Array, ""] | int
@@ -60,15 +60,11 @@ def learning_rate(
     return lambda step: peak
 
 
-def disc_factor(
-    step: Step, *, disc_start: int, disc_factor: float, disc_ramp_steps: int
-) -> Float[Array, ""]:
-    """0 before `disc_start`, `disc_factor` after; a ramp between where asked for."""
-    factor = losses.adopt_weight(disc_factor, step, disc_start)
-    if disc_ramp_steps:
-        # Reaches its value ramp_steps after the start; the first step counts as 1.
-        factor = factor * jnp.clip((step - disc_start + 1) / disc_ramp_steps, 0.0, 1.0)
-    return factor
+def ema(kind: str, *, maximum: float, after: int = 100) -> Callable[[Step], Rate]:
+    """Returns the decay of each step by the config's name: ema.schedule."""
+    if kind == "released":
+        return functools.partial(ema_decay_released, maximum=maximum, after=after)
+    return functools.partial(ema_decay, maximum=maximum)
 
 
 def ema_decay(step: Step, *, maximum: float) -> Float[Array, ""]:
@@ -95,43 +91,3 @@ def ema_decay_released(
     warm = jnp.minimum(maximum, 1.0 - (1.0 + n) ** (-2.0 / 3.0))
     decay = jnp.where(step <= after, 0.0, warm)
     return jnp.where(step % 10 == 0, decay, 1.0)
-
-
-def kl_constant(step: Step, *, kl_weight: float) -> Float[Array, ""]:
-    """`kl_weight` at every step."""
-    return jnp.full_like(step, kl_weight, dtype=jnp.float32)
-
-
-def kl_linear(step: Step, *, kl_weight: float, warmup: int) -> Float[Array, ""]:
-    """From 0 at step 0 in a line to `kl_weight` at step `warmup`, then constant.
-
-    Without warm-up it is constant.
-
-    Source: Bowman et al. 2016 (arXiv:1511.06349), KL cost annealing, with a line.
-    """
-    if not warmup:
-        return kl_constant(step, kl_weight=kl_weight)
-    return kl_weight * jnp.clip(jnp.asarray(step) / warmup, 0.0, 1.0)
-
-
-def kl_cyclical(
-    step: Step, *, kl_weight: float, steps: int, cycles: int, ratio: float
-) -> Float[Array, ""]:
-    """`cycles` times over `steps`: from 0 in a line to `kl_weight`, then constant.
-
-    Args:
-      step: global step; beyond `steps` the cycles go on.
-      kl_weight: what each cycle rises to.
-      steps: length of the training.
-      cycles: number of cycles in it; the last may be cut short by the rounding up.
-      ratio: share of a cycle that it rises for.
-
-    Source: Fu et al. 2019 (arXiv:1903.10145) with a linear ramp, counted from step 0;
-    they take 4 cycles and a ratio of 0.5.
-    """
-    period = -(-steps // cycles)
-    phase = (jnp.asarray(step) % period) / period
-    return kl_weight * jnp.clip(phase / ratio, 0.0, 1.0)
-
-
-KL = {"constant": kl_constant, "linear": kl_linear, "cyclical": kl_cyclical}

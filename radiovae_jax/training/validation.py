@@ -8,17 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, PyTree
+from jaxtyping import Float, PyTree
 
-from radiovae_jax import files, sharding
+from radiovae_jax import files, metrics, sharding
 from radiovae_jax.data import mapfiles, pipeline, radiomap, sources
-from radiovae_jax.data.batch import binary_mask
 from radiovae_jax.training import distributed, logbook, stopping
 from radiovae_jax.training.distributed import BarrierJit
 from radiovae_jax.training.task import State, Task
+from radiovae_jax.training.updates import Logs
+from radiovae_jax.types import Array, Image, PerImage
 
 NAMED = 20  # maps in a warning
 NEWEST_SAMPLES = "samples.npy"  # f of the last picture of samples, [b, h, w, c]
+
+
+class Totals(NamedTuple):
+    """Sums over a set: of metrics, of losses over images, and the number of images."""
+
+    metrics: metrics.Sums
+    losses: Logs
+    images: Float[Array, ""]
 
 
 class Compiled(NamedTuple):
@@ -115,13 +124,27 @@ class Validator(NamedTuple):
             mapfiles.write_array(images / f"{name}.npy", values)
 
 
-def building_mask(
-    raw: Mapping[str, np.ndarray], height: int
-) -> Bool[np.ndarray, "b _ _ 1"]:
-    """Returns where buildings are, in pictures of this height; nowhere if unknown."""
-    nowhere = np.zeros((*raw["gray"].shape[:3], 1), np.uint8)
-    gray = raw.get("buildings", nowhere)
-    return np.asarray(binary_mask(gray, height if gray.shape[1] != height else 0)) > 0
+def totals(
+    target: Image, recon: Image, losses: Mapping[str, PerImage], mask: PerImage
+) -> tuple[Totals, dict[str, Image]]:
+    """Returns the sums of a batch, and its maps and reconstructions for pictures.
+
+    Args:
+      target, recon: f.
+      mask: 0 for images that only fill up the batch.
+    """
+    measured, _ = metrics.measure(target, recon, mask > 0)
+    sums = {
+        name: jnp.sum(jnp.where(mask > 0, values, 0.0))
+        for name, values in losses.items()
+    }
+    return Totals(measured, sums, mask.sum()), {"target": target, "recon": recon}
+
+
+def means(totals: Totals, db: radiomap.DbRange) -> dict[str, float]:
+    """Returns the metrics of a set by name, and its losses as means over images."""
+    losses = {name: float(n / totals.images) for name, n in totals.losses.items()}
+    return losses | metrics.result(totals.metrics, db_per_unit=db.span)
 
 
 def histograms(

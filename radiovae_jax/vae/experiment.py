@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 from jaxtyping import PyTree
 
 from radiovae_jax import losses, sharding
@@ -18,6 +19,7 @@ from radiovae_jax.nn import layers, lpips
 from radiovae_jax.training import optimizers, schedules
 from radiovae_jax.training.task import drawn
 from radiovae_jax.types import PRNGKey
+from radiovae_jax.vae import loss_schedules
 from radiovae_jax.vae.autoencoder import AutoencoderKL
 from radiovae_jax.vae.discriminator import PatchDiscriminator
 from radiovae_jax.vae.state import (
@@ -181,8 +183,21 @@ def build_optimizers(config: ConfigDict) -> Optimizers:
     o = config.optimizer
     adam = dict(beta1=o.beta1, beta2=o.beta2, eps=o.eps)
     adamw = optimizers.adamw(**adam, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
-    return Optimizers(
-        optimizers.with_logvar(adamw, **adam), adamw, clip_weights=o.clip_weights
+    return Optimizers(with_logvar(adamw, **adam), adamw, clip_weights=o.clip_weights)
+
+
+def with_logvar(autoencoder: optax.GradientTransformation, *, beta1, beta2, eps):
+    """Gives `logvar` its own Adam, without decay, beside the autoencoder's optimiser.
+
+    Its gradient is a sum over all pixels: inside the autoencoder's global norm it
+    would decide the clipping alone.
+    """
+    return optax.partition(
+        {
+            "autoencoder": autoencoder,
+            "logvar": optax.scale_by_adam(beta1, beta2, eps),
+        },
+        {"autoencoder": "autoencoder", "logvar": "logvar"},
     )
 
 
@@ -196,24 +211,18 @@ def build_schedules(config: ConfigDict) -> Schedules:
         warmup=o.warmup_steps,
         power=o.power,
     )
-    decays = {
-        "warmup": functools.partial(schedules.ema_decay, maximum=config.ema.decay),
-        "released": functools.partial(
-            schedules.ema_decay_released, maximum=config.ema.decay
-        ),
-    }
     return Schedules(
         learning_rate=rate(peak=o.learning_rate),
         logvar_rate=lambda step: o.logvar_learning_rate,
         disc_rate=rate(peak=o.disc_learning_rate),
         disc_factor=functools.partial(
-            schedules.disc_factor,
+            loss_schedules.disc_factor,
             disc_start=config.loss.disc_start,
             disc_factor=config.loss.disc_factor,
             disc_ramp_steps=config.loss.disc_ramp_steps,
         ),
         kl_weight=build_kl_schedule(config),
-        ema_decay=decays[config.ema.schedule],
+        ema_decay=schedules.ema(config.ema.schedule, maximum=config.ema.decay),
     )
 
 
@@ -227,7 +236,7 @@ def build_kl_schedule(config: ConfigDict) -> Callable:
         ),
     }
     return functools.partial(
-        schedules.KL[loss.kl_schedule],
+        loss_schedules.KL[loss.kl_schedule],
         kl_weight=loss.kl_weight,
         **fields[loss.kl_schedule],
     )

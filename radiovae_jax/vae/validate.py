@@ -5,12 +5,12 @@ the sources validate on a sample.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from radiovae_jax import losses, metrics
 from radiovae_jax.data import radiomap
@@ -19,18 +19,11 @@ from radiovae_jax.reporting import plots
 from radiovae_jax.training import validation
 from radiovae_jax.training.task import Raw
 from radiovae_jax.training.updates import Logs
+from radiovae_jax.training.validation import Totals
 from radiovae_jax.types import Array, Batch, Image, PerImage, PRNGKey
 from radiovae_jax.vae import objectives
 from radiovae_jax.vae.objectives import Reconstruction
 from radiovae_jax.vae.state import PHASES, Experiment, TrainState
-
-
-class Totals(NamedTuple):
-    """Sums over a set: of metrics, of losses x images, and the number of images."""
-
-    metrics: metrics.Sums
-    losses: Logs
-    images: Float[Array, ""]
 
 
 def ema_params(state: TrainState) -> PyTree:
@@ -72,14 +65,8 @@ def sums(
         return _losses(built, state, *one, adversarial=adversarial)
 
     per_image = jax.vmap(of_one)(batch, recon, distance)
-    totals = {
-        name: jnp.sum(jnp.where(mask > 0, values, 0.0))
-        for name, values in per_image.items()
-    }
     recon_f = evaluator.in_f(image, target)
-    measured, _ = metrics.measure(target, recon_f, mask > 0)
-    examples = {"target": target, "recon": recon_f}
-    return Totals(measured, totals, mask.sum()), examples
+    return validation.totals(target, recon_f, per_image, mask)
 
 
 def _losses(
@@ -149,10 +136,7 @@ def numbers(
     totals: Totals, samples: Mapping[str, np.ndarray], *, db: radiomap.DbRange
 ) -> dict[str, float]:
     """Returns every number of the set by its name, losses as means over images."""
-    means = {
-        name: float(value / totals.images) for name, value in totals.losses.items()
-    }
-    means |= metrics.result(totals.metrics, db_per_unit=db.span)
+    means = validation.means(totals, db)
     if len(samples["samples"]) > 1:  # in f where it has no dB
         diversity = jax.jit(metrics.diversity_db, static_argnames="db_per_unit")
         apart = diversity(samples["samples"], db_per_unit=db.span or 1.0)
@@ -169,15 +153,7 @@ def figures(
     max_rows: int,
 ) -> dict[str, Any]:
     """Draws maps with their reconstructions, and the samples."""
-    target = examples["target"]
     return {
-        "reconstructions": plots.reconstructions(
-            target,
-            examples["recon"],
-            names=[str(name) for name in raw["name"]],
-            buildings=validation.building_mask(raw, target.shape[1]),
-            max_rows=max_rows,
-            db=db,
-        ),
+        "reconstructions": plots.validated(examples, raw, max_rows=max_rows, db=db),
         "samples": plots.samples(samples["samples"], db=db),
     }

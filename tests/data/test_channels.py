@@ -1,6 +1,5 @@
 """Maps of five channels, from files to pictures, by the config alone."""
 
-import functools
 import json
 
 import numpy as np
@@ -11,7 +10,7 @@ from radiovae_jax import evaluate
 from radiovae_jax.evaluation import record
 from radiovae_jax.reporting import artifacts, charts, curves
 from radiovae_jax.training import logbook
-from radiovae_jax.vae import experiment, latents
+from radiovae_jax.vae import experiment
 from radiovae_jax.vae.charts import CHARTS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -56,8 +55,7 @@ def test_pictures_and_latents_are_drawn(ran):
     workdir, _ = ran
     for name in ("reconstructions", "samples"):
         assert (workdir / "images" / f"{name}_0000002.png").stat().st_size > 5_000
-    examples = functools.partial(latents.examples, workdir, count=2)
-    written = artifacts.after_training(workdir, CHARTS, latents=examples)
+    written = artifacts.after_training(workdir, CHARTS, latents=2)
     assert [path.name for path in written[-3:]] == [
         "latent_channels.png",
         "latent_histogram.png",
@@ -89,7 +87,7 @@ def test_nowhere_are_db_of_maps_whose_unit_is_not_known(ran):
     said = record.table(found) + (workdir / "evaluation" / "val.csv").read_text()
     assert "_db" not in said + json.dumps([found["rows"], found["scales"]])
     assert "dB" not in said
-    drawn, _ = charts.of(curves.read(workdir), CHARTS)
+    drawn, _ = charts.of(curves.read(workdir, CHARTS))
     titles = {chart.title for chart in drawn}
     assert {"RMSE and MAE (f)", "Diversity of samples (f)"} <= titles
 

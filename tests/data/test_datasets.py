@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from radiovae_jax.data import datasets, radiomap, sources
-from radiovae_jax.training import validation
+from radiovae_jax.reporting import plots
 
 
 def test_validation_data_bring_their_buildings_or_say_that_they_lack(
@@ -35,13 +35,13 @@ def test_outlines_have_the_size_of_the_picture():
     buildings = np.zeros((1, 8, 8, 1), np.uint8)
     buildings[0, :4, :4] = 255
     raw = {"gray": buildings, "buildings": buildings}
-    np.testing.assert_array_equal(validation.building_mask(raw, 8), buildings > 0)
+    np.testing.assert_array_equal(plots.building_mask(raw, 8), buildings > 0)
     # Enlarged to twice the size, the corner building stays a quarter of the map.
     enlarged = np.zeros((1, 16, 16, 1), bool)
     enlarged[0, :8, :8] = True
-    found = validation.building_mask(raw, 16)
+    found = plots.building_mask(raw, 16)
     assert (found != enlarged).sum() <= 1  # the corner's pixel may be rounded off
-    nowhere = validation.building_mask({"gray": buildings}, 16)
+    nowhere = plots.building_mask({"gray": buildings}, 16)
     assert nowhere.shape == (1, 16, 16, 1) and not nowhere.any()
 
 

@@ -326,7 +326,10 @@ def test_an_evaluation_that_cannot_be_is_refused(second, flags, words):
 
 def test_it_is_validated_at_best_as_its_folder_says(second):
     assert run_folder.best_step(second[1]) in (3, 6)
-    assert evaluate.stages.charts(second[1])["Loss"] == ("train/loss", "val/loss")
+    assert evaluate.stages.charts(second[1]).columns["Loss"] == (
+        "train/loss",
+        "val/loss",
+    )
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import showcase
 from radiovae_jax import losses
 from radiovae_jax.reporting import charts, curves
 from radiovae_jax.reporting.curves import Curve
+from radiovae_jax.vae import diagnosis
 from radiovae_jax.vae.charts import CHARTS
 
 
 def run(lines):
-    return curves.of(lines, showcase.CONFIG)
+    return curves.of(lines, showcase.CONFIG, CHARTS)
 
 
 def test_what_is_not_a_finite_number_is_no_point():
@@ -30,7 +31,7 @@ def test_zeros_logged_before_the_discriminator_are_no_points():
         curves.curve(run(lines), "train/g_loss").steps, [50_002]
     )
     off = showcase.CONFIG | {"loss": showcase.CONFIG["loss"] | {"disc_factor": 0.0}}
-    assert not len(curves.curve(curves.of(lines, off), "train/g_loss").values)
+    assert not len(curves.curve(curves.of(lines, off, CHARTS), "train/g_loss").values)
 
 
 def test_a_product_needs_all_its_columns_in_a_line():
@@ -44,8 +45,8 @@ def test_a_product_needs_all_its_columns_in_a_line():
 
 def test_the_clamp_is_that_of_the_loss():
     weight = losses.adaptive_weight(jnp.full(4, 1e9), jnp.zeros(4))
-    assert float(weight) == curves.D_WEIGHT_CLIP
-    assert run([]).d_weight_clamp == 5000
+    assert float(weight) == diagnosis.D_WEIGHT_CLIP
+    assert diagnosis.d_weight_clamp(run([])) == 5000
 
 
 def test_smoothing_ignores_a_spike_and_does_not_cross_the_switch():
@@ -91,22 +92,22 @@ def test_thinning_keeps_spikes_and_ends():
 
 def test_a_folder_without_numbers_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not the folder of a run"):
-        curves.read(tmp_path)
+        curves.read(tmp_path, CHARTS)
     showcase.write(tmp_path, [])
     with pytest.raises(FileNotFoundError, match="has no whole line yet"):
-        curves.read(tmp_path)
+        curves.read(tmp_path, CHARTS)
     torn = ('{"loss": {"disc_start": 1', "{}", '{"loss": {"disc_start": ""}}')
     for damaged in (*torn, '{"loss": null}', "[]", ""):
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json .*put the run's config ba"):
-            curves.read(tmp_path)
+            curves.read(tmp_path, CHARTS)
 
 
 def test_a_run_of_maps_without_a_unit_has_no_db_but_those_it_is_given():
     lines = [{"step": 1, "val/rmse": 0.03, "val/sample_diversity": 0.2}]
     folder = {"data": {"source": "folder"}}
-    plain = curves.of(lines, showcase.CONFIG | folder)
-    titles = [chart.title for chart in charts.of(plain, CHARTS)[0]]
+    plain = curves.of(lines, showcase.CONFIG | folder, CHARTS)
+    titles = [chart.title for chart in charts.of(plain)[0]]
     assert titles == ["RMSE and MAE (f)", "Diversity of samples (f)"]
     folder["data"] |= {"db_floor": -250, "db_span": 250}
     assert curves.of(lines, showcase.CONFIG | folder).db == (-250, 250)

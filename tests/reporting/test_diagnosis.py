@@ -4,12 +4,13 @@ import pytest
 import showcase
 
 from radiovae_jax.reporting import curves, diagnosis
+from radiovae_jax.vae.charts import CHARTS
 
 CLAMP = "d_weight is at its clamp"
 
 
 def found(lines):
-    run = curves.of(lines, showcase.CONFIG)
+    run = curves.of(lines, showcase.CONFIG, CHARTS)
     return {warned.what: warned.why for warned in diagnosis.warnings(run)}
 
 

@@ -10,6 +10,7 @@ import showcase
 import tool
 from matplotlib.figure import Figure
 
+from radiovae_jax.diffusion import charts as diffusion
 from radiovae_jax.reporting import (
     artifacts,
     charts,
@@ -19,7 +20,7 @@ from radiovae_jax.reporting import (
     plots,
     quantities,
 )
-from radiovae_jax.vae.charts import CHARTS
+from radiovae_jax.vae.charts import CHARTS, weighed
 
 NAMES = (
     "figure_1_training_phases",
@@ -28,18 +29,13 @@ NAMES = (
     "figure_4_normalized_comparison",
     "figure_5_training_summary",
 )
-ALL = (
-    figures.training_phases,
-    figures.loss_components,
-    figures.three_axes,
-    figures.normalized,
-    lambda run: dashboard.training_summary(run, samples=None),
-)
+PHASES = CHARTS.figures[NAMES[0]]
+ALL = (*CHARTS.figures.values(), dashboard.training_summary)
 
 
 @pytest.fixture(scope="module")
 def run():
-    return curves.of(showcase.lines(), showcase.CONFIG)
+    return curves.of(showcase.lines(), showcase.CONFIG, CHARTS)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +117,7 @@ def test_the_foot_says_what_smooths_the_curves(drawn):
         4: "running median over 1/15 of the lines",
     }.items():
         assert words in drawn[number].get_supxlabel()
-    short = curves.of(showcase.lines(20, 5000), showcase.CONFIG)
+    short = curves.of(showcase.lines(20, 5000), showcase.CONFIG, CHARTS)
     for draw in ALL:
         assert "median" not in draw(short).get_supxlabel()
 
@@ -136,8 +132,8 @@ def test_the_foot_says_what_smooths_the_curves(drawn):
 )
 def test_the_foot_says_where_the_phases_lie(lines, changed, foot):
     config = showcase.CONFIG | {"loss": showcase.CONFIG["loss"] | changed}
-    run = curves.of(showcase.lines(*lines), config)
-    assert figures.training_phases(run).get_supxlabel().startswith(foot)
+    run = curves.of(showcase.lines(*lines), config, CHARTS)
+    assert PHASES(run).get_supxlabel().startswith(foot)
 
 
 def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
@@ -145,7 +141,7 @@ def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
         {"step": i, "train/rec_loss": 5 + 1e-7 * i, "train/kl_loss": 150_000 + i / 64}
         for i in range(5)
     ]
-    figure = figures.training_phases(curves.of(lines, showcase.CONFIG))
+    figure = PHASES(curves.of(lines, showcase.CONFIG, CHARTS))
     figure.draw_without_rendering()
     for axis in figure.axes[:2]:
         labels = [tick.get_text() for tick in axis.get_yticklabels()]
@@ -154,30 +150,32 @@ def test_numbers_that_differ_late_get_ticks_that_differ_and_no_offset():
 
 
 def test_a_quantity_has_one_colour_in_every_picture():
-    chosen = {name: q.colour for name, q in quantities.QUANTITIES.items()}
-    for title, names in (CHARTS | charts.OF_ANY_TRAINING).items():
+    def chosen(name):
+        return quantities.look(name).colour
+
+    for title, names in (CHARTS.columns | charts.OF_ANY_TRAINING).items():
         names = {name.rpartition("/")[2] for name in names}
-        assert len({chosen.get(name) for name in names}) == len(names), title
+        assert len({chosen(name) for name in names}) == len(names), title
     lines = showcase.lines(90, 2000)
     for i, line in enumerate(lines):  # nothing constant
         line |= {"train/perceptual_loss": 0.5 + i / 100, "val/rec_loss": 0.1 + i}
-    run = curves.of(lines, showcase.CONFIG)
-    phases, components = figures.training_phases(run), figures.loss_components(run)
-    summary = dashboard.training_summary(run, samples=None)
+    run = curves.of(lines, showcase.CONFIG, CHARTS)
+    phases, components = PHASES(run), CHARTS.figures[NAMES[1]](run)
+    summary = dashboard.training_summary(run)
     train, val = (labelled(phases.axes[0])[word] for word in ("training", "validation"))
-    assert train.get_color() == val.get_color() == chosen["rec_loss"]
+    assert train.get_color() == val.get_color() == chosen("rec_loss")
     assert val.get_marker() == "o" and not train.get_marker().strip("None")
-    assert (
-        labelled(components.axes[1])["LPIPS"].get_color() == chosen["perceptual_loss"]
+    assert labelled(components.axes[1])["LPIPS"].get_color() == chosen(
+        "perceptual_loss"
     )
     labels = [item for axis in summary.axes for item in labelled(axis).items()]
     generator = {line.get_color() for name, line in labels if name == "generator"}
-    assert generator == {chosen["g_loss"]}
+    assert generator == {chosen("g_loss")}
 
 
 def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
     folder = showcase.write(tmp_path, showcase.lines(20, 5000))
-    assert curves.read(folder).frechet == ""
+    assert curves.read(folder, CHARTS).frechet == ""
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "torn.json").write_text('{"frechet": ')
     (folder / "evaluation" / "odd.json").write_text('{"frechet": {"rows": [1]}}')
@@ -186,7 +184,7 @@ def test_the_summary_says_the_frechet_distance_of_an_evaluation(tmp_path):
     record = {"step": 90_000, "frechet": frechet}
     (folder / "evaluation" / "val.json").write_text(json.dumps(record))
     run = curves.read(folder)
-    title = dashboard.training_summary(run, samples=None).axes[0].get_title(loc="left")
+    title = dashboard.training_summary(run).axes[0].get_title(loc="left")
     assert title.startswith("validation quality: PSNR ")
     assert " ".join(title.split()).endswith(
         "Fréchet distance of pixels_8x8 (val, step 90,000): autoencoder 0.123, "
@@ -198,8 +196,8 @@ def test_the_dashboard_shows_the_samples_and_the_clamp():
     maps = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
     lines = showcase.lines()
     lines[-1]["val/sample_diversity"] = 24.53
-    run = curves.of(lines, showcase.CONFIG)
-    figure = dashboard.training_summary(run, samples=maps)
+    run = curves.of(lines, showcase.CONFIG, CHARTS)
+    figure = dashboard.training_summary(run._replace(samples=maps))
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert "loss balance: d_weight at its clamp in 100% of lines" in titles
     assert "resources: 80 images a second (median)" in titles
@@ -213,11 +211,34 @@ def test_the_dashboard_shows_the_samples_and_the_clamp():
     np.testing.assert_allclose(drawn, 100 * maps[:4, ..., 0] - 147, rtol=1e-5)
 
 
+def test_the_second_stage_has_its_own_summary_without_an_empty_panel():
+    lines = [
+        {
+            "step": step,
+            "train/loss": 1 / step,
+            "train/c_loss": 2 / step,
+            "train/denoiser_update_norm": 0.5,
+            "train/denoiser_param_norm": 50.0 + step,
+            "time/step_seconds": 0.1 + 0.01 * step,
+            "val/loss": 1.1 / step,
+            "val/nmse": 0.1 / step,
+            "val/psnr": 20 + step,
+        }
+        for step in range(1, 21)
+    ]
+    config = {"train": {"steps": 20}}
+    figure = dashboard.training_summary(curves.of(lines, config, diffusion.CHARTS))
+    assert all(axis.lines and not axis.texts for axis in figure.axes)
+    names = {name for axis in figure.axes for name in labelled(axis)}
+    assert {"loss", "loss, validation", "C", "update / weights"} <= names
+    assert "discriminator" not in figure.get_supxlabel()
+
+
 def test_two_validations_that_rise_alike_do_not_hide_each_other():
     lines = [
         {"step": i, "val/psnr": 20.0 + i, "val/ssim": 0.8 + i / 10} for i in (0, 1)
     ]
-    figure = dashboard.training_summary(curves.of(lines, showcase.CONFIG), samples=None)
+    figure = dashboard.training_summary(curves.of(lines, showcase.CONFIG, CHARTS))
     left, right = (
         axis for axis in figure.axes if axis.get_ylabel() in ("PSNR (dB)", "SSIM")
     )
@@ -256,10 +277,10 @@ def test_samples_that_are_damaged_are_left_out(tmp_path, caplog):
 
 
 def test_the_balance_weighs_every_term(run):
-    weighed = {quantity.label: points for quantity, points in dashboard.weighed(run)}
-    kl = weighed["kl_weight · kl"]
+    terms = {quantity.label: points for quantity, points in weighed(run)}
+    kl = terms["kl_weight · kl"]
     np.testing.assert_allclose(kl.values[0], 1e-6 * run.lines[0]["train/kl_loss"])
-    g = weighed["|d_weight · disc_factor · g|"]
+    g = terms["|d_weight · disc_factor · g|"]
     np.testing.assert_allclose(g.values[-1], 5000 * -run.lines[-1]["train/g_loss"])
 
 
@@ -287,9 +308,10 @@ ODD = {
 @pytest.mark.filterwarnings("error")
 # What a coroutine of an earlier test left for the garbage collector is not ours.
 @pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("config", [showcase.CONFIG, {}])
 @pytest.mark.parametrize("kind", ODD)
-def test_no_log_is_too_odd_to_draw(kind):
-    run = curves.of(ODD[kind], showcase.CONFIG)
+def test_no_log_is_too_odd_to_draw(kind, config):
+    run = curves.of(ODD[kind], config, CHARTS)
     for draw in ALL:
         figure = draw(run)
         figure.draw_without_rendering()
@@ -298,8 +320,8 @@ def test_no_log_is_too_odd_to_draw(kind):
 
 
 def test_spikes_do_not_set_the_scale_of_a_linear_axis():
-    run = curves.of(spiked(), showcase.CONFIG)
-    adversarial = figures.training_phases(run).axes[2]
+    run = curves.of(spiked(), showcase.CONFIG, CHARTS)
+    adversarial = PHASES(run).axes[2]
     # Both losses are within 1, but for one line in 400, whose g is 4.5e4.
     assert adversarial.get_ylim()[1] < 2
     assert abs(labelled(adversarial)["generator"].get_ydata()).max() < 1
@@ -327,11 +349,12 @@ def test_the_tool_ends_in_one_message_where_there_is_no_run(tmp_path, capsys):
 def test_a_picture_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
     showcase.write(tmp_path, showcase.lines(5))
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(plots, "save", full)
-    written = artifacts.after_training(tmp_path, latents=full)
+    stage = CHARTS._replace(latents=full)
+    written = artifacts.after_training(tmp_path, stage, latents=4)
     assert [path.name for path in written] == ["report.html"]
     for what in ("figures", "latents"):
         assert f"the {what} could not be made: OSError('disk full')" in caplog.text

@@ -24,8 +24,8 @@ def panels(figure):
 
 
 def bar_labels(figure):
-    bars = [axis for axis in figure.axes if axis.get_label() == "<colorbar>"]
-    return [bar.get_ylabel() for bar in bars]
+    axes = [one for axis in figure.axes for one in (axis, *axis.child_axes)]
+    return [axis.get_ylabel() for axis in axes if axis.get_ylabel()]
 
 
 def titles(figure):
@@ -153,7 +153,8 @@ def test_a_few_large_errors_do_not_set_the_scale_and_are_pointed_at(db):
     recon = target + 0.02
     recon[0, 0, :3] = 0.9  # 1.5% of the pixels
     figure = plots.reconstructions(target, recon, db=db)
-    right, bar = panels(figure)[2].images[0], figure.subfigs[0].axes[-1]
+    axis = panels(figure)[2]
+    right, (bar,) = axis.images[0], axis.child_axes
     unit = (db.span or 1) / 100
     np.testing.assert_allclose(right.get_clim(), (-2 * unit, 2 * unit))
     assert right.colorbar.extend == "max" and bar is right.colorbar.ax

@@ -11,7 +11,9 @@ import pytest
 import showcase
 from matplotlib.figure import Figure
 
+from radiovae_jax import stages
 from radiovae_jax.reporting import artifacts, charts, curves, quantities, report_page
+from radiovae_jax.reporting.curves import Charts
 from radiovae_jax.vae.charts import CHARTS
 
 PNG = base64.b64decode(
@@ -174,7 +176,7 @@ def test_a_damaged_record_is_called_so_with_the_command_that_writes_it(tmp_path,
 
 def test_curves_are_the_logged_numbers(full):
     run, page = full
-    data, (drawn, _) = curves_of(page), charts.of(curves.read(run), CHARTS)
+    data, (drawn, _) = curves_of(page), charts.of(curves.read(run, CHARTS))
     assert data["switch"] == 50_001 and data["range"] == [500, 150_000]
     titles = re.findall(r'<figure class="card chart"><h3>(.*?)</h3>', page)
     assert titles == [html.escape(chart.title) for chart in drawn]
@@ -290,7 +292,7 @@ def toy(tmp_path_factory):
 
 
 def test_a_stage_that_names_no_charts_has_one_for_each_number(toy):
-    drawn, constants = charts.of(curves.read(toy), {})
+    drawn, constants = charts.of(curves.read(toy))
     found = {chart.title: [one.label for one in chart.drawn] for chart in drawn}
     assert found == {
         "train/<loss>": ["training", "validation"],
@@ -303,8 +305,8 @@ def test_a_stage_that_names_no_charts_has_one_for_each_number(toy):
 
 
 def test_a_stage_names_its_charts_and_unknown_columns_have_colours_of_their_own(toy):
-    named = {"Mine": ("train/<loss>", "train/gate")}
-    drawn, _ = charts.of(curves.read(toy), named)
+    named = Charts(columns={"Mine": ("train/<loss>", "train/gate")})
+    drawn, _ = charts.of(curves.read(toy, named))
     assert [chart.title for chart in drawn] == [
         "Mine",
         "train/r1_loss",
@@ -316,6 +318,9 @@ def test_a_stage_names_its_charts_and_unknown_columns_have_colours_of_their_own(
 
 def test_the_folder_of_another_stage_gives_a_report_and_a_summary(toy, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", showcase.touch)
+    assert stages.charts(toy) == CHARTS  # its config says no name
+    for stage in (CHARTS, Charts()):
+        assert "KL" not in "".join(read(report_page.page(toy, stage)).texts)
     summary, page = artifacts.after_training(toy)
     # No panel of the other four figures has a number to show.
     assert summary.stem == "figure_5_training_summary"
@@ -323,6 +328,6 @@ def test_the_folder_of_another_stage_gives_a_report_and_a_summary(toy, monkeypat
     texts = "".join(read(page).texts)
     assert "discriminator after" not in texts and "KL" not in texts
     assert "Nothing stands out" in texts and "last, step 20" in texts
-    assert (
-        "best" not in texts.partition("Validation in training")[2].partition("Lat")[0]
-    )
+    _, _, validation = texts.split("Validation in training")  # in the links, above it
+    assert "best" not in validation.partition("No run.json")[0]
+    assert "Latents" not in texts

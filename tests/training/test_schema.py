@@ -9,8 +9,8 @@ import tiny
 from radiovae_jax import losses
 from radiovae_jax.data import augmentation, conditions, sources
 from radiovae_jax.diffusion import process
-from radiovae_jax.training import fields, schedules, schema
-from radiovae_jax.vae import objectives
+from radiovae_jax.training import fields, schema
+from radiovae_jax.vae import loss_schedules, objectives
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "config.md"
 
@@ -27,7 +27,7 @@ def test_the_table_s_choices_are_those_of_the_modules_that_own_them():
     for name, choices in {
         "loss.reconstruction": losses.RECONSTRUCTION,
         "loss.reduction": losses.REDUCTION,
-        "loss.kl_schedule": schedules.KL,
+        "loss.kl_schedule": loss_schedules.KL,
         "data.augment": augmentation.AUGMENTATIONS,
         "process.kind": process.KINDS,
         "condition.planes": conditions.KINDS,
