@@ -39,10 +39,17 @@ from radiovae_jax.evaluation.evaluator import EvalSpec, Evaluation
 from radiovae_jax.nn import lpips
 from radiovae_jax.progress import Bar
 from radiovae_jax.reporting import artifacts, plots, prediction_plots
-from radiovae_jax.training import run_folder
+from radiovae_jax.training import run_folder, schema
 from radiovae_jax.vae import codec, eval_rows
 
 PREDICTOR_BATCH = 32  # maps at a time when predictors are fitted
+# Fields that other values may be given for: what is evaluated, not what was trained.
+OTHER_DATA = (
+    "data.",
+    "condition.pixel_metres",
+    "train.metrics_size",
+    "first_stage.run",
+)
 SHOWN = 3  # of the best and of the worst maps
 NO_LOSS = ml_collections.ConfigDict(
     dict(perceptual_weights="hub", perceptual_weight=0.0)
@@ -111,7 +118,7 @@ def _second_stage(
         )
     if measurements and "measurements" not in config.condition.planes:
         raise ValueError(f"{workdir} was trained without measurements: leave them out")
-    run = stages.load_predictor(workdir, weights, step=step)
+    run = stages.load_predictor(workdir, weights, step=step, config=config)
     names = tuple(baselines.PREDICTORS) if baseline == "predictors" else ()
     also = ("buildings", "antenna") if names else ()
     fitted = {}
@@ -162,8 +169,13 @@ def evaluate(
     calls: tuple[int, ...] = (1,),
     samples: int = 1,
     measurements: int = 0,
+    name: str = "",
+    overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Returns the record that is written to `evaluation/{split}.json`.
+    """Returns the record that is written to `evaluation/{name or split}.json`.
+
+    Args:
+      overrides: {"section.field": text}, of the fields that OTHER_DATA names.
 
     Raises:
       ValueError, FileNotFoundError: no run, no such split, data that cannot be read.
@@ -171,6 +183,14 @@ def evaluate(
     """
     workdir = inputs.local(workdir, "workdir")
     config = run_folder.read_config(workdir)
+    if wrong := [field for field in overrides if not field.startswith(OTHER_DATA)]:
+        raise ValueError(
+            f"--config.{wrong[0]} is what the run was trained with; an evaluation "
+            f"takes {', '.join(OTHER_DATA)}"
+        )
+    schema.override(config, overrides)
+    schema.check(config)
+    name = name or split
     if data_root:
         data_root = str(inputs.local(data_root, "data_root"))
         # Of a folder that is not there the synthetic source would draw a city.
@@ -230,7 +250,8 @@ def evaluate(
         show=SHOWN,
     )
     which = {"step": run.step, "weights": weights, **run.settings}
-    other = folder / f"{config.data.val_split}.json"
+    # Of the same data, where the name says it: real_val for real_test.
+    other = folder / f"{name.replace(split, config.data.val_split)}.json"
     scale = None if split == config.data.val_split else record.scale(other, which)
     found = {
         "workdir": str(workdir),
@@ -247,13 +268,13 @@ def evaluate(
         "config": run_folder.jsonable(config),
     }
     found["summary"] = record.summary(found)
-    record.write(folder, split, found, measured.maps)
+    record.write(folder, name, found, measured.maps)
     regional = "building" in regions
     figure = picture(measured, run.titles, with_buildings=regional, db=run.db)
-    plots.save(figure, folder / f"{split}_best_worst.png")
+    plots.save(figure, folder / f"{name}_best_worst.png")
     if run.titles:
         figure = prediction_plots.prediction_error(found)
-        plots.save(figure, folder / f"{split}_prediction_error.png")
+        plots.save(figure, folder / f"{name}_prediction_error.png")
     return found
 
 
@@ -345,7 +366,9 @@ def picture(
 
 
 def parser() -> cli.Parser:
-    parser = cli.Parser(doc=__doc__, prog="python -m radiovae_jax.evaluate")
+    hint = f"other data: --config.FIELD=VALUE of {', '.join(OTHER_DATA)}"
+    prog = "python -m radiovae_jax.evaluate"
+    parser = cli.ConfigParser(doc=__doc__, prog=prog, hint=hint)
     add, path = parser.add_argument, dict(type=cli.path, metavar="DIR")
     add("--workdir", required=True, help="folder of the run", **path)
     add("--split", default="val", help="train, val (default), test, or all maps found")
@@ -367,6 +390,8 @@ def parser() -> cli.Parser:
     add("--samples", type=cli.at_least(1), default=1, metavar="N", help=words)
     words = "of a second stage: measured pixels of each map, default 0"
     add("--measurements", type=cli.at_least(0), default=0, metavar="N", help=words)
+    words = "of the files written; default the split"
+    add("--name", default="", metavar="NAME", help=words)
     parser.add_debug()
     return parser
 
@@ -385,9 +410,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         fields[name] = str(fields[name] or "")
     found = evaluate(**fields)
     cli.say(record.table(found))
-    place = args.workdir / "evaluation" / args.split
+    place = args.workdir / "evaluation" / (args.name or args.split)
     pictures = " and ".join(
-        sorted(p.name for p in place.parent.glob(f"{args.split}_*.png"))
+        sorted(p.name for p in place.parent.glob(f"{place.name}_*.png"))
     )
     cli.say(f"written: {place}.json, .csv, {pictures}")
     for path in artifacts.renew_report(args.workdir, stages.charts(args.workdir)):

@@ -128,13 +128,18 @@ def first_stage(config: ConfigDict, workdir: pathlib.Path | None) -> FirstStage:
         ),
         channels=run.model.embed_dim,
         factor=run.factor,
-        image_size=run.image_size,
+        # One that takes maps as they are stored takes them resized as well.
+        image_size=run.image_size or config.data.image_size,
         record=record,
     )
 
 
 def load_predictor(
-    workdir: pathlib.Path | str, weights: str = "ema", *, step: int = 0
+    workdir: pathlib.Path | str,
+    weights: str = "ema",
+    *,
+    step: int = 0,
+    config: ConfigDict | None = None,
 ) -> Predictor:
     """Reads the predictor of a run; public as `radiovae_jax.load_predictor`.
 
@@ -142,6 +147,7 @@ def load_predictor(
       workdir: folder of a run of the second stage.
       weights: "ema" (the average that validation measures) or "live".
       step: which checkpoint; 0 is the one with the lowest validation NMSE.
+      config: instead of the folder's, for other data.
 
     Raises:
       FileNotFoundError: no run, no checkpoint in it, or no first stage.
@@ -150,7 +156,7 @@ def load_predictor(
     if weights not in codec.WEIGHTS:
         raise ValueError(f"weights={weights!r} is not 'ema' or 'live'")
     workdir = inputs.local(workdir, "workdir")
-    config = run_folder.read_config(workdir)
+    config = config or run_folder.read_config(workdir)
     if config.stage != "diffusion":
         raise ValueError(
             f"{workdir} is the run of a first stage, which predicts nothing from "

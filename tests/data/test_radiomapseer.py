@@ -184,6 +184,7 @@ def test_a_field_that_is_missing_fails_at_once_and_names_the_file(copy):
     message = rf"field 'buildings': 1 of 10 files are missing, .*/{first}.png; copy"
     with pytest.raises(FileNotFoundError, match=message):
         RadioMapSeer(copy, split="all", fields=("gray", "buildings"))
+    shutil.rmtree(copy / "png" / "cars")
     with pytest.raises(FileNotFoundError, match=r"no folder .*png/cars for field"):
         RadioMapSeer(copy, fields=("cars",))
 

@@ -89,12 +89,12 @@ def test_it_goes_on_bit_for_bit(second, trained, tmp_path):
 @pytest.mark.parametrize("form", ["npz", "array_record"])
 @pytest.mark.parametrize("draw", [(), ("--sample",)])
 def test_exported_latents_are_those_that_it_would_encode(
-    trained, tmp_path, form, draw, request
+    trained, trained_copy, tmp_path, form, draw, request
 ):
     folder = tmp_path / "latents"
     done = command.call(
         tool.load("export_latents"),
-        *(trained / "run", "--out", folder, "--format", form, *draw),
+        *(trained_copy, "--out", folder, "--format", form, *draw),
     )
     assert done.status == 0, done.stderr
     config = make_config(trained)
@@ -317,11 +317,31 @@ def test_its_evaluation_has_calls_samples_floor_and_baselines(second):
         (["--baseline", "pca"], "predictors of this one"),
         (["--measurements", "5"], "trained without measurements"),
         (["--calls", "0"], "no whole number from 1"),
+        (["--config.denoiser.width=64"], "denoiser.width is what the run was trained"),
+        (["--config.data.sauce=folder"], "no field; did you mean data.source"),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(second, flags, words):
     done = command.call("evaluate", "--workdir", second[1], *flags)
     assert done.status and words in done.stderr
+
+
+def test_it_is_evaluated_on_other_data_by_name(second, trained):
+    records = {}
+    for name, source in (("same", "synthetic"), ("other", "radiomapseer")):
+        metres = 1 if source == "synthetic" else 4
+        done = command.call(
+            *("evaluate", "--workdir", second[1], "--name", name),
+            *(f"--config.data.source={source}", "--step", 6),
+            f"--config.condition.pixel_metres={metres}",
+        )
+        assert done.status == 0, done.stderr
+        path = second[1] / "evaluation" / f"{name}.json"
+        records[name] = json.loads(path.read_text())
+    same, other = (records[name]["rows"] for name in ("same", "other"))
+    assert records["other"]["data"].startswith("RadioMapSeer")
+    assert same["first_stage"] == other["first_stage"]
+    assert same["calls_1"] != other["calls_1"]  # it is told other distances
 
 
 def test_it_is_validated_at_best_as_its_folder_says(second):
