@@ -14,6 +14,7 @@ from whole_runs import log
 import radiovae_jax
 from radiovae_jax import evaluate, stages, training
 from radiovae_jax.data import datasets, pipeline, radiomap, sionna
+from radiovae_jax.diffusion import task as diffusion_task
 from radiovae_jax.diffusion import train_step
 from radiovae_jax.training import dry_run, run_folder, schema
 from radiovae_jax.vae import codec
@@ -111,7 +112,7 @@ def test_exported_latents_are_those_that_it_would_encode(
     else:
         np.testing.assert_allclose(found, [*encoded], atol=1e-5)
     if request.node.callspec.id == "draw0-npz":
-        numbers = train(config, tmp_path / "run")
+        numbers = train(config, tmp_path / "second")
         assert 0 < numbers["nmse_pooled"] < 2
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, words in [
@@ -221,7 +222,7 @@ def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
 @pytest.mark.parametrize(
     "field, value, words",
     [
-        ("data.image_size", 64, "trained at 0: set data.image_size=0"),
+        ("data.image_size", 30, "maps of 30x30 are no multiple of"),
         ("denoiser.mult", (1, 1, 1, 1, 1, 1), "no multiple of 64"),
     ],
 )
@@ -230,6 +231,13 @@ def test_what_does_not_fit_the_first_stage_is_refused(second, field, value, word
     schema.put(config, field, value)
     with pytest.raises(ValueError, match=words):
         dry_run.run(stages.make(config, None), config)
+
+
+def test_a_first_stage_gets_maps_of_the_size_that_it_was_trained_at(second):
+    config = second[0].copy_and_resolve_references()
+    first = stages.first_stage(config, None)._replace(image_size=64)
+    with pytest.raises(ValueError, match="trained at 64: set data.image_size=64"):
+        diffusion_task.make(config, (32, 32, 1), first)
 
 
 def test_the_dry_run_counts_both_stages(second):
