@@ -148,7 +148,7 @@ def second_stage(config, first: str):
         image_size=config.data.image_size,
         record={},
     )
-    built = task.build(config, stage)
+    built = task.build(config, stage, shape[:2])
     step = functools.partial(train_step.train_step, built)
     fresh = functools.partial(train_step.init_state, built, image_size=shape[:2])
     fields = ("gray", *conditions.fields(config.condition.planes))

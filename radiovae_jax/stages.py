@@ -163,16 +163,16 @@ def load_predictor(
             "buildings; train a second one with --config radio_ldm"
         )
     schema.check(config)
-    if config.first_stage.run != "pixels" and not (workdir / state.RECORD).exists():
+    if not (workdir / state.RECORD).exists():
         raise FileNotFoundError(
             f"{workdir} lacks {state.RECORD}, which says of which first stage its "
             "latents are and how they are spread; copy it from where it was trained"
         )
     first = first_stage(config, workdir)
+    size = trained_size(workdir)
     with config.unlocked():
         config.train.dtype = "float32"
-    built = diffusion_task.build(config, first)
-    size = (built.multiple, built.multiple)
+    built = diffusion_task.build(config, first, size)
     fresh = functools.partial(train_step.init_state, built, image_size=size)
     part = {"ema": "ema", "live": "params"}[weights]
     like = {part: getattr(jax.eval_shape(fresh, jax.random.key(0)), part)}
@@ -186,6 +186,16 @@ def load_predictor(
         step=step,
         description=f"{workdir}, step {step}, {weights} weights",
     )
+
+
+def trained_size(workdir: pathlib.Path) -> tuple[int, int]:
+    """Returns (height, width) of the maps that a second stage was trained on."""
+    path = workdir / state.RECORD
+    remedy = "copy it from where the run was trained"
+    size = inputs.read_json(path, remedy=remedy).get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        raise ValueError(f"{path} says no size of the maps; {remedy}")
+    return tuple(size)
 
 
 def first_stage_of(workdir: pathlib.Path) -> pathlib.Path:

@@ -41,7 +41,7 @@ def built(kind: str = "rectified", **fields) -> state.Built:
         width=32,
         mult=(1,),
         blocks=1,
-        attention_side=0,
+        attention_levels=0,
         condition_width=32,
         log_time=made.log_time,
     )

@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
       width: features of the first level; a multiple of 32.
       mult: widths of the levels in `width`; each beyond the first halves the size.
       blocks: residual blocks of a level, on either side.
-      attention_side: levels of at most so many rows have attention.
+      attention_levels: so many of the coarsest levels have attention.
       condition_width: features of the encoded condition, at every level.
       log_time: features are of log(t)/4 rather than of t.
       remat: compute blocks again in the backward pass.
@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
     width: int = 96
     mult: tuple[int, ...] = (1, 2, 3)
     blocks: int = 2
-    attention_side: int = 16
+    attention_levels: int = 2
     condition_width: int = 64
     dropout: float = 0.0
     log_time: bool = False
@@ -69,7 +69,7 @@ class Denoiser(nn.Module):
             self.width,
             tuple(self.mult),
             self.blocks,
-            self.attention_side,
+            self.attention_levels,
             self.dropout,
             self.log_time,
             self.remat,
@@ -138,7 +138,7 @@ class UNet(nn.Module):
     width: int
     mult: tuple[int, ...]
     blocks: int
-    attention_side: int
+    attention_levels: int
     dropout: float
     log_time: bool
     remat: bool
@@ -157,10 +157,10 @@ class UNet(nn.Module):
         block = nn.remat(Block, static_argnums=3) if self.remat else Block
         embedding = TimeEmbedding(4 * self.width, self.log_time, name="time")(t, r)
 
-        def level(h, features, name):
+        def level(h, features, name, number):
             kind = block(features, self.dropout, self.dtype, name=name)
             h = kind(h, embedding, train)
-            if h.shape[1] <= self.attention_side:
+            if number >= len(self.mult) - self.attention_levels:
                 h = Attention(self.dtype, name=f"{name}_attention")(h)
             return h
 
@@ -172,14 +172,15 @@ class UNet(nn.Module):
                 h = conv(h.shape[-1], strides=2, dtype=self.dtype, name=f"down_{i}")(h)
                 h = jnp.concatenate([h, condition[i]], axis=-1)
             for j in range(self.blocks):
-                h = level(h, mult * self.width, f"down_{i}_{j}")
+                h = level(h, mult * self.width, f"down_{i}_{j}", i)
                 skips.append(h)
-        h = level(h, h.shape[-1], "middle_0")
-        h = level(h, h.shape[-1], "middle_1")
+        coarsest = len(self.mult) - 1
+        h = level(h, h.shape[-1], "middle_0", coarsest)
+        h = level(h, h.shape[-1], "middle_1", coarsest)
         for i, mult in reversed(list(enumerate(self.mult))):
             for j in range(self.blocks):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = level(h, mult * self.width, f"up_{i}_{j}")
+                h = level(h, mult * self.width, f"up_{i}_{j}", i)
             if i:
                 name = f"up_{i}"
                 h = conv(h.shape[-1], dtype=self.dtype, name=name)(upsample_nearest(h))

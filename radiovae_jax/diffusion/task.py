@@ -30,16 +30,24 @@ def make(config: ConfigDict, shape: tuple[int, int, int], first: FirstStage) -> 
     Raises:
       ValueError: something in the config cannot be done.
     """
-    built, size = build(config, first), image_size(config, shape, first)
+    size = image_size(config, shape, first)
+    built = build(config, first, size)
     check(built, size)
     return of(config, built, size)
 
 
-def build(config: ConfigDict, first: FirstStage) -> Built:
-    """Makes process, network, optimiser and schedules."""
+def build(config: ConfigDict, first: FirstStage, size: tuple[int, int]) -> Built:
+    """Makes process, network, optimiser and schedules.
+
+    Args:
+      size: (height, width) of the training's maps as the first stage gets them; it
+        decides which levels attend, also where maps of another size are predicted.
+    """
     o, ema = config.optimizer, config.ema
     made, condition = build_process(config), config.condition.to_dict()
     network = config.denoiser.to_dict()
+    rows = [size[0] / first.factor / 2**i for i in range(len(network["mult"]))]
+    most = network.pop("attention_side")
     return Built(
         process=made,
         denoiser=Denoiser(
@@ -47,6 +55,7 @@ def build(config: ConfigDict, first: FirstStage) -> Built:
             channels=first.channels,
             downsampling=first.factor,
             log_time=made.log_time,
+            attention_levels=sum(side <= most for side in rows),
             dtype=layers.compute_dtype(config.train.dtype),
             **network | {"mult": tuple(network["mult"])},
         ),
@@ -138,7 +147,7 @@ def of(config: ConfigDict, built: Built, size: tuple[int, int]) -> Task:
         phases=f"{train.steps:,} steps of {config.process.kind}",
         schedules={"learning_rate": built.learning_rate},
         corners={"warm-up done": max(config.optimizer.warmup_steps - 1, 0)},
-        keeps={state.RECORD: built.first.record},
+        keeps={state.RECORD: {**built.first.record, "size": list(size)}},
         warm_start=functools.partial(
             warm_start.prepared, ours=warm_start.network(config)
         ),

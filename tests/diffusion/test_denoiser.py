@@ -14,7 +14,7 @@ TINY = dict(
     width=32,
     mult=(1, 2),
     blocks=1,
-    attention_side=4,
+    attention_levels=1,
     condition_width=32,
 )
 

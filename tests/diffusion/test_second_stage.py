@@ -178,6 +178,20 @@ def test_a_run_starts_from_the_average_of_another(second, trained, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_size_decides_once_which_levels_attend(trained, place, tmp_path):
+    # Of latents of 16x16 and 8x8 the coarser alone; whatever is predicted later.
+    config = make_config(trained, steps=1)
+    config.denoiser.update(mult=(1, 1), attention_side=8)
+    train(config, tmp_path / "run")
+    run = radiovae_jax.load_predictor(tmp_path / "run")
+    assert run.built.denoiser.attention_levels == 1
+    assert "down_1_0_attention" in run.params["params"]["unet"]
+    assert "down_0_0_attention" not in run.params["params"]["unet"]
+    assert run.predict(*place).shape == (1, 1, 32, 32)
+    wide = np.tile(place[0], (2, 2, 1))
+    assert run.predict(wide, place[1]).shape == (1, 1, 64, 64)
+
+
 def test_pixels_need_no_first_stage(trained, place, tmp_path):
     config = make_config(trained)
     config.first_stage.run, config.process.kind = "pixels", "regression"
@@ -222,7 +236,7 @@ def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
 @pytest.mark.parametrize(
     "field, value, words",
     [
-        ("data.image_size", 30, "maps of 30x30 are no multiple of"),
+        ("data.image_size", 31, "maps of 31x31 are no multiple of"),
         ("denoiser.mult", (1, 1, 1, 1, 1, 1), "no multiple of 64"),
     ],
 )
@@ -236,7 +250,7 @@ def test_what_does_not_fit_the_first_stage_is_refused(second, field, value, word
 def test_a_first_stage_gets_maps_of_the_size_that_it_was_trained_at(second):
     config = second[0].copy_and_resolve_references()
     first = stages.first_stage(config, None)._replace(image_size=64)
-    with pytest.raises(ValueError, match="trained at 64: set data.image_size=64"):
+    with pytest.raises(ValueError, match=r"trained at 64: set data.image_size=64"):
         diffusion_task.make(config, (32, 32, 1), first)
 
 
