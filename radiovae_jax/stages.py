@@ -60,6 +60,8 @@ def lacking(config: ConfigDict) -> Iterator[tuple[ConfigDict, pathlib.Path]]:
     """
     if config.stage != "diffusion" or not config.first_stage.config:
         return
+    if config.first_stage.run == "pixels":
+        return
     folder = pathlib.Path(config.first_stage.run)
     if (folder / "config.json").exists():
         first = run_folder.read_config(folder)

@@ -220,8 +220,9 @@ def test_a_first_stage_that_is_not_there_is_to_be_trained_before(trained, tmp_pa
     shutil.rmtree(folder / "checkpoints" / "6")  # as after an interruption
     ((first, _),) = stages.lacking(config)
     assert first.autoencoder == run_folder.read_config(folder).autoencoder
-    config.first_stage.config = ""
-    assert not [*stages.lacking(config)]
+    for field, value in (("run", "pixels"), ("config", "")):
+        config.first_stage[field] = value
+        assert not [*stages.lacking(config)]
 
 
 def test_another_process_knows_the_first_stage_again(second, place, tmp_path):
