@@ -48,7 +48,14 @@ def of_state(state: PyTree) -> Checksums:
 
     Compiled by shape: a thousand arrays in one program take a minute to compile.
     """
-    sums = {name: of_array(leaf) for name, leaf in named(state).items()}
+    # CPU devices share a pool of threads, which several sums whose parts wait for each
+    # other use up: one after the other there.
+    shared = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    sums = {}
+    for name, leaf in named(state).items():
+        sums[name] = of_array(leaf)
+        if shared:
+            sums[name].block_until_ready()
     return {name: int(total) for name, total in jax.device_get(sums).items()}
 
 
