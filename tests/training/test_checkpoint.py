@@ -251,7 +251,8 @@ def test_a_disk_that_is_full_is_said_once_and_the_older_one_stays(workdir):
     message = str(error.value)
     assert "File too large" in message and "steps [1, 2]" in message
     assert "\n" not in message
-    assert restored_step(workdir) == 2
+    for _ in range(2):  # a late writer's folder goes when the next process comes
+        assert restored_step(workdir) == 2
     assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "2"]
 
 
