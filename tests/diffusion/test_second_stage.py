@@ -430,6 +430,54 @@ def test_apply_predict_refuses_what_cannot_be(second, files, flags, words):
     assert not (folder / "out").exists() or not any((folder / "out").iterdir())
 
 
+def test_measurements_are_trained_with_measured_and_completed_from(
+    trained, files, place, tmp_path
+):
+    folder, flags = files
+    config = make_config(trained, steps=1)
+    config.condition.update(
+        planes=("buildings", "log_distance", "measurements"),
+        measurements=20,
+        buildings_missing=0.5,
+    )
+    train(config, tmp_path / "run")
+    run = radiovae_jax.load_predictor(tmp_path / "run")
+    rng = np.random.default_rng(0)  # the last layer begins at 0: any condition is one
+    kernel = run.params["params"]["unet"]["conv_out"]["kernel"]
+    run.params["params"]["unet"]["conv_out"]["kernel"] = rng.normal(0, 1, kernel.shape)
+    points, db = [(3, 4), (20, 9)], [-90.0, -95.5]
+    without = run.predict(*place)
+    np.testing.assert_array_equal(without, run.predict(*place, measurements=([], [])))
+    with_two = run.predict(*place, measurements=(points, db))
+    assert np.abs(with_two - without).max() > 0.1
+    (folder / "points.csv").write_text("3,4,-90\n20,9,-95.5\n")
+    given = ("--measurements", folder / "points.csv", "--workdir", tmp_path / "run")
+    done = command.call(
+        "apply", "complete", *flags, *given, "--out", folder / "out", "--samples", 2
+    )
+    assert done.status == 0, done.stderr
+    stored = radiovae_jax.load_predictor(tmp_path / "run")
+    key = jax.random.key(0)
+    expected = stored.predict(*place, key, measurements=(points, db), samples=2)
+    completed = np.load(folder / "out" / "completed.npy")
+    np.testing.assert_allclose(completed, expected.mean(axis=0)[0], atol=1e-3)
+    done = command.call("apply", "complete", *given, "--out", folder / "other")
+    assert done.status and "give both, or --method descent" in done.stderr
+    maps = {}
+    for count, batch in ((0, 8), (5, 8), (5, 2)):
+        name = f"{count}_{batch}"
+        done = command.call(
+            *("evaluate", "--workdir", tmp_path / "run", "--measurements", count),
+            *("--batch_size", batch, "--name", name),
+        )
+        assert done.status == 0, done.stderr
+        record = json.loads((tmp_path / f"run/evaluation/{name}.json").read_text())
+        assert record["measurements"] == count
+        maps[count, batch] = record["rows"]["calls_1"]["raw"]["all"]["rmse_db"]
+    # Which points are drawn goes by the map, not by its place in a batch.
+    np.testing.assert_allclose(maps[5, 8], maps[5, 2], rtol=1e-5)
+
+
 @pytest.mark.parametrize("stage", ["first", "second"])
 def test_apply_complete_descends_through_any_first_stage(
     second, trained, files, place, stage
