@@ -3,7 +3,7 @@
     python -m radiovae_jax.main --config quickstart_ldm
 
 Trains the first stage (`quickstart`, in runs/quickstart) where it is not there, then
-the second in its latents: 600 steps, seven minutes on two busy cores, about 18.8 dB.
+the second in its latents: four and a half minutes on two cores together, 19 dB PSNR.
 """
 
 import ml_collections
