@@ -87,7 +87,8 @@ def parser() -> cli.Parser:
 
 
 def _condition_flags(verb: cli.Parser, name: str) -> None:
-    add, file, predicts = verb.add_argument, _file(), name == "predict"
+    add, predicts = verb.add_argument, name == "predict"
+    file = dict(type=cli.path, metavar="FILE")
     words = "mask of the place: gray PNG (255 inside) or NPY of 0 and 1"
     add("--buildings", required=predicts, help=words, **file)
     words = "of a transmitter, in --tx_frame" + "; several times for several" * predicts
@@ -115,10 +116,6 @@ def _condition_flags(verb: cli.Parser, name: str) -> None:
     words, default = "whose mean and deviation are written", 1 if predicts else 8
     _number(verb, "--samples", 1, default, words, MOST_MAPS)
     _number(verb, "--seed", 0, 0, "of the noise", cli.MAX_SEED)
-
-
-def _file() -> dict:
-    return dict(type=cli.path, metavar="FILE")
 
 
 def place(text: str) -> tuple[float, float]:
@@ -208,13 +205,10 @@ def use(flags: argparse.Namespace) -> None:
 
 def opened(flags: argparse.Namespace, stage: str) -> codec.Codec | Predictor:
     """Returns the run that a subcommand uses: of the second stage, or of a first."""
-    method = getattr(flags, "method", "auto")
+    method = getattr(flags, "method", "")  # of `complete` alone
     if method == "auto":
-        conditioned = stage == "diffusion" and flags.verb == "complete"
-        conditioned |= flags.verb == "predict"
-    else:
-        conditioned = method == "conditioned"
-    if conditioned:
+        method = "conditioned" if stage == "diffusion" else "descent"
+    if flags.verb == "predict" or method == "conditioned":
         return stages.load_predictor(flags.workdir, flags.weights, step=flags.step)
     workdir, step = flags.workdir, flags.step
     if method == "descent" and stage == "diffusion":

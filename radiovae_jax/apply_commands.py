@@ -219,23 +219,13 @@ def interpolate(job: Job) -> None:
 
 def predict(job: Job) -> None:
     """Maps from buildings and transmitters, by a second stage."""
-    flags, run = job.flags, job.codec
+    flags = job.flags
     buildings = read_mask(flags.buildings)
+    places = pixels_of(job, flags.tx, buildings.shape)
+    measured = measurements_of(job, buildings.shape)
     stems = [f"predicted_{x:g}_{y:g}" for x, y in flags.tx]
     results = Results(job, "predicted", stems, several=flags.samples > 1)
-    samples = run.predict(
-        buildings,
-        pixels_of(job, flags.tx, buildings.shape),
-        jax.random.key(flags.seed),
-        calls=flags.calls,
-        samples=flags.samples,
-        cars=None if flags.cars is None else read_mask(flags.cars),
-        measurements=measurements_of(job, buildings.shape),
-        unit="f",
-    )
-    results.write(
-        samples[..., None], buildings, pixels_of(job, flags.tx, buildings.shape)
-    )
+    results.write(predicted(job, buildings, places, measured), buildings, places)
 
 
 def complete(job: Job) -> None:
@@ -252,18 +242,8 @@ def complete(job: Job) -> None:
     places = pixels_of(job, flags.tx or [], shape)
     measured = measurements_of(job, shape)
     results = Results(job, "completed", ["completed"], several=flags.samples > 1)
-    key = jax.random.key(flags.seed)
     if conditioned:
-        samples = run.predict(
-            buildings,
-            places,
-            key,
-            calls=flags.calls,
-            samples=flags.samples,
-            cars=None if flags.cars is None else read_mask(flags.cars),
-            measurements=measured,
-            unit="f",
-        )[:, 0, ..., None]
+        samples = predicted(job, buildings, places, measured)
     else:
         prior, rmse = job.prior_of(run)
         job.say_once(f"first stage's own error: {run.db.words(rmse)}")
@@ -272,16 +252,33 @@ def complete(job: Job) -> None:
             prior,
             *measured,
             shape,
-            key,
+            jax.random.key(flags.seed),
             noise=max(rmse, completion.LEAST_NOISE),
             samples=flags.samples,
             steps=flags.steps,
             buildings=buildings,
             tx=places,
-        )
+        )[:, None]
     nothing = np.zeros(shape, np.uint8)
     inside = nothing if buildings is None else buildings
-    results.write(samples[:, None], inside, places, points=measured[0])
+    results.write(samples, inside, places, points=measured[0])
+
+
+def predicted(
+    job: Job, buildings: np.ndarray, places: np.ndarray, measured
+) -> Float[np.ndarray, "samples n h w 1"]:
+    """Returns f of a second stage's samples for every transmitter."""
+    flags = job.flags
+    return job.codec.predict(
+        buildings,
+        places,
+        jax.random.key(flags.seed),
+        calls=flags.calls,
+        samples=flags.samples,
+        cars=None if flags.cars is None else read_mask(flags.cars),
+        measurements=measured,
+        unit="f",
+    )[..., None]
 
 
 def pixels_of(job: Job, points, shape: tuple[int, int]) -> np.ndarray:
@@ -300,7 +297,7 @@ def measurements_of(job: Job, shape: tuple[int, int]):
     if flags.measurements is None:
         return None
     points, values = read_points(flags.measurements)
-    f = (values - db.floor) / db.span if flags.unit == "db" else values
+    f = radiomap.db_to_f(values, db) if flags.unit == "db" else values
     return pixels_of(job, points, shape), f
 
 
@@ -339,9 +336,10 @@ class Results:
             )
         else:
             write_maps(job, self.maps, mean)
-        for path, f in zip(self.deviations, deviation if count > 1 else ()):  # noqa: B905
-            in_unit = db.span * f if unit == "db" else f
-            mapfiles.write_array(path, in_unit[..., 0])
+            if deviation is not None:
+                in_unit = db.span * deviation if unit == "db" else deviation
+                for path, one in zip(self.deviations, in_unit, strict=True):
+                    mapfiles.write_array(path, one[..., 0])
         title = f"mean of {count}" if count > 1 else self.name
         names = [f"transmitter at ({x:g}, {y:g})" for x, y in tx]
         figure = plots.predictions(

@@ -251,7 +251,7 @@ def evaluate(
     )
     which = {"step": run.step, "weights": weights, **run.settings}
     # Of the same data, where the name says it: real_val for real_test.
-    other = folder / f"{name.replace(split, config.data.val_split)}.json"
+    other = folder / f"{name.removesuffix(split)}{config.data.val_split}.json"
     scale = None if split == config.data.val_split else record.scale(other, which)
     found = {
         "workdir": str(workdir),

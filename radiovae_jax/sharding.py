@@ -122,3 +122,14 @@ def local(array: jax.Array) -> np.ndarray:
         for shard in array.addressable_shards
     }
     return np.concatenate([rows[start] for start in sorted(rows)])
+
+
+def placed_like(values: PyTree, like: PyTree) -> PyTree:
+    """Puts arrays where those of a state are, in their precision."""
+    return jax.tree.map(
+        lambda value, leaf: jax.device_put(
+            jax.device_get(value).astype(leaf.dtype), leaf.sharding
+        ),
+        values,
+        like,
+    )

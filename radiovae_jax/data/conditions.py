@@ -30,8 +30,6 @@ KINDS = {
     "cars": (1, "cars"),
     "measurements": (2, ""),
 }
-
-
 FRAMES = ("image", "seer", "metres")
 
 

@@ -113,7 +113,7 @@ class Predictor:
         points, values = (np.asarray(part, np.float64) for part in given)
         if not len(points):
             return None
-        f = (values - self.db.floor) / self.db.span if unit == "db" else values
+        f = radiomap.db_to_f(values, self.db) if unit == "db" else values
         return conditions.at_points(points.reshape(-1, 2), f, mask.shape)
 
     def _planes(self, mask, places, cars, measured: Measurements | None):

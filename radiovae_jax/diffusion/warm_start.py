@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from radiovae_jax import sharding
 from radiovae_jax.diffusion.state import TrainState
 from radiovae_jax.training import checkpoint, run_folder
 
@@ -68,11 +69,7 @@ def prepared(
     logging.info("starting from the weights of %s at step %d", folder, step)
 
     def start(state: TrainState) -> TrainState:
-        params = jax.tree.map(
-            lambda value, leaf: jax.device_put(jax.device_get(value), leaf.sharding),
-            restored["ema"],
-            state.params,
-        )
+        params = sharding.placed_like(restored["ema"], state.params)
         # A copy: the step donates its input, and one buffer cannot be donated twice.
         return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
 

@@ -123,7 +123,6 @@ def from_points(
     return np.asarray(jnp.clip(stored, 0, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("codec", "samples", "steps", "rate"))
 def complete(
     codec: Codec,
     prior: Prior,
@@ -143,12 +142,19 @@ def complete(
       samples: each is a descent of its own.
       steps: of Adam, whose rate falls to 0 by a cosine.
     """
+    given = codec.params, prior, measured, key, noise
+    return _descend(codec, samples, steps, rate, *given)
+
+
+# The weights are an argument: within the program they would be constants of it.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _descend(codec, samples, steps, rate, params, prior, measured, key, noise):
     f, known = measured
     shape = (1, *codec.latent_size(f.shape[1:3]), codec.model.embed_dim)
     adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def decoded(white: Float[Array, "b p q z"]) -> Image:
-        x = codec.image(codec.params, prior.coloured(white))
+        x = codec.image(params, prior.coloured(white))
         return radiomap.model_to_f(x)
 
     def one(key: PRNGKey) -> Float[Array, "h w 1"]:

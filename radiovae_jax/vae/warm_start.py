@@ -8,8 +8,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from absl import logging
-from jaxtyping import PyTree
 
+from radiovae_jax import sharding
 from radiovae_jax.training import run_folder
 from radiovae_jax.vae import codec
 from radiovae_jax.vae.state import TrainState, averaged
@@ -69,7 +69,10 @@ def prepared(
         new |= {"disc_params": disc["params"], "disc_stats": disc["batch_stats"]}
 
     def start(state: TrainState) -> TrainState:
-        placed = {n: _placed(part, getattr(state, n)) for n, part in new.items()}
+        placed = {
+            name: sharding.placed_like(dict(part), getattr(state, name))
+            for name, part in new.items()
+        }
         state = state._replace(**placed)
         # A copy: the step donates its input, and one buffer cannot be donated twice.
         average = jax.tree.map(jnp.copy, averaged(state, tuple(state.ema)))
@@ -90,14 +93,3 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
-
-
-def _placed(values: PyTree, like: PyTree) -> PyTree:
-    """Puts arrays where those of a state are, in their precision."""
-    return jax.tree.map(
-        lambda value, leaf: jax.device_put(
-            jax.device_get(value).astype(leaf.dtype), leaf.sharding
-        ),
-        dict(values),
-        like,
-    )
